@@ -1,0 +1,91 @@
+//! The validated configuration of one mount: the only thing that the rest of the program sees
+//! of what the user typed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::shift::idmap::Maps;
+
+/// One mount, as asked for and checked.
+#[derive(Debug, Clone)]
+pub struct MountConfig {
+    /// The stored directory, absolute and resolved.
+    pub lower: PathBuf,
+    /// Where it is shown, absolute and resolved.
+    pub mountpoint: PathBuf,
+    /// The id maps.
+    pub maps: Maps,
+    /// The source that `/proc/mounts` shows; the lower path unless `fsname=` names another.
+    pub source: String,
+    /// Flags that the kernel enforces on the mount itself.
+    pub flags: MountFlags,
+    /// Whether users other than the one who mounts may enter (`allow_other`).
+    pub allow_other: bool,
+    /// Whether file systems that are mounted below the lower directory are shown too.
+    pub submounts: bool,
+    /// How long the kernel may remember names and attributes.
+    pub cache: CacheMode,
+    /// Whose locks are seen by whom.
+    pub locks: LockMode,
+    /// The number of worker threads; `None` lets the server choose.
+    pub threads: Option<usize>,
+    /// Stay in the foreground and log to stderr.
+    pub foreground: bool,
+    /// The level of the log, in the form that `tracing-subscriber`'s filter reads.
+    pub log: Option<String>,
+}
+
+/// Generic mount options that the kernel keeps on the mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is one kernel flag of that name
+pub struct MountFlags {
+    /// No writes through this mount.
+    pub read_only: bool,
+    /// Set-user-ID bits and file capabilities are ignored.
+    pub nosuid: bool,
+    /// Device nodes cannot be opened.
+    pub nodev: bool,
+    /// Nothing can be executed.
+    pub noexec: bool,
+    /// Access times are not updated.
+    pub noatime: bool,
+    /// Access times of directories are not updated.
+    pub nodiratime: bool,
+    /// Access times are always updated.
+    pub strictatime: bool,
+    /// Every write is synchronous.
+    pub sync: bool,
+    /// Every directory change is synchronous.
+    pub dirsync: bool,
+}
+
+/// How long what the kernel remembers may differ from the lower tree (`cache=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Nothing is remembered: each call asks the lower tree.
+    None,
+    /// Remembered for this long; a change made directly below shows after that time.
+    Ttl(Duration),
+    /// Nobody else changes the lower tree: remembered until the kernel forgets.
+    Exclusive,
+}
+
+impl CacheMode {
+    /// How long names and attributes are valid in the kernel.
+    pub fn timeout(self) -> Duration {
+        match self {
+            CacheMode::None => Duration::ZERO,
+            CacheMode::Ttl(time) => time,
+            CacheMode::Exclusive => Duration::from_secs(86_400),
+        }
+    }
+}
+
+/// Where advisory locks are kept (`locks=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockMode {
+    /// In the kernel, for this mount only: fast, and unseen by processes on the lower side.
+    Mount,
+    /// On the lower files, shared with processes on the lower side.
+    Lower,
+}

@@ -1,0 +1,26 @@
+//! idshift: a FUSE file system that shows a *lower* directory with its ownership shifted.
+//!
+//! The rooms, from the street to the cellar; imports run downwards only:
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`cli`] | one file per command |
+//! | [`host`] | this machine: what is possible here, namespaces, id maps on disk |
+//! | [`mount`] | making and serving a mount |
+//! | [`fuse`] | the edge: alone in naming the FUSE library |
+//! | [`fs`] | what the file system does, one file per family of operations |
+//! | [`lower`] | the lower tree: inodes, descriptors, credentials |
+//! | [`shift`] | pure: ids, id maps, their algebra, ACLs, capabilities |
+//! | [`sys`] | typed system calls, the only `unsafe` |
+
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod fs;
+pub mod fuse;
+pub mod host;
+pub mod lower;
+pub mod mount;
+pub mod shift;
+#[allow(unsafe_code)]
+pub mod sys;

@@ -1,0 +1,7 @@
+//! The id-map library: pure, without I/O, property-tested.
+//!
+//! Everything here is a function of its arguments. Directions are always named from the stored
+//! side: *lower* is what is on disk, *upper* is what a process sees through the mount; `up` goes
+//! from lower to upper, `down` back.
+
+pub mod id;
