@@ -5,3 +5,5 @@
 //! from lower to upper, `down` back.
 
 pub mod id;
+pub mod idmap;
+pub mod map_error;

@@ -29,6 +29,25 @@ use std::marker::PhantomData;
 pub enum Uid {}
 /// Group ids.
 pub enum Gid {}
+
+/// The two kinds of id, for messages.
+pub trait Kind {
+    /// The word that messages use.
+    const NAME: &'static str;
+    /// The prefix of this kind in a map spec.
+    const PREFIX: &'static str;
+}
+
+impl Kind for Uid {
+    const NAME: &'static str = "uid";
+    const PREFIX: &'static str = "u";
+}
+
+impl Kind for Gid {
+    const NAME: &'static str = "gid";
+    const PREFIX: &'static str = "g";
+}
+
 /// The stored side: what is on disk.
 pub enum Lower {}
 /// The shown side: what a process sees through the mount.
@@ -59,6 +78,12 @@ impl<K, S> Id<K, S> {
     /// Tags a raw number with its kind and side; `None` for [`INVALID`], which is no id.
     pub const fn new(raw: u32) -> Option<Self> {
         if raw == INVALID { None } else { Some(Self { raw, tag: PhantomData }) }
+    }
+
+    /// Tags a number that an extent holds.
+    pub(in crate::shift) const fn of_extent(raw: u32) -> Self {
+        debug_assert!(raw != INVALID);
+        Self { raw, tag: PhantomData }
     }
 
     /// The number, for the kernel interface or the screen.

@@ -1,0 +1,504 @@
+//! Id maps: which lower id is shown as which upper id.
+//!
+//! ```
+//! use idshift::shift::id::{LowerUid, Uid, UpperUid};
+//! use idshift::shift::idmap::{Extent, IdMap};
+//!
+//! // Root on disk is shown as 100000, and so on for 65536 ids.
+//! let map = IdMap::<Uid>::new(vec![Extent::from_raw(0, 100_000, 65_536)?])?;
+//! assert_eq!(map.up(LowerUid::ROOT), UpperUid::new(100_000));
+//! assert_eq!(map.down(UpperUid::new(165_535).unwrap()), LowerUid::new(65_535));
+//! assert_eq!(map.up(LowerUid::new(70_000).unwrap()), None);
+//! # Ok::<(), idshift::shift::map_error::MapError>(())
+//! ```
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::shift::id::{
+    Gid, INVALID, Id, Kind, Lower, LowerGid, LowerUid, Uid, Upper, UpperGid, UpperUid,
+};
+pub use crate::shift::map_error::MapError;
+use crate::shift::map_error::{RawExtent, Side};
+
+/// `count` neighbouring ids that move together: lower `lower_first..` is shown as `upper_first..`.
+///
+/// Holds at least one id, and none past 2^32 − 2 on either side.
+pub struct Extent<K> {
+    raw: RawExtent,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K> Extent<K> {
+    /// An extent of `count` ids.
+    ///
+    /// Fails where `count` is 0 or the range runs past 2^32 − 2 on either side.
+    pub fn new(
+        lower_first: Id<K, Lower>,
+        upper_first: Id<K, Upper>,
+        count: u32,
+    ) -> Result<Self, MapError> {
+        Self::from_raw(lower_first.raw(), upper_first.raw(), count)
+    }
+
+    /// An extent from plain numbers, as a parser reads them: lower first, upper first, count.
+    ///
+    /// Fails as [`Extent::new`], and where a side starts at 4294967295.
+    pub fn from_raw(lower: u32, upper: u32, count: u32) -> Result<Self, MapError> {
+        let extent = RawExtent { lower, upper, count };
+        if count == 0 {
+            return Err(MapError::ZeroCount { extent });
+        }
+        for (side, first) in [(Side::Lower, lower), (Side::Upper, upper)] {
+            if first == INVALID {
+                return Err(MapError::InvalidId { extent, side });
+            }
+            let most = INVALID - first;
+            if count > most {
+                let last = u64::from(first) + u64::from(count) - 1;
+                return Err(MapError::PastEnd { extent, side, last, most });
+            }
+        }
+        Ok(Self { raw: extent, kind: PhantomData })
+    }
+
+    /// The first id on disk.
+    pub fn lower_first(&self) -> Id<K, Lower> {
+        Id::of_extent(self.raw.lower)
+    }
+
+    /// The last id on disk.
+    pub fn lower_last(&self) -> Id<K, Lower> {
+        Id::of_extent(self.raw.lower + (self.raw.count - 1))
+    }
+
+    /// The first id in the mount.
+    pub fn upper_first(&self) -> Id<K, Upper> {
+        Id::of_extent(self.raw.upper)
+    }
+
+    /// The last id in the mount.
+    pub fn upper_last(&self) -> Id<K, Upper> {
+        Id::of_extent(self.raw.upper + (self.raw.count - 1))
+    }
+
+    /// How many ids; at least 1.
+    pub fn count(&self) -> u32 {
+        self.raw.count
+    }
+
+    /// The three numbers.
+    pub fn raw(&self) -> RawExtent {
+        self.raw
+    }
+
+    /// Whether `next` goes on, on both sides, where this one ends.
+    fn is_followed_by(&self, next: &Self) -> bool {
+        // No sum can overflow: a first id plus its count is at most 2^32 − 1.
+        self.raw.lower + self.raw.count == next.raw.lower
+            && self.raw.upper + self.raw.count == next.raw.upper
+    }
+}
+
+impl<K> Clone for Extent<K> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K> Copy for Extent<K> {}
+impl<K> PartialEq for Extent<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.raw == other.raw
+    }
+}
+impl<K> Eq for Extent<K> {}
+impl<K> fmt::Display for Extent<K> {
+    /// `lower:upper:count`, the order of a map spec.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.raw, f)
+    }
+}
+impl<K> fmt::Debug for Extent<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.raw, f)
+    }
+}
+
+/// One direction of one extent.
+#[derive(Debug, Clone, Copy)]
+struct Range {
+    from: u32,
+    to: u32,
+    count: u32,
+}
+
+impl Range {
+    fn translate(self, id: u32) -> Option<u32> {
+        // Below `from` the difference wraps to at least `2^32 − from`, and `count` is at most
+        // `2^32 − 1 − from`: one comparison checks both ends.
+        let offset = id.wrapping_sub(self.from);
+        (offset < self.count).then(|| self.to.wrapping_add(offset))
+    }
+}
+
+/// One direction of a map. Nearly every map has one large range, so that one is tried first and
+/// lies in the struct itself: a lookup then reads one cache line and follows no pointer.
+#[derive(Debug, Clone)]
+struct Index {
+    largest: Range,
+    /// Sorted by `from`, disjoint, without `largest`.
+    others: Box<[Range]>,
+}
+
+impl Index {
+    fn new(mut ranges: Vec<Range>) -> Self {
+        ranges.sort_unstable_by_key(|range| range.from);
+        let largest = (0..ranges.len()).max_by_key(|&at| ranges[at].count);
+        let largest = match largest {
+            Some(at) => ranges.remove(at),
+            None => Range { from: 0, to: 0, count: 0 }, // maps nothing
+        };
+        Self { largest, others: ranges.into_boxed_slice() }
+    }
+
+    #[inline]
+    fn translate(&self, id: u32) -> Option<u32> {
+        if let Some(found) = self.largest.translate(id) {
+            return Some(found);
+        }
+        let after = self.others.partition_point(|range| range.from <= id);
+        self.others[..after].last()?.translate(id)
+    }
+}
+
+/// A map of one kind of id: at most one upper id for each lower id, and the other way round.
+///
+/// It keeps the extents in the order in which they were written; two maps are equal when they were
+/// written alike. (Whether they do the same is `a.merged() == b.merged()`.)
+pub struct IdMap<K> {
+    extents: Vec<Extent<K>>,
+    to_upper: Index,
+    to_lower: Index,
+}
+
+impl<K: Kind> IdMap<K> {
+    /// A map of these extents; no extents map nothing.
+    ///
+    /// Fails where two extents cover one id on either side.
+    pub fn new(extents: Vec<Extent<K>>) -> Result<Self, MapError> {
+        check_disjoint(&extents, Side::Lower)?;
+        check_disjoint(&extents, Side::Upper)?;
+        Ok(Self::of_disjoint(extents))
+    }
+}
+
+impl<K> IdMap<K> {
+    /// Builds the indexes. The extents must be disjoint on both sides.
+    fn of_disjoint(extents: Vec<Extent<K>>) -> Self {
+        let merged = merge(&extents);
+        let direction = |range: fn(RawExtent) -> Range| {
+            Index::new(merged.iter().map(|extent| range(extent.raw)).collect())
+        };
+        let to_upper = direction(|raw| Range { from: raw.lower, to: raw.upper, count: raw.count });
+        let to_lower = direction(|raw| Range { from: raw.upper, to: raw.lower, count: raw.count });
+        Self { extents, to_upper, to_lower }
+    }
+
+    /// Every id is shown as itself.
+    pub fn identity() -> Self {
+        let raw = RawExtent { lower: 0, upper: 0, count: INVALID };
+        Self::of_disjoint(vec![Extent { raw, kind: PhantomData }])
+    }
+
+    /// The upper id that a lower id is shown as; `None` if it is unmapped.
+    #[inline]
+    pub fn up(&self, id: Id<K, Lower>) -> Option<Id<K, Upper>> {
+        self.to_upper.translate(id.raw()).and_then(Id::new)
+    }
+
+    /// The lower id that an upper id is stored as; `None` if it is unmapped.
+    #[inline]
+    pub fn down(&self, id: Id<K, Upper>) -> Option<Id<K, Lower>> {
+        self.to_lower.translate(id.raw()).and_then(Id::new)
+    }
+
+    /// The extents as they were written, in that order.
+    pub fn extents(&self) -> &[Extent<K>] {
+        &self.extents
+    }
+
+    /// The fewest extents that do the same, by rising lower id; for display and comparison.
+    pub fn merged(&self) -> Vec<Extent<K>> {
+        merge(&self.extents)
+    }
+
+    /// Whether every id is shown as itself.
+    pub fn is_identity(&self) -> bool {
+        let Range { from, to, count } = self.to_upper.largest;
+        from == to && count == INVALID
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+}
+
+impl<K> Clone for IdMap<K> {
+    fn clone(&self) -> Self {
+        Self {
+            extents: self.extents.clone(),
+            to_upper: self.to_upper.clone(),
+            to_lower: self.to_lower.clone(),
+        }
+    }
+}
+impl<K> PartialEq for IdMap<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.extents == other.extents // the indexes follow from them
+    }
+}
+impl<K> Eq for IdMap<K> {}
+impl<K> fmt::Debug for IdMap<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.extents).finish()
+    }
+}
+
+/// The extents by rising lower id, neighbours that continue each other joined.
+fn merge<K>(extents: &[Extent<K>]) -> Vec<Extent<K>> {
+    let mut sorted = extents.to_vec();
+    sorted.sort_unstable_by_key(|extent| extent.raw.lower);
+    let mut merged: Vec<Extent<K>> = Vec::with_capacity(sorted.len());
+    for extent in sorted {
+        match merged.last_mut() {
+            // Disjoint extents hold at most 2^32 − 1 ids together, so the sum fits.
+            Some(last) if last.is_followed_by(&extent) => last.raw.count += extent.raw.count,
+            _ => merged.push(extent),
+        }
+    }
+    merged
+}
+
+fn check_disjoint<K: Kind>(extents: &[Extent<K>], side: Side) -> Result<(), MapError> {
+    let first_id = |at: usize| match side {
+        Side::Lower => extents[at].raw.lower,
+        Side::Upper => extents[at].raw.upper,
+    };
+    let mut order: Vec<usize> = (0..extents.len()).collect();
+    order.sort_by_key(|&at| first_id(at)); // stable: equal ones stay in the order written
+    for pair in order.windows(2) {
+        let (below, above) = (pair[0], pair[1]);
+        let id = first_id(above);
+        if id - first_id(below) < extents[below].raw.count {
+            return Err(MapError::Overlap {
+                kind: K::NAME,
+                side,
+                first: extents[below.min(above)].raw,
+                second: extents[below.max(above)].raw,
+                id,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The maps of a mount, for both kinds of id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Maps {
+    /// For users.
+    pub uids: IdMap<Uid>,
+    /// For groups.
+    pub gids: IdMap<Gid>,
+}
+
+impl Maps {
+    /// Every id is shown as itself.
+    pub fn identity() -> Self {
+        Self { uids: IdMap::identity(), gids: IdMap::identity() }
+    }
+
+    /// Whether every id of both kinds is shown as itself.
+    pub fn is_identity(&self) -> bool {
+        self.uids.is_identity() && self.gids.is_identity()
+    }
+
+    /// The user that a stored owner is shown as; `None` if it is unmapped.
+    #[inline]
+    pub fn up_uid(&self, id: LowerUid) -> Option<UpperUid> {
+        self.uids.up(id)
+    }
+
+    /// The group that a stored group is shown as; `None` if it is unmapped.
+    #[inline]
+    pub fn up_gid(&self, id: LowerGid) -> Option<UpperGid> {
+        self.gids.up(id)
+    }
+
+    /// The user that a shown user is stored as; `None` if it is unmapped.
+    #[inline]
+    pub fn down_uid(&self, id: UpperUid) -> Option<LowerUid> {
+        self.uids.down(id)
+    }
+
+    /// The group that a shown group is stored as; `None` if it is unmapped.
+    #[inline]
+    pub fn down_gid(&self, id: UpperGid) -> Option<LowerGid> {
+        self.gids.down(id)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn extent(lower: u32, upper: u32, count: u32) -> Extent<Uid> {
+        Extent::from_raw(lower, upper, count).unwrap()
+    }
+
+    fn lower(raw: u32) -> LowerUid {
+        LowerUid::new(raw).unwrap()
+    }
+
+    fn upper(raw: u32) -> UpperUid {
+        UpperUid::new(raw).unwrap()
+    }
+
+    #[test]
+    fn borders_of_several_extents() {
+        let map =
+            IdMap::new(vec![extent(1000, 0, 1), extent(0, 100, 10), extent(20, 110, 5)]).unwrap();
+        for (below, above) in [(1000, 0), (0, 100), (9, 109), (20, 110), (24, 114)] {
+            assert_eq!(map.up(lower(below)), Some(upper(above)));
+            assert_eq!(map.down(upper(above)), Some(lower(below)));
+        }
+        for id in [10, 19, 25, 999, 1001, INVALID - 1] {
+            assert_eq!(map.up(lower(id)), None);
+        }
+        for id in [1, 99, 115, INVALID - 1] {
+            assert_eq!(map.down(upper(id)), None);
+        }
+        assert_eq!(map.extents()[0], extent(1000, 0, 1));
+    }
+
+    #[test]
+    fn the_largest_ids() {
+        let last = INVALID - 1;
+        let map = IdMap::new(vec![extent(last, 0, 1), extent(0, last, 1)]).unwrap();
+        assert_eq!(map.up(lower(last)), Some(upper(0)));
+        assert_eq!(map.down(upper(last)), Some(lower(0)));
+        assert_eq!(map.up(lower(last - 1)), None);
+    }
+
+    #[test]
+    fn identity_covers_all_and_is_recognised_in_pieces() {
+        let identity = IdMap::<Uid>::identity();
+        assert!(identity.is_identity());
+        assert_eq!(identity.up(lower(INVALID - 1)), Some(upper(INVALID - 1)));
+        let pieces = IdMap::new(vec![extent(5, 5, INVALID - 5), extent(0, 0, 5)]).unwrap();
+        assert!(pieces.is_identity());
+        assert_ne!(pieces, identity);
+        assert_eq!(pieces.merged(), identity.merged());
+        let most = IdMap::new(vec![extent(0, 0, INVALID - 1)]).unwrap();
+        assert!(!most.is_identity());
+        assert!(!IdMap::new(vec![extent(0, 1, INVALID - 1)]).unwrap().is_identity());
+    }
+
+    #[test]
+    fn no_extents_map_nothing() {
+        let map = IdMap::<Gid>::new(Vec::new()).unwrap();
+        assert_eq!(map.up(LowerGid::ROOT), None);
+        assert_eq!(map.down(UpperGid::ROOT), None);
+        assert!(map.is_empty() && !map.is_identity());
+    }
+
+    #[test]
+    fn overlap_names_both_in_the_order_written_and_the_side() {
+        let error = IdMap::new(vec![extent(100, 0, 10), extent(91, 50, 10)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "uid extents 100:0:10 and 91:50:10 overlap: both cover lower (on disk) uid 100"
+        );
+        let error = IdMap::new(vec![extent(0, 0, 10), extent(20, 9, 1)]).unwrap_err();
+        assert!(matches!(error, MapError::Overlap { side: Side::Upper, id: 9, .. }), "{error}");
+        // A long one that reaches over its neighbour's neighbour still meets its neighbour.
+        assert!(
+            IdMap::new(vec![extent(0, 0, 100), extent(10, 200, 1), extent(20, 300, 1)]).is_err()
+        );
+    }
+
+    #[test]
+    fn impossible_extents() {
+        let error = |lower, upper, count| Extent::<Uid>::from_raw(lower, upper, count).unwrap_err();
+        assert!(matches!(error(0, 0, 0), MapError::ZeroCount { .. }));
+        assert!(matches!(error(INVALID, 0, 1), MapError::InvalidId { side: Side::Lower, .. }));
+        assert!(matches!(error(0, INVALID, 1), MapError::InvalidId { side: Side::Upper, .. }));
+        assert!(matches!(error(1, 0, INVALID), MapError::PastEnd { side: Side::Lower, .. }));
+        assert_eq!(
+            error(0, 4_294_967_290, 6).to_string(),
+            "extent 0:4294967290:6: its upper (in the mount) ids run to 4294967295, past the last \
+             id, 4294967294; the count can be at most 5"
+        );
+    }
+
+    /// Extents in a small space, so that they meet each other often.
+    fn small_extents() -> impl Strategy<Value = Vec<Extent<Uid>>> {
+        let one = (0u32..40, 0u32..40, 1u32..8).prop_map(|(l, u, c)| extent(l, u, c));
+        prop::collection::vec(one, 0..6)
+    }
+
+    /// What a list of extents says of a lower id, by looking at each.
+    fn brute(extents: &[Extent<Uid>], id: u32) -> Vec<u32> {
+        let hits =
+            extents.iter().map(Extent::raw).filter(|e| id >= e.lower && id - e.lower < e.count);
+        hits.map(|e| e.upper + (id - e.lower)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_brute_force(extents in small_extents()) {
+            let images: Vec<Vec<u32>> = (0..60).map(|id| brute(&extents, id)).collect();
+            let mut hit: Vec<u32> = images.concat();
+            let total = hit.len();
+            hit.sort_unstable();
+            hit.dedup();
+            let injective = images.iter().all(|image| image.len() <= 1) && hit.len() == total;
+            match IdMap::new(extents.clone()) {
+                Err(_) => prop_assert!(!injective),
+                Ok(map) => {
+                    prop_assert!(injective);
+                    prop_assert_eq!(map.extents(), &extents[..]);
+                    let again = IdMap::new(map.merged()).unwrap();
+                    for id in 0..60 {
+                        let image = images[id as usize].first().map(|&raw| upper(raw));
+                        prop_assert_eq!(map.up(lower(id)), image);
+                        prop_assert_eq!(again.up(lower(id)), image);
+                        if let Some(image) = image {
+                            prop_assert_eq!(map.down(image), Some(lower(id)));
+                        }
+                        if let Some(below) = map.down(upper(id)) {
+                            prop_assert_eq!(map.up(below), Some(upper(id)));
+                        }
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_numbers_are_judged_without_panic(
+            numbers in prop::collection::vec(any::<(u32, u32, u32)>(), 0..5), probe: u32,
+        ) {
+            let extents: Result<Vec<_>, _> =
+                numbers.into_iter().map(|(l, u, c)| Extent::<Uid>::from_raw(l, u, c)).collect();
+            if let Ok(map) = extents.and_then(IdMap::new)
+                && let Some(id) = LowerUid::new(probe)
+                && let Some(above) = map.up(id)
+            {
+                prop_assert_eq!(map.down(above), Some(id));
+            }
+        }
+    }
+}
