@@ -17,6 +17,8 @@ pub struct MountConfig {
     pub maps: Maps,
     /// The source that `/proc/mounts` shows; the lower path unless `fsname=` names another.
     pub source: String,
+    /// What makes the mount.
+    pub backend: Backend,
     /// Flags that the kernel enforces on the mount itself.
     pub flags: MountFlags,
     /// Whether users other than the one who mounts may enter (`allow_other`).
@@ -57,6 +59,22 @@ pub struct MountFlags {
     pub sync: bool,
     /// Every directory change is synchronous.
     pub dirsync: bool,
+    /// Changed times stay in memory until they have to be written.
+    pub lazytime: bool,
+    /// Symbolic links are not followed (Linux 5.10).
+    pub nosymfollow: bool,
+}
+
+/// What makes the mount (`backend=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// A FUSE mount that this program serves.
+    #[default]
+    Fuse,
+    /// The kernel's own idmapped mount: no server, but only where the lower file system can do it.
+    Kernel,
+    /// The kernel's where lower file system, kernel and options allow, else FUSE.
+    Auto,
 }
 
 /// How long what the kernel remembers may differ from the lower tree (`cache=`).
@@ -68,6 +86,13 @@ pub enum CacheMode {
     Ttl(Duration),
     /// Nobody else changes the lower tree: remembered until the kernel forgets.
     Exclusive,
+}
+
+impl Default for CacheMode {
+    /// One second, what FUSE file systems commonly use.
+    fn default() -> Self {
+        CacheMode::Ttl(Duration::from_secs(1))
+    }
 }
 
 impl CacheMode {
@@ -82,9 +107,10 @@ impl CacheMode {
 }
 
 /// Where advisory locks are kept (`locks=`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LockMode {
     /// In the kernel, for this mount only: fast, and unseen by processes on the lower side.
+    #[default]
     Mount,
     /// On the lower files, shared with processes on the lower side.
     Lower,
