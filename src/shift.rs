@@ -4,6 +4,10 @@
 //! side: *lower* is what is on disk, *upper* is what a process sees through the mount; `up` goes
 //! from lower to upper, `down` back.
 
+pub mod acl;
+pub mod attr;
+pub mod capability;
 pub mod id;
 pub mod idmap;
 pub mod map_error;
+pub mod xattr_error;
