@@ -5,9 +5,12 @@
 //! from lower to upper, `down` back.
 
 pub mod acl;
+pub mod algebra;
 pub mod attr;
 pub mod capability;
+pub mod explain;
 pub mod id;
 pub mod idmap;
 pub mod map_error;
+pub mod parse;
 pub mod xattr_error;

@@ -26,8 +26,10 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 
 /// User ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Uid {}
 /// Group ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gid {}
 
 /// The two kinds of id, for messages.
@@ -49,8 +51,10 @@ impl Kind for Gid {
 }
 
 /// The stored side: what is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lower {}
 /// The shown side: what a process sees through the mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Upper {}
 
 /// The raw value that stands for "no id" in every kernel interface: `(uid_t) -1`.

@@ -62,6 +62,11 @@ impl<K> Extent<K> {
         Ok(Self { raw: extent, kind: PhantomData })
     }
 
+    /// An extent of numbers that are a part of a checked extent.
+    pub(in crate::shift) fn of_part(lower: u32, upper: u32, count: u32) -> Self {
+        Self { raw: RawExtent { lower, upper, count }, kind: PhantomData }
+    }
+
     /// The first id on disk.
     pub fn lower_first(&self) -> Id<K, Lower> {
         Id::of_extent(self.raw.lower)
@@ -194,7 +199,7 @@ impl<K: Kind> IdMap<K> {
 
 impl<K> IdMap<K> {
     /// Builds the indexes. The extents must be disjoint on both sides.
-    fn of_disjoint(extents: Vec<Extent<K>>) -> Self {
+    pub(in crate::shift) fn of_disjoint(extents: Vec<Extent<K>>) -> Self {
         let merged = merge(&extents);
         let direction = |range: fn(RawExtent) -> Range| {
             Index::new(merged.iter().map(|extent| range(extent.raw)).collect())

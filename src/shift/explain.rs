@@ -1,0 +1,82 @@
+//! Maps in words, for the person who gave them.
+
+use crate::shift::id::{INVALID, Kind};
+use crate::shift::idmap::{IdMap, Maps};
+
+/// Says what the maps do: one line for each merged extent, and one for all other ids.
+///
+/// ```
+/// use idshift::shift::explain::explain;
+/// use idshift::shift::idmap::Maps;
+///
+/// let maps = Maps::from_specs(&["b:0:100000:65536"], &|path| std::fs::read_to_string(path))?;
+/// assert_eq!(
+///     explain(&maps).lines().next(),
+///     Some("uid: lower 0–65535 ⇒ shown as 100000–165535"),
+/// );
+/// # Ok::<(), idshift::shift::map_error::MapError>(())
+/// ```
+pub fn explain(maps: &Maps) -> String {
+    let mut lines = explain_kind(&maps.uids);
+    lines.extend(explain_kind(&maps.gids));
+    lines.concat()
+}
+
+fn explain_kind<K: Kind>(map: &IdMap<K>) -> Vec<String> {
+    let line = |words: &str| format!("{}: {words}\n", K::NAME);
+    if map.is_identity() {
+        return vec![line("every id is shown as it is")];
+    }
+    let mut lines = Vec::new();
+    let mut mapped = 0;
+    for extent in map.merged() {
+        let lower = range(extent.lower_first().raw(), extent.count());
+        let upper = range(extent.upper_first().raw(), extent.count());
+        lines.push(line(&format!("lower {lower} ⇒ shown as {upper}")));
+        mapped += u64::from(extent.count());
+    }
+    if mapped < u64::from(INVALID) {
+        lines.push(line(
+            "any other lower id ⇒ shown as 65534, with no rights; a caller with any other id in \
+             the mount can create nothing",
+        ));
+    }
+    lines
+}
+
+/// "7", or "7–9".
+fn range(first: u32, count: u32) -> String {
+    match count {
+        0 | 1 => first.to_string(),
+        _ => format!("{first}–{}", first + (count - 1)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    fn explained(specs: &[&str]) -> String {
+        explain(&Maps::from_specs(specs, &|_| Ok(String::new())).unwrap())
+    }
+
+    #[test]
+    fn neighbours_are_merged_and_the_rest_is_named() {
+        let text = explained(&["u:1:100001:9 u:0:100000:1", "g:5:6:1"]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines[0], "uid: lower 0–9 ⇒ shown as 100000–100009");
+        assert!(lines[1].starts_with("uid: any other lower id ⇒ shown as 65534"), "{text}");
+        assert_eq!(lines[2], "gid: lower 5 ⇒ shown as 6");
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn where_all_are_mapped_there_are_no_others() {
+        let same = "uid: every id is shown as it is\ngid: every id is shown as it is\n";
+        assert_eq!(explained(&["identity"]), same);
+        let swapped = explained(&["b:0:1:1 b:1:0:1 b:2:2:4294967293"]);
+        assert_eq!(swapped.lines().count(), 6);
+        assert!(!swapped.contains("other"), "{swapped}");
+    }
+}
