@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use crate::shift::xattr_error::XattrError;
+
 /// Why a request was refused or failed. Small and `Copy`: it lives on the hot path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FsError {
@@ -20,15 +22,21 @@ pub enum FsError {
     /// (`fsuidgid_has_mapping` in the kernel's `fs/namei.c`).
     #[error("the caller's ids are not in the map")]
     UnmappedCaller,
-    /// A new owner or an ACL entry has no lower counterpart: `EINVAL`.
+    /// A new owner has no lower counterpart: `EOVERFLOW` (`notify_change` in fs/attr.c).
+    #[error("the new owner is not in the map")]
+    UnmappedOwner,
+    /// An id within an ACL or a capability has no lower counterpart: `EINVAL`.
     #[error("the id is not in the map")]
     UnmappedId,
     /// The inode behind a nodeid is gone or has been replaced: `ESTALE`.
     #[error("the lower file has gone")]
     Stale,
-    /// The kernel named a nodeid or handle that the server does not know: `EBADF`/`ESTALE`.
-    #[error("unknown nodeid or file handle")]
+    /// The kernel named a nodeid that the server does not know: `ESTALE`.
+    #[error("unknown nodeid")]
     UnknownNode,
+    /// The kernel named a file handle that the server does not know: `EBADF`.
+    #[error("unknown file handle")]
+    UnknownHandle,
     /// The request is malformed or not offered: carries the errno to answer.
     #[error("refused: {0}")]
     Refused(Errno),
@@ -39,9 +47,19 @@ impl FsError {
     pub fn errno(self) -> Errno {
         match self {
             FsError::Os { errno, .. } | FsError::Refused(errno) => errno,
-            FsError::UnmappedCaller => Errno::OVERFLOW,
+            FsError::UnmappedCaller | FsError::UnmappedOwner => Errno::OVERFLOW,
             FsError::UnmappedId => Errno::INVAL,
             FsError::Stale | FsError::UnknownNode => Errno::STALE,
+            FsError::UnknownHandle => Errno::BADF,
+        }
+    }
+}
+
+impl From<XattrError> for FsError {
+    fn from(error: XattrError) -> Self {
+        match error {
+            XattrError::UnmappedId => FsError::UnmappedId,
+            XattrError::Malformed | XattrError::Version => FsError::Refused(error.errno()),
         }
     }
 }

@@ -1,1 +1,74 @@
-//! (being built)
+//! What the file system does, one file per family of operations. Nothing here knows how requests
+//! arrive: everything can be called without /dev/fuse.
+//!
+//! A request's way is the same everywhere: translate the caller first (an unmapped one touches
+//! nothing), find the inode, make one system call relative to a descriptor, read the attributes
+//! back, translate them up.
+
+mod attr;
+mod create;
+mod dir;
+mod io;
+mod ioctl;
+mod lookup;
+mod name;
+mod open;
+mod rename;
+mod rights;
+mod setattr;
+mod statfs;
+mod xattr;
+
+pub use attr::Attr;
+pub use create::NewFile;
+pub use dir::DirEntry;
+pub use io::Range;
+pub use ioctl::IoctlReply;
+pub use lookup::Entry;
+pub use name::Name;
+pub use open::Opened;
+pub use rename::Place;
+pub use setattr::{SetAttr, SetTime};
+pub use statfs::Statfs;
+pub use xattr::XattrReply;
+
+use crate::error::FsError;
+use crate::lower::LowerTree;
+use crate::lower::cred::Creator;
+use crate::shift::acl::Unmapped;
+use crate::shift::id::{UpperGid, UpperUid};
+use crate::shift::idmap::Maps;
+
+/// One shifted view of a lower tree.
+pub struct FileSystem {
+    /// The stored side.
+    pub lower: LowerTree,
+    /// How ids are translated.
+    pub maps: Maps,
+    /// How an ACL entry is shown whose id has no upper counterpart.
+    pub unmapped_acl: Unmapped,
+}
+
+/// The process that makes a request, with the ids that the mount's user namespace gives it.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller {
+    /// Its fsuid; `None` when it has none in this namespace.
+    pub uid: Option<UpperUid>,
+    /// Its fsgid.
+    pub gid: Option<UpperGid>,
+    /// Its thread id, 0 when it is not visible from here.
+    pub tid: u32,
+}
+
+impl FileSystem {
+    /// The lower ids with which this caller's new files are born; an unmapped caller creates
+    /// nothing (`fsuidgid_has_mapping`, include/linux/fs.h).
+    fn creator(&self, caller: Caller, umask: u32) -> Result<Creator, FsError> {
+        let uid = caller.uid.and_then(|uid| self.maps.down_uid(uid));
+        let gid = caller.gid.and_then(|gid| self.maps.down_gid(gid));
+        match (uid, gid) {
+            (Some(uid), Some(gid)) => Ok(Creator { uid, gid, umask: umask & 0o777 }),
+            _ => Err(FsError::UnmappedCaller),
+        }
+    }
+}

@@ -1,1 +1,184 @@
-//! (being built)
+//! The lower tree: what is stored, reached only through descriptors.
+//!
+//! A caller's name is used once, to look a file up; after that the file is known by its identity
+//! (device, inode, birth) and reached through a descriptor of its own. Descriptors are bounded:
+//! they live in an LRU and are made again from a file handle or by a verified walk ([`reopen`]).
+//!
+//! Lock order: alias table → inode shard → locator → descriptors → open files. None of them is
+//! held across a system call on the lower tree.
+
+pub mod caller;
+pub mod cred;
+pub mod descriptors;
+pub mod dirents;
+pub mod inode;
+pub mod open_files;
+pub mod reopen;
+pub mod stat;
+pub mod table;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::OpenTreeFlags;
+
+use crate::error::{CallExt, FsError, StartError};
+use crate::sys::handle;
+use descriptors::Descriptors;
+use inode::{Inode, Locator};
+use open_files::OpenFiles;
+use stat::LowerStat;
+use table::{InodeTable, Lookup};
+
+/// The lower tree of one mount.
+pub struct LowerTree {
+    /// The root, as an `O_PATH` descriptor on a private clone of the mount where possible.
+    root: Arc<OwnedFd>,
+    /// The root again, readable: what open_by_handle_at(2) wants.
+    handle_mount: OwnedFd,
+    /// Whether handles can be opened here (root on most local file systems).
+    handles: bool,
+    /// Whether walks may cross into file systems mounted below the lower directory.
+    submounts: bool,
+    /// Every inode that the kernel knows.
+    pub inodes: InodeTable,
+    /// Cached `O_PATH` descriptors.
+    descriptors: Descriptors,
+    /// Files that callers have open.
+    pub open_files: OpenFiles,
+}
+
+impl LowerTree {
+    /// Opens the lower directory, on a detached clone of its mount when the kernel and the user's
+    /// rights allow it, so that later mounts over the path do not matter.
+    pub fn open(path: &Path, submounts: bool, max_descriptors: usize) -> Result<Self, StartError> {
+        let failed = |what: &str, errno: Errno| StartError::Path {
+            role: "lower directory",
+            path: path.to_path_buf(),
+            why: format!("{what}: {errno}"),
+        };
+        let root = clone_mount(path, submounts)
+            .or_else(|_| {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                rustix::fs::openat(CWD, path, flags, Mode::empty())
+            })
+            .map_err(|errno| failed("cannot open it", errno))?;
+        let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle_mount = rustix::fs::openat(&root, ".", readable, Mode::empty())
+            .map_err(|errno| failed("cannot read it", errno))?;
+        let stat = LowerStat::of(&root).map_err(|e| failed("cannot stat it", e.errno()))?;
+        let handles = handle::name_to_handle(&root)
+            .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
+            .is_ok();
+        Ok(Self {
+            root: Arc::new(root),
+            handle_mount,
+            handles,
+            submounts,
+            inodes: InodeTable::new(stat.identity(), stat.kind()),
+            descriptors: Descriptors::new(max_descriptors),
+            open_files: OpenFiles::default(),
+        })
+    }
+
+    /// Whether inodes are reopened by file handle (else by a walk from the root).
+    pub fn uses_handles(&self) -> bool {
+        self.handles
+    }
+
+    /// The root's descriptor.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The inode that the kernel calls `nodeid`.
+    pub fn inode(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
+        self.inodes.get(nodeid).ok_or(FsError::UnknownNode)
+    }
+
+    /// Looks `name` up in `parent` and counts the lookup. The name is used here and not again.
+    pub fn lookup(
+        &self,
+        parent: &Arc<Inode>,
+        name: &OsStr,
+    ) -> Result<(Lookup<'_>, LowerStat), FsError> {
+        let dir = self.path_fd(parent)?;
+        let stat = LowerStat::at(dir.as_fd(), name)?;
+        self.check_device(parent, &stat)?;
+        Ok((self.intern(parent, name, &stat), stat))
+    }
+
+    /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
+    pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
+        let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
+        self.inodes.intern(stat.identity(), stat.kind(), walk)
+    }
+
+    /// A file system mounted below the lower directory is part of it only when asked for.
+    fn check_device(&self, parent: &Inode, stat: &LowerStat) -> Result<(), FsError> {
+        let crossed = stat.mount_root && stat.identity().dev != parent.identity.dev;
+        if crossed && !self.submounts { Err(FsError::Refused(Errno::XDEV)) } else { Ok(()) }
+    }
+
+    /// What is known of a name before it goes away: the inode, if the kernel knows it, is kept
+    /// reachable through a descriptor, because neither its name nor (once it has no links) its
+    /// handle will find it again.
+    pub fn keep_before_unlink(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<(), FsError> {
+        let dir = self.path_fd(parent)?;
+        let stat = LowerStat::at(dir.as_fd(), name)?;
+        if let Some(inode) = self.inodes.find(stat.identity()) {
+            let fd = self.path_fd(&inode)?;
+            self.descriptors.pin(inode.nodeid, fd);
+        }
+        Ok(())
+    }
+
+    /// A file now answers to another name: those that are reached by a walk must take the new one.
+    pub fn moved(&self, parent: &Arc<Inode>, name: &OsStr) {
+        let Ok(dir) = self.path_fd(parent) else { return };
+        let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
+        if let Some(inode) = self.inodes.find(stat.identity()) {
+            inode.relocate(Locator::Walk { parent: parent.nodeid, name: name.into() });
+        }
+    }
+
+    /// The kernel has dropped `count` lookups of `nodeid`.
+    pub fn forget(&self, nodeid: u64, count: u64) {
+        if self.inodes.forget(nodeid, count) {
+            self.descriptors.remove(nodeid);
+        }
+    }
+}
+
+/// A detached clone of the mount that `path` is on, rooted at `path` (open_tree(2), Linux 5.2).
+fn clone_mount(path: &Path, submounts: bool) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let recursive = flags | OpenTreeFlags::AT_RECURSIVE;
+    let first = if submounts { recursive } else { flags };
+    rustix::mount::open_tree(CWD, path, first).or_else(|errno| match errno {
+        // In a user namespace, mounts below that came from outside are locked to the one above
+        // and can only be cloned together with it.
+        Errno::INVAL if !submounts => rustix::mount::open_tree(CWD, path, recursive),
+        _ => Err(errno),
+    })
+}
+
+/// The path under which the kernel resolves a descriptor of ours to exactly its file, symlink or
+/// not: for the calls that take no descriptor, or no `O_PATH` one.
+pub fn proc_path(fd: impl AsFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// `AT_EMPTY_PATH`, with the flags that keep a call on exactly the file of the descriptor.
+pub const THIS_FILE: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
+
+/// Opens `name` in `dir` as a path descriptor, without following or crossing anything.
+fn open_path_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).call("openat")
+}

@@ -1,1 +1,4 @@
-//! (being built)
+//! Making and serving mounts.
+
+pub mod fuse;
+pub mod serve;

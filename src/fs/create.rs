@@ -1,0 +1,114 @@
+//! Making files: create, mknod, mkdir, symlink. Each is born with its owner in one system call.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::cred::as_creator;
+use crate::lower::stat::{LowerStat, decode_rdev};
+
+use super::open::{Opened, lower_flags};
+use super::{Attr, Caller, Entry, FileSystem, Name};
+
+/// Who makes a file, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct NewFile {
+    /// Whose it will be.
+    pub caller: Caller,
+    /// Type and permission bits as asked for, the umask not yet applied.
+    pub mode: u32,
+    /// The caller's umask; it counts only where the directory has no default ACL.
+    pub umask: u32,
+}
+
+impl FileSystem {
+    /// Makes a regular file and opens it.
+    ///
+    /// Another process may have made the name since the kernel looked: then the answer is
+    /// `ESTALE`, on which the kernel looks again and decides anew whether the caller may open it.
+    pub fn create(
+        &self,
+        parent: u64,
+        name: Name<'_>,
+        new: NewFile,
+        flags: i32,
+    ) -> Result<(Entry<'_>, Opened), FsError> {
+        let flags = lower_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let creator = self.creator(new.caller, new.umask)?;
+        let parent = self.lower.inode(parent)?;
+        let dir = self.lower.path_fd(&parent)?;
+        let mode = Mode::from_bits_truncate(new.mode);
+        let fd = as_creator(creator, || {
+            self.lower.retrying(|| {
+                rustix::fs::openat(&dir, name.as_os_str(), flags | OFlags::CLOEXEC, mode)
+                    .call("openat")
+            })
+        });
+        let fd = fd.map_err(|error| match error {
+            FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
+            other => other,
+        })?;
+        let stat = LowerStat::of(&fd)?;
+        let lookup = self.lower.intern(&parent, name.as_os_str(), &stat);
+        let inode = lookup.inode().ok_or(FsError::Stale)?;
+        let opened = self.opened(inode, fd);
+        Ok((Entry { lookup, attr: Attr::up(&stat, &self.maps) }, opened))
+    }
+
+    /// Makes a node of any type but a directory or a symbolic link.
+    pub fn mknod(
+        &self,
+        parent: u64,
+        name: Name<'_>,
+        new: NewFile,
+        rdev: u32,
+    ) -> Result<Entry<'_>, FsError> {
+        let kind = FileType::from_raw_mode(new.mode);
+        let (major, minor) = decode_rdev(rdev);
+        let device = rustix::fs::makedev(major, minor);
+        let mode = Mode::from_bits_truncate(new.mode);
+        self.make(parent, name, new.caller, new.umask, |dir, name| {
+            rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat")
+        })
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(&self, parent: u64, name: Name<'_>, new: NewFile) -> Result<Entry<'_>, FsError> {
+        let mode = Mode::from_bits_truncate(new.mode);
+        self.make(parent, name, new.caller, new.umask, |dir, name| {
+            rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
+        })
+    }
+
+    /// Makes a symbolic link; its target is stored as it is given.
+    pub fn symlink(
+        &self,
+        parent: u64,
+        name: Name<'_>,
+        caller: Caller,
+        target: &OsStr,
+    ) -> Result<Entry<'_>, FsError> {
+        self.make(parent, name, caller, 0, |dir, name| {
+            rustix::fs::symlinkat(target, dir, name).call("symlinkat")
+        })
+    }
+
+    fn make(
+        &self,
+        parent: u64,
+        name: Name<'_>,
+        caller: Caller,
+        umask: u32,
+        call: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), FsError>,
+    ) -> Result<Entry<'_>, FsError> {
+        let creator = self.creator(caller, umask)?;
+        let parent = self.lower.inode(parent)?;
+        let dir = self.lower.path_fd(&parent)?;
+        as_creator(creator, || call(dir.as_fd(), name.as_os_str()))?;
+        let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
+        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+    }
+}

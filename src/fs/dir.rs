@@ -1,0 +1,76 @@
+//! Listing directories, with and without attributes.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::sync::PoisonError;
+
+use rustix::fs::FileType;
+
+use crate::error::FsError;
+use crate::lower::stat::LowerStat;
+
+use super::{Attr, Entry, FileSystem};
+
+/// One entry of a listing.
+#[derive(Debug, Clone, Copy)]
+pub struct DirEntry<'a> {
+    /// The lower inode number.
+    pub ino: u64,
+    /// Where reading goes on after this entry.
+    pub next: u64,
+    /// The type, if the lower file system says it in its listings.
+    pub kind: FileType,
+    /// The name.
+    pub name: &'a OsStr,
+}
+
+impl FileSystem {
+    /// Lists names from `offset` on, until `add` returns false because its buffer is full.
+    pub fn readdir(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut add: impl FnMut(DirEntry<'_>) -> bool,
+    ) -> Result<(), FsError> {
+        let dir = self.lower.open_files.get(handle)?;
+        let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.visit(dir.fd.as_fd(), offset, |dirent| {
+            let entry = DirEntry {
+                ino: dirent.ino,
+                next: dirent.next,
+                kind: dirent.kind,
+                name: dirent.name,
+            };
+            Ok(add(entry))
+        })
+    }
+
+    /// Lists names with their attributes, each counted as a lookup that `add` gives to the kernel
+    /// or drops. `.` and `..` come without: they are no lookups.
+    pub fn readdirplus(
+        &self,
+        handle: u64,
+        offset: u64,
+        mut add: impl FnMut(DirEntry<'_>, Option<Entry<'_>>) -> bool,
+    ) -> Result<(), FsError> {
+        let dir = self.lower.open_files.get(handle)?;
+        let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.visit(dir.fd.as_fd(), offset, |dirent| {
+            let mut shown = DirEntry {
+                ino: dirent.ino,
+                next: dirent.next,
+                kind: dirent.kind,
+                name: dirent.name,
+            };
+            if matches!(dirent.name.to_str(), Some("." | "..")) {
+                return Ok(add(shown, None));
+            }
+            // Gone since it was listed: as if it had gone a moment before.
+            let Ok(stat) = LowerStat::at(dir.fd.as_fd(), dirent.name) else { return Ok(true) };
+            shown.ino = stat.identity().ino;
+            shown.kind = stat.kind();
+            let lookup = self.lower.intern(&dir.inode, dirent.name, &stat);
+            Ok(add(shown, Some(Entry { lookup, attr: Attr::up(&stat, &self.maps) })))
+        })
+    }
+}

@@ -1,0 +1,132 @@
+//! The contents of open files.
+
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::stat::LowerStat;
+
+use super::{Caller, FileSystem};
+
+/// The most that one copy_file_range(2) moves (`MAX_RW_COUNT`); the reply has 32 bits for it.
+const MAX_COPY: u64 = 0x7fff_f000;
+
+/// One end of a copy: an open file and where in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// The open file.
+    pub handle: u64,
+    /// The offset in bytes.
+    pub offset: u64,
+}
+
+impl FileSystem {
+    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
+    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = offset + done as u64;
+            match rustix::io::pread(&file.fd, &mut buffer[done..], at) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(errno) => return Err(errno).call("pread"),
+            }
+        }
+        Ok(done)
+    }
+
+    /// Writes all of `data`, or as much as fits. With `clear_privileges` the caller's write clears
+    /// set-user-ID and set-group-ID bits (`FUSE_WRITE_KILL_SUIDGID`).
+    pub fn write(
+        &self,
+        caller: Caller,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        clear_privileges: bool,
+    ) -> Result<usize, FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        let write = || {
+            let mut done = 0;
+            while done < data.len() {
+                match rustix::io::pwrite(&file.fd, &data[done..], offset + done as u64) {
+                    Ok(0) => break,
+                    Ok(n) => done += n,
+                    Err(Errno::INTR) => {}
+                    Err(_) if done > 0 => break,
+                    Err(errno) => return Err(errno).call("pwrite"),
+                }
+            }
+            Ok(done)
+        };
+        if clear_privileges {
+            let stat = LowerStat::of(&file.fd)?;
+            self.with_rights_of(caller, &stat, write)
+        } else {
+            write()
+        }
+    }
+
+    /// Brings a file's contents to the disk, and its attributes unless `data_only`.
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<(), FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        if data_only {
+            rustix::fs::fdatasync(&file.fd).call("fdatasync")
+        } else {
+            rustix::fs::fsync(&file.fd).call("fsync")
+        }
+    }
+
+    /// One of several descriptors of an open file is closed: errors that the lower file system
+    /// reports only on close(2) reach the caller here.
+    pub fn flush(&self, handle: u64) -> Result<(), FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        let copy = rustix::io::dup(&file.fd).call("dup")?;
+        crate::sys::file::close(copy).call("close")
+    }
+
+    /// Allocates or frees space (fallocate(2), all modes).
+    pub fn fallocate(
+        &self,
+        handle: u64,
+        mode: u32,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        let mode = FallocateFlags::from_bits_retain(mode);
+        rustix::fs::fallocate(&file.fd, mode, offset, length).call("fallocate")
+    }
+
+    /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) from `offset` on; the kernel does the
+    /// other kinds of seeking itself.
+    pub fn lseek(&self, handle: u64, offset: u64, whence: i32) -> Result<u64, FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        let target = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(FsError::Refused(Errno::INVAL)),
+        };
+        rustix::fs::seek(&file.fd, target).call("lseek")
+    }
+
+    /// Copies within the lower file system, sharing blocks where it can.
+    pub fn copy_file_range(&self, from: Range, to: Range, length: u64) -> Result<u32, FsError> {
+        let source = self.lower.open_files.get(from.handle)?;
+        let target = self.lower.open_files.get(to.handle)?;
+        let (mut read_at, mut write_at) = (from.offset, to.offset);
+        let length = usize::try_from(length.min(MAX_COPY)).unwrap_or(0);
+        let copied = rustix::fs::copy_file_range(
+            &source.fd,
+            Some(&mut read_at),
+            &target.fd,
+            Some(&mut write_at),
+            length,
+        )
+        .call("copy_file_range")?;
+        u32::try_from(copied).map_err(|_| FsError::Refused(Errno::OVERFLOW))
+    }
+}

@@ -1,0 +1,57 @@
+//! Finding files and reading what they are: lookup, forget, getattr, readlink.
+
+use std::ffi::OsStr;
+
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::stat::LowerStat;
+use crate::lower::table::Lookup;
+
+use super::{Attr, FileSystem, Name};
+
+/// A file that a request found or made: its counted lookup and its attributes.
+pub struct Entry<'fs> {
+    /// Counted; the count goes back unless it is given to the kernel.
+    pub lookup: Lookup<'fs>,
+    /// The attributes, ids translated up.
+    pub attr: Attr,
+}
+
+impl FileSystem {
+    /// Looks `name` up in the directory `parent`.
+    pub fn lookup(&self, parent: u64, name: Name<'_>) -> Result<Entry<'_>, FsError> {
+        let parent = self.lower.inode(parent)?;
+        let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
+        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+    }
+
+    /// The kernel has dropped `count` lookups of `nodeid`.
+    pub fn forget(&self, nodeid: u64, count: u64) {
+        self.lower.forget(nodeid, count);
+    }
+
+    /// The attributes of an inode, or of the file that a handle has open.
+    pub fn getattr(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
+        self.stat(nodeid, handle).map(|stat| Attr::up(&stat, &self.maps))
+    }
+
+    /// The lower attributes behind [`FileSystem::getattr`].
+    pub(super) fn stat(&self, nodeid: u64, handle: Option<u64>) -> Result<LowerStat, FsError> {
+        match handle {
+            Some(handle) => LowerStat::of(&self.lower.open_files.get(handle)?.fd),
+            None => LowerStat::of(self.lower.path_fd(&self.lower.inode(nodeid)?)?),
+        }
+    }
+
+    /// The target of a symbolic link, as stored.
+    pub fn readlink(&self, nodeid: u64) -> Result<Vec<u8>, FsError> {
+        let inode = self.lower.inode(nodeid)?;
+        if inode.kind != rustix::fs::FileType::Symlink {
+            return Err(FsError::Refused(Errno::INVAL));
+        }
+        let fd = self.lower.path_fd(&inode)?;
+        let target = rustix::fs::readlinkat(&fd, OsStr::new(""), Vec::new()).call("readlinkat")?;
+        Ok(target.into_bytes())
+    }
+}

@@ -1,0 +1,105 @@
+//! Moving and removing names: rename, link, unlink, rmdir.
+
+use rustix::fs::{AtFlags, CWD, RenameFlags};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::proc_path;
+
+use super::{Attr, Caller, Entry, FileSystem, Name};
+
+/// A name in a directory.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The directory's nodeid.
+    pub parent: u64,
+    /// The name in it.
+    pub name: Name<'a>,
+}
+
+impl FileSystem {
+    /// Removes a name that is not a directory's.
+    pub fn unlink(&self, place: Place<'_>) -> Result<(), FsError> {
+        self.remove(place, AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, place: Place<'_>) -> Result<(), FsError> {
+        self.remove(place, AtFlags::REMOVEDIR)
+    }
+
+    fn remove(&self, place: Place<'_>, flags: AtFlags) -> Result<(), FsError> {
+        let parent = self.lower.inode(place.parent)?;
+        let name = place.name.as_os_str();
+        self.lower.keep_before_unlink(&parent, name)?;
+        let dir = self.lower.path_fd(&parent)?;
+        rustix::fs::unlinkat(&dir, name, flags).call("unlinkat")
+    }
+
+    /// Gives a file another name, with the flags of renameat2(2).
+    ///
+    /// A name that was not there before is a creation, which an unmapped caller is refused
+    /// (`may_create` in fs/namei.c).
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+    ) -> Result<(), FsError> {
+        let flags = RenameFlags::from_bits_retain(flags);
+        let (old_parent, new_parent) =
+            (self.lower.inode(from.parent)?, self.lower.inode(to.parent)?);
+        let (old_name, new_name) = (from.name.as_os_str(), to.name.as_os_str());
+        match self.lower.keep_before_unlink(&new_parent, new_name) {
+            Ok(()) => {}
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => drop(self.creator(caller, 0)?),
+            Err(error) => return Err(error),
+        }
+        let (old_dir, new_dir) =
+            (self.lower.path_fd(&old_parent)?, self.lower.path_fd(&new_parent)?);
+        self.rename_as(caller, flags, || {
+            rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
+                .call("renameat2")
+        })?;
+        self.lower.moved(&new_parent, new_name);
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.lower.moved(&old_parent, old_name);
+        }
+        Ok(())
+    }
+
+    /// A whiteout is a new device node, which has an owner like any new file.
+    fn rename_as(
+        &self,
+        caller: Caller,
+        flags: RenameFlags,
+        rename: impl FnOnce() -> Result<(), FsError>,
+    ) -> Result<(), FsError> {
+        if flags.contains(RenameFlags::WHITEOUT) {
+            crate::lower::cred::as_creator(self.creator(caller, 0)?, rename)
+        } else {
+            rename()
+        }
+    }
+
+    /// Gives a file one more name.
+    pub fn link(&self, caller: Caller, nodeid: u64, to: Place<'_>) -> Result<Entry<'_>, FsError> {
+        self.creator(caller, 0)?;
+        let inode = self.lower.inode(nodeid)?;
+        let parent = self.lower.inode(to.parent)?;
+        let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);
+        let name = to.name.as_os_str();
+        let linked = match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
+            // Without CAP_DAC_READ_SEARCH the descriptor's path has to do.
+            Err(Errno::NOENT) => {
+                rustix::fs::linkat(CWD, proc_path(&fd), &dir, name, AtFlags::SYMLINK_FOLLOW)
+            }
+            other => other,
+        };
+        linked.call("linkat")?;
+        let stat = crate::lower::stat::LowerStat::of(&fd)?;
+        let lookup = self.lower.intern(&parent, name, &stat);
+        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+    }
+}

@@ -1,0 +1,154 @@
+//! Changing what a file is: mode, owner, size, times.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::stat::{LowerStat, Timestamp};
+use crate::lower::{THIS_FILE, proc_path};
+use crate::shift::id::{Id, UpperGid, UpperUid};
+
+use super::{Attr, Caller, FileSystem};
+
+/// What to change; what is `None` stays.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SetAttr {
+    /// New permission bits.
+    pub mode: Option<u32>,
+    /// New upper owner; the inner `None` is an id that does not exist in this user namespace.
+    pub uid: Option<Option<UpperUid>>,
+    /// New upper group.
+    pub gid: Option<Option<UpperGid>>,
+    /// New size in bytes.
+    pub size: Option<u64>,
+    /// New time of last access.
+    pub atime: Option<SetTime>,
+    /// New time of last modification.
+    pub mtime: Option<SetTime>,
+    /// The open file through which the change is made.
+    pub handle: Option<u64>,
+}
+
+/// A time to set (utimensat(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetTime {
+    /// `UTIME_NOW`.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+impl FileSystem {
+    /// Makes the changes and returns the attributes after them.
+    ///
+    /// With nothing to change it is the kernel's order to clear set-user-ID and set-group-ID bits
+    /// and file capabilities before a write (`FUSE_HANDLE_KILLPRIV_V2`), or a `chown(-1, -1)`,
+    /// which does the same.
+    pub fn setattr(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
+        let inode = self.lower.inode(nodeid)?;
+        let fd = match set.handle {
+            Some(handle) => Arc::clone(&self.lower.open_files.get(handle)?.fd),
+            None => self.lower.path_fd(&inode)?,
+        };
+        let fd = fd.as_fd();
+        let owner = self.lower_owner(set)?;
+        if owner.changes() || set.is_empty() {
+            let stat = LowerStat::of(fd)?;
+            self.with_rights_of(caller, &stat, || owner.apply(fd))?;
+        }
+        if let Some(mode) = set.mode {
+            chmod(fd, mode)?;
+        }
+        if let Some(size) = set.size {
+            let stat = LowerStat::of(fd)?;
+            self.with_rights_of(caller, &stat, || truncate(fd, set.handle.is_some(), size))?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            set_times(fd, set.atime, set.mtime)?;
+        }
+        Ok(Attr::up(&LowerStat::of(fd)?, &self.maps))
+    }
+
+    fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {
+        let uid = set.uid.map(|id| id.and_then(|id| self.maps.down_uid(id)));
+        let gid = set.gid.map(|id| id.and_then(|id| self.maps.down_gid(id)));
+        if uid == Some(None) || gid == Some(None) {
+            return Err(FsError::UnmappedOwner);
+        }
+        Ok(Owner {
+            uid: uid.flatten().map(|id| rustix::fs::Uid::from_raw(Id::raw(id))),
+            gid: gid.flatten().map(|id| rustix::fs::Gid::from_raw(Id::raw(id))),
+        })
+    }
+}
+
+impl SetAttr {
+    fn is_empty(&self) -> bool {
+        let owner = self.uid.is_some() || self.gid.is_some();
+        let times = self.atime.is_some() || self.mtime.is_some();
+        !(owner || times || self.mode.is_some() || self.size.is_some())
+    }
+}
+
+/// A lower owner to set; with neither, chown(2) only clears bits.
+struct Owner {
+    uid: Option<rustix::fs::Uid>,
+    gid: Option<rustix::fs::Gid>,
+}
+
+impl Owner {
+    fn changes(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
+    fn apply(&self, fd: BorrowedFd<'_>) -> Result<(), FsError> {
+        rustix::fs::chownat(fd, "", self.uid, self.gid, THIS_FILE).call("fchownat")
+    }
+}
+
+fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<(), FsError> {
+    // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
+    let mode = Mode::from_bits_truncate(mode);
+    rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
+}
+
+fn truncate(fd: BorrowedFd<'_>, open: bool, size: u64) -> Result<(), FsError> {
+    // The open file may have been opened for reading only: then through its path, as the kernel
+    // above has checked the right to write.
+    let result = if open { rustix::fs::ftruncate(fd, size) } else { Err(Errno::BADF) };
+    match result {
+        Err(Errno::BADF | Errno::INVAL) => truncate_path(fd, size),
+        other => other.call("ftruncate"),
+    }
+}
+
+fn truncate_path(fd: BorrowedFd<'_>, size: u64) -> Result<(), FsError> {
+    crate::sys::file::truncate(&proc_path(fd), size).call("truncate")
+}
+
+fn set_times(
+    fd: BorrowedFd<'_>,
+    atime: Option<SetTime>,
+    mtime: Option<SetTime>,
+) -> Result<(), FsError> {
+    let times = Timestamps { last_access: timespec(atime), last_modification: timespec(mtime) };
+    match rustix::fs::utimensat(fd, "", &times, THIS_FILE) {
+        // Linux before 5.8 knows no AT_EMPTY_PATH here.
+        Err(Errno::INVAL | Errno::NOENT) => {
+            rustix::fs::utimensat(CWD, proc_path(fd), &times, AtFlags::empty()).call("utimensat")
+        }
+        other => other.call("utimensat"),
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    let (tv_sec, tv_nsec) = match time {
+        None => (0, UTIME_OMIT),
+        Some(SetTime::Now) => (0, UTIME_NOW),
+        Some(SetTime::At(time)) => (time.sec, time.nsec.into()),
+    };
+    Timespec { tv_sec, tv_nsec }
+}

@@ -1,0 +1,152 @@
+//! Extended attributes. Those that carry ids are translated; the others pass unchanged.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::caller::ProcCaller;
+use crate::lower::inode::Inode;
+use crate::lower::proc_path;
+use crate::lower::stat::LowerStat;
+use crate::shift::{acl, capability};
+
+use super::{Caller, FileSystem};
+
+/// The longest value and the longest list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
+const MAX: usize = 64 * 1024;
+
+/// An attribute's value or a list of names, or only how long it is when the caller asked that.
+#[derive(Debug, PartialEq, Eq)]
+pub enum XattrReply {
+    /// The length in bytes.
+    Size(u32),
+    /// The bytes.
+    Data(Vec<u8>),
+}
+
+impl XattrReply {
+    /// Fits `data` to what the caller asked for: 0 means the length; too little room is `ERANGE`.
+    fn fit(data: Vec<u8>, size: u32) -> Result<Self, FsError> {
+        match u32::try_from(data.len()) {
+            Ok(length) if size == 0 => Ok(XattrReply::Size(length)),
+            Ok(length) if length <= size => Ok(XattrReply::Data(data)),
+            _ => Err(FsError::Refused(Errno::RANGE)),
+        }
+    }
+}
+
+/// What a name's value holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    AccessAcl,
+    DefaultAcl,
+    Capability,
+    Plain,
+}
+
+impl Content {
+    fn of(name: &OsStr) -> Self {
+        match name.as_bytes() {
+            b"system.posix_acl_access" => Content::AccessAcl,
+            b"system.posix_acl_default" => Content::DefaultAcl,
+            b"security.capability" => Content::Capability,
+            _ => Content::Plain,
+        }
+    }
+}
+
+impl FileSystem {
+    /// The value of an attribute, its ids translated up.
+    pub fn getxattr(&self, nodeid: u64, name: &OsStr, size: u32) -> Result<XattrReply, FsError> {
+        let path = self.xattr_path(nodeid)?;
+        let content = Content::of(name);
+        if content == Content::Plain && size == 0 {
+            let length = rustix::fs::getxattr_query(&*path, name).call("getxattr")?;
+            return Ok(XattrReply::Size(u32::try_from(length).unwrap_or(u32::MAX)));
+        }
+        let room = if content == Content::Plain { size as usize } else { MAX };
+        let mut value = Vec::with_capacity(room.min(MAX));
+        let spare = rustix::buffer::spare_capacity(&mut value);
+        rustix::fs::getxattr(&*path, name, spare).call("getxattr")?;
+        let value = match content {
+            Content::AccessAcl | Content::DefaultAcl => {
+                acl::up(&value, &self.maps, self.unmapped_acl)?
+            }
+            Content::Capability => capability::up(&value, &self.maps),
+            Content::Plain => value,
+        };
+        XattrReply::fit(value, size)
+    }
+
+    /// Sets an attribute, its ids translated down.
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        nodeid: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), FsError> {
+        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        let inode = self.lower.inode(nodeid)?;
+        let fd = self.lower.path_fd(&inode)?;
+        let path = proc_path(&fd);
+        let set = |value: &[u8]| rustix::fs::setxattr(&*path, name, value, flags).call("setxattr");
+        match Content::of(name) {
+            Content::AccessAcl => {
+                let value = acl::down(value, &self.maps)?;
+                // Somebody outside the file's group loses its set-group-ID bit by this.
+                self.with_rights_of(caller, &LowerStat::of(&fd)?, || set(&value))
+            }
+            Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
+            Content::Capability => set(&capability::down(value, &self.maps)?),
+            Content::Plain => set(value),
+        }
+    }
+
+    /// The names of an inode's attributes, each ended by a zero byte. As on a local file system,
+    /// `trusted.*` is there only for callers that could read it.
+    pub fn listxattr(&self, caller: Caller, nodeid: u64, size: u32) -> Result<XattrReply, FsError> {
+        let path = self.xattr_path(nodeid)?;
+        let mut names = Vec::with_capacity(MAX);
+        let spare = rustix::buffer::spare_capacity(&mut names);
+        rustix::fs::listxattr(&*path, spare).call("listxattr")?;
+        let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
+        let trusted = names.split(|&b| b == 0).any(is_trusted);
+        if trusted && !ProcCaller::read(caller.tid).has_sys_admin() {
+            let kept = names.split_inclusive(|&b| b == 0).filter(|name| !is_trusted(name));
+            names = kept.flatten().copied().collect();
+        }
+        XattrReply::fit(names, size)
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(&self, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
+        let path = self.xattr_path(nodeid)?;
+        rustix::fs::removexattr(&*path, name).call("removexattr")
+    }
+
+    /// The xattr calls refuse `O_PATH` descriptors, so they go by the descriptor's own path.
+    fn xattr_path(&self, nodeid: u64) -> Result<DescriptorPath, FsError> {
+        let inode: Arc<Inode> = self.lower.inode(nodeid)?;
+        let fd = self.lower.path_fd(&inode)?;
+        Ok(DescriptorPath { path: proc_path(&fd), _open: fd })
+    }
+}
+
+/// A path that is good for as long as the descriptor in it stays open.
+struct DescriptorPath {
+    path: String,
+    _open: Arc<std::os::fd::OwnedFd>,
+}
+
+impl std::ops::Deref for DescriptorPath {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.path
+    }
+}

@@ -1,0 +1,123 @@
+//! Acting as the caller: fsuid, fsgid and umask of the calling thread, and `CAP_FSETID`.
+//!
+//! New files are born with the caller's lower ids because the one call that creates them runs
+//! with these as fsuid and fsgid. Capabilities stay ([`keep_capabilities`]), so that the switch
+//! changes who owns, never what may be done: the kernel above has already decided that.
+
+use std::cell::Cell;
+
+use rustix::fs::Mode;
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
+
+use crate::error::{CallExt, FsError};
+use crate::shift::id::{LowerGid, LowerUid};
+use crate::sys::cred;
+
+/// The ids that a new lower file gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Creator {
+    /// Its owner.
+    pub uid: LowerUid,
+    /// Its group, unless the directory's set-group-ID bit decides.
+    pub gid: LowerGid,
+    /// The bits that the caller's umask takes away, unless a default ACL decides.
+    pub umask: u32,
+}
+
+thread_local! {
+    /// What this thread has now, so that a switch costs nothing while callers repeat.
+    static NOW: Cell<Option<Creator>> = const { Cell::new(None) };
+    /// The thread's capabilities as it started.
+    static FULL: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+}
+
+/// Keeps the effective capabilities through changes of fsuid, for threads started from now on.
+pub fn keep_capabilities() -> Result<(), FsError> {
+    let bits = rustix::thread::capabilities_secure_bits().call("prctl")?;
+    let bits = bits | CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    rustix::thread::set_capabilities_secure_bits(bits).call("prctl")
+}
+
+/// Runs `create` with the creator's ids and umask on this thread.
+///
+/// The ids stay until the next creator's: no other call of the server looks at them.
+pub fn as_creator<T>(
+    creator: Creator,
+    create: impl FnOnce() -> Result<T, FsError>,
+) -> Result<T, FsError> {
+    let now = NOW.get();
+    if now != Some(creator) {
+        switch(now, creator)?;
+        NOW.set(Some(creator));
+    }
+    create()
+}
+
+/// Runs `call` with this fsgid, where the server may choose one; else with its own.
+pub fn with_fsgid<T>(gid: LowerGid, call: impl FnOnce() -> T) -> T {
+    let now = NOW.get();
+    let uid = now.map_or_else(own_uid, |now| Some(now.uid));
+    if let Some(uid) = uid {
+        let acting = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
+        if now != Some(acting) && switch(now, acting).is_ok() {
+            NOW.set(Some(acting));
+        }
+    }
+    call()
+}
+
+fn own_uid() -> Option<LowerUid> {
+    LowerUid::new(rustix::process::geteuid().as_raw())
+}
+
+fn switch(now: Option<Creator>, creator: Creator) -> Result<(), FsError> {
+    NOW.set(None); // unknown, should one of the steps fail
+    if now.is_none() {
+        cred::unshare_fs().call("unshare")?;
+    }
+    if now.is_none_or(|n| n.umask != creator.umask) {
+        rustix::process::umask(Mode::from_bits_truncate(creator.umask));
+    }
+    if now.is_none_or(|n| n.gid != creator.gid) {
+        cred::set_fsgid(creator.gid.raw()).call("setfsgid")?;
+    }
+    if now.is_none_or(|n| n.uid != creator.uid) {
+        cred::set_fsuid(creator.uid.raw()).call("setfsuid")?;
+    }
+    Ok(())
+}
+
+/// Runs `call` without `CAP_FSETID`, so that the lower file system clears set-user-ID and
+/// set-group-ID bits just as it would for the unprivileged caller.
+pub fn without_fsetid<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+    let full = match FULL.get() {
+        Some(full) => full,
+        None => {
+            let full = rustix::thread::capabilities(None).call("capget")?;
+            FULL.set(Some(full));
+            full
+        }
+    };
+    if !full.effective.contains(CapabilitySet::FSETID) {
+        return call();
+    }
+    let restore = Restore(full);
+    let reduced =
+        CapabilitySets { effective: full.effective.difference(CapabilitySet::FSETID), ..full };
+    rustix::thread::set_capabilities(None, reduced).call("capset")?;
+    let result = call();
+    drop(restore);
+    result
+}
+
+/// Gives the thread its capabilities back, also when the call panics.
+struct Restore(CapabilitySets);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if rustix::thread::set_capabilities(None, self.0).is_err() {
+            // A thread that would go on with other rights than it believes to have must not.
+            std::process::abort();
+        }
+    }
+}

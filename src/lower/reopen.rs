@@ -1,0 +1,126 @@
+//! Making a descriptor of an inode: from the cache, a file that is open anyway, its handle, or a
+//! walk from the parent that is checked against the identity.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::sys::handle;
+
+use super::inode::{Inode, Locator};
+use super::stat::LowerStat;
+use super::{LowerTree, open_path_at, proc_path};
+
+/// More levels than any real tree has between a directory with a known descriptor and a file:
+/// past it the tables are taken to be inconsistent rather than walked for ever.
+const MAX_WALK: usize = 100_000;
+
+impl LowerTree {
+    /// An `O_PATH` descriptor of the inode.
+    pub fn path_fd(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, FsError> {
+        let mut below = Vec::new();
+        let mut inode = Arc::clone(inode);
+        // Up to the nearest directory that can be had without its parent …
+        let mut fd = loop {
+            if let Some(fd) = self.known_fd(&inode)? {
+                break fd;
+            }
+            let Locator::Walk { parent, name } = inode.locator() else { continue };
+            below.push((inode, name));
+            if below.len() > MAX_WALK {
+                return Err(FsError::Stale);
+            }
+            inode = self.inode(parent).map_err(|_| FsError::Stale)?;
+        };
+        // … and down again, name by name.
+        while let Some((inode, name)) = below.pop() {
+            let opened = self.retrying(|| open_path_at(fd.as_fd(), &name)).map_err(gone)?;
+            let stat = LowerStat::of(&opened)?;
+            if stat.identity() != inode.identity {
+                return Err(FsError::Stale);
+            }
+            self.learn_handle(&inode, &opened);
+            fd = Arc::new(opened);
+            self.descriptors.put(inode.nodeid, Arc::clone(&fd));
+        }
+        Ok(fd)
+    }
+
+    /// A descriptor that can be had without walking, or `None`.
+    fn known_fd(&self, inode: &Arc<Inode>) -> Result<Option<Arc<OwnedFd>>, FsError> {
+        if let Some(fd) = self.descriptors.get(inode.nodeid) {
+            return Ok(Some(fd));
+        }
+        if let Some(fd) = self.open_files.any_of(inode.nodeid) {
+            return Ok(Some(fd));
+        }
+        match inode.locator() {
+            Locator::Root => Ok(Some(Arc::clone(&self.root))),
+            Locator::Walk { .. } => Ok(None),
+            Locator::Handle { kind, data } => {
+                let opened = self.retrying(|| {
+                    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+                    handle::open_by_handle(&self.handle_mount, kind, &data, flags)
+                        .call("open_by_handle_at")
+                });
+                let fd = Arc::new(opened.map_err(gone)?);
+                self.descriptors.put(inode.nodeid, Arc::clone(&fd));
+                Ok(Some(fd))
+            }
+        }
+    }
+
+    /// From the first descriptor on, the inode is found by its handle, whatever its name becomes.
+    fn learn_handle(&self, inode: &Inode, fd: &OwnedFd) {
+        if !self.handles || inode.identity.dev != self.inodes.root_device() {
+            return;
+        }
+        if let Ok(handle) = handle::name_to_handle(fd) {
+            inode.relocate(Locator::Handle { kind: handle.kind, data: handle.data });
+        }
+    }
+
+    /// Opens the file itself for reading or writing. The inode's type was checked when it was
+    /// looked up and never changes, so this cannot hang on a fifo or open a device.
+    pub fn open_file(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        if let Locator::Handle { kind, data } = inode.locator() {
+            let opened = self.retrying(|| {
+                handle::open_by_handle(&self.handle_mount, kind, &data, flags)
+                    .call("open_by_handle_at")
+            });
+            match opened.map_err(gone) {
+                // Unlinked meanwhile: only a descriptor that was kept still reaches it.
+                Err(FsError::Stale) => {}
+                other => return other,
+            }
+        }
+        let path = self.path_fd(inode)?;
+        // The magic link must be followed: it leads to exactly this inode.
+        let flags = flags.difference(OFlags::NOFOLLOW);
+        self.retrying(|| rustix::fs::open(proc_path(&path), flags, Mode::empty()).call("open"))
+    }
+
+    /// Runs a call that makes a descriptor; when the process has no more, the cache gives its own
+    /// back and the call is tried once again.
+    pub fn retrying<T>(&self, call: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
+        match call() {
+            Err(FsError::Os { errno: Errno::MFILE | Errno::NFILE, .. }) => {
+                self.descriptors.shed();
+                call()
+            }
+            result => result,
+        }
+    }
+}
+
+/// What is not where it was is stale to the kernel, which then looks it up anew.
+fn gone(error: FsError) -> FsError {
+    match error {
+        FsError::Os { errno: Errno::NOENT | Errno::STALE | Errno::NOTDIR, .. } => FsError::Stale,
+        other => other,
+    }
+}

@@ -1,0 +1,140 @@
+//! What statx(2) says of a lower file.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags};
+
+use crate::error::{CallExt, FsError};
+use crate::shift::id::{LowerGid, LowerUid};
+
+use super::THIS_FILE;
+
+/// Seconds and nanoseconds since 1970, as the kernel keeps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timestamp {
+    /// Whole seconds; negative before 1970.
+    pub sec: i64,
+    /// Nanoseconds, 0 to 999,999,999.
+    pub nsec: u32,
+}
+
+/// Which file it is, so that a name, a number or a descriptor can be checked against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The device that the file is on (`st_dev`).
+    pub dev: u64,
+    /// Its inode number.
+    pub ino: u64,
+    /// Its time of birth in nanoseconds, 0 where the file system keeps none: tells a reused inode
+    /// number from the file that had it before.
+    pub born: i64,
+}
+
+/// The attributes of a lower file, ids still as stored.
+#[derive(Debug, Clone, Copy)]
+pub struct LowerStat {
+    /// Type and permissions, as in `st_mode`.
+    pub mode: u32,
+    /// Hard links.
+    pub nlink: u32,
+    /// Owner as stored; `None` when the file system itself has no valid one.
+    pub uid: Option<LowerUid>,
+    /// Group as stored.
+    pub gid: Option<LowerGid>,
+    /// Size in bytes.
+    pub size: u64,
+    /// Blocks of 512 bytes.
+    pub blocks: u64,
+    /// Preferred I/O size.
+    pub blksize: u32,
+    /// Device number of a node, in the kernel's 32-bit encoding.
+    pub rdev: u32,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last modification of the contents.
+    pub mtime: Timestamp,
+    /// Last change of the inode.
+    pub ctime: Timestamp,
+    /// Whether this is the root of a mount.
+    pub mount_root: bool,
+    identity: Identity,
+}
+
+impl LowerStat {
+    /// Of the file behind a descriptor.
+    pub fn of(fd: impl AsFd) -> Result<Self, FsError> {
+        Self::read(fd.as_fd(), OsStr::new(""), THIS_FILE)
+    }
+
+    /// Of `name` in the directory `dir`, itself if it is a symbolic link.
+    pub fn at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Self, FsError> {
+        Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+    }
+
+    fn read(fd: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Self, FsError> {
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        rustix::fs::statx(fd, name, flags, mask).call("statx").map(|raw| Self::from(&raw))
+    }
+
+    /// Which file it is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The file type.
+    pub fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.mode)
+    }
+}
+
+impl From<&Statx> for LowerStat {
+    fn from(raw: &Statx) -> Self {
+        let time = |t: rustix::fs::StatxTimestamp| Timestamp { sec: t.tv_sec, nsec: t.tv_nsec };
+        let has_birth = StatxFlags::from_bits_retain(raw.stx_mask).contains(StatxFlags::BTIME);
+        let birth = raw.stx_btime;
+        let born = birth.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(birth.tv_nsec));
+        Self {
+            mode: u32::from(raw.stx_mode),
+            nlink: raw.stx_nlink,
+            uid: LowerUid::new(raw.stx_uid),
+            gid: LowerGid::new(raw.stx_gid),
+            size: raw.stx_size,
+            blocks: raw.stx_blocks,
+            blksize: raw.stx_blksize,
+            rdev: encode_rdev(raw.stx_rdev_major, raw.stx_rdev_minor),
+            atime: time(raw.stx_atime),
+            mtime: time(raw.stx_mtime),
+            ctime: time(raw.stx_ctime),
+            mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+            identity: Identity {
+                dev: rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor),
+                ino: raw.stx_ino,
+                born: if has_birth { born } else { 0 },
+            },
+        }
+    }
+}
+
+/// The kernel's 32-bit device number (`new_encode_dev`, include/linux/kdev_t.h), which is what
+/// FUSE carries.
+pub fn encode_rdev(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The two halves of a device number as FUSE carries it (`new_decode_dev`).
+pub fn decode_rdev(rdev: u32) -> (u32, u32) {
+    ((rdev & 0xf_ff00) >> 8, (rdev & 0xff) | ((rdev >> 12) & 0xf_ff00))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_survive_the_encoding() {
+        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 256), (0xfff, 0xf_ffff)] {
+            assert_eq!(decode_rdev(encode_rdev(major, minor)), (major, minor));
+        }
+    }
+}

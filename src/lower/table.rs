@@ -1,0 +1,279 @@
+//! The inode table: nodeid → inode, with exact lookup counts.
+//!
+//! An inode's nodeid is its lower inode number, so that the two agree wherever the FUSE library
+//! sends only one of them. Where that number is taken (another device, or a reused number whose
+//! former owner the kernel still knows) a number from [`ALIAS_BASE`] up is given instead: two
+//! files never share a nodeid, because a right checked on one must not open the other.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::fs::FileType;
+
+use super::inode::{Inode, Locator};
+use super::stat::Identity;
+
+/// The root's nodeid (`FUSE_ROOT_ID`).
+pub const ROOT_ID: u64 = 1;
+/// Nodeids from here up are not lower inode numbers.
+pub const ALIAS_BASE: u64 = 1 << 63;
+const SHARDS: u64 = 16;
+
+/// An inode and how often the kernel has been told of it.
+struct Node {
+    inode: Arc<Inode>,
+    lookups: u64,
+}
+
+type Shard = HashMap<u64, Node>;
+
+/// Every inode that the kernel knows.
+pub struct InodeTable {
+    root: Identity,
+    shards: Vec<Mutex<Shard>>,
+    aliases: Mutex<Aliases>,
+}
+
+#[derive(Default)]
+struct Aliases {
+    /// The nodeid of each inode that does not go by its own number.
+    by_identity: HashMap<Identity, u64>,
+    given: u64,
+}
+
+/// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
+pub struct Lookup<'t> {
+    table: &'t InodeTable,
+    inode: Option<Arc<Inode>>,
+}
+
+impl Lookup<'_> {
+    /// The inode's nodeid.
+    pub fn nodeid(&self) -> u64 {
+        self.inode.as_ref().map_or(0, |inode| inode.nodeid)
+    }
+
+    /// The inode.
+    pub fn inode(&self) -> Option<&Arc<Inode>> {
+        self.inode.as_ref()
+    }
+
+    /// The reply goes out: from now on the kernel owns this count, until it forgets.
+    pub fn give_to_kernel(mut self) {
+        self.inode = None;
+    }
+}
+
+impl Drop for Lookup<'_> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.inode.take() {
+            self.table.forget(inode.nodeid, 1);
+        }
+    }
+}
+
+impl InodeTable {
+    /// A table that knows the root alone.
+    pub fn new(root: Identity, kind: FileType) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        let table = Self { root, shards, aliases: Mutex::default() };
+        let inode = Arc::new(Inode::new(ROOT_ID, root, kind, Locator::Root));
+        // The kernel never forgets the root, so its count is never to reach zero.
+        table.shard(ROOT_ID).insert(ROOT_ID, Node { inode, lookups: 1 });
+        table
+    }
+
+    /// The inode with this nodeid.
+    pub fn get(&self, nodeid: u64) -> Option<Arc<Inode>> {
+        self.shard(nodeid).get(&nodeid).map(|node| Arc::clone(&node.inode))
+    }
+
+    /// The inode with this identity, without counting.
+    pub fn find(&self, identity: Identity) -> Option<Arc<Inode>> {
+        if identity == self.root {
+            return self.get(ROOT_ID);
+        }
+        if let Some(inode) = self.get(identity.ino).filter(|inode| inode.identity == identity) {
+            return Some(inode);
+        }
+        let nodeid = *self.aliases().by_identity.get(&identity)?;
+        self.get(nodeid)
+    }
+
+    /// Counts a lookup of the file with this identity, entering it if it is new.
+    pub fn intern(&self, identity: Identity, kind: FileType, locator: Locator) -> Lookup<'_> {
+        let inode = if identity == self.root {
+            self.count(ROOT_ID, identity, kind, locator).ok()
+        } else {
+            let own_number = identity.ino > ROOT_ID && identity.ino < ALIAS_BASE;
+            let locator = match own_number {
+                true => self.count(identity.ino, identity, kind, locator),
+                false => Err(locator),
+            };
+            Some(locator.unwrap_or_else(|locator| self.count_alias(identity, kind, locator)))
+        };
+        Lookup { table: self, inode }
+    }
+
+    /// Counts under `nodeid` unless another file has that number; then gives the locator back.
+    fn count(
+        &self,
+        nodeid: u64,
+        identity: Identity,
+        kind: FileType,
+        locator: Locator,
+    ) -> Result<Arc<Inode>, Locator> {
+        let mut shard = self.shard(nodeid);
+        match shard.entry(nodeid) {
+            Entry::Occupied(mut known) => {
+                let node = known.get_mut();
+                if node.inode.identity != identity {
+                    return Err(locator);
+                }
+                node.lookups += 1;
+                let inode = Arc::clone(&node.inode);
+                drop(shard);
+                inode.relocate(locator);
+                Ok(inode)
+            }
+            Entry::Vacant(free) => {
+                let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
+                free.insert(Node { inode: Arc::clone(&inode), lookups: 1 });
+                Ok(inode)
+            }
+        }
+    }
+
+    fn count_alias(&self, identity: Identity, kind: FileType, locator: Locator) -> Arc<Inode> {
+        let mut aliases = self.aliases();
+        let known = aliases.by_identity.get(&identity).copied();
+        let nodeid = known.unwrap_or_else(|| {
+            aliases.given += 1;
+            ALIAS_BASE + aliases.given
+        });
+        aliases.by_identity.insert(identity, nodeid);
+        // The alias lock is held, so nobody can forget this nodeid between the two steps, and a
+        // number from the counter is taken by nobody else.
+        self.count(nodeid, identity, kind, locator.clone())
+            .unwrap_or_else(|_| Arc::new(Inode::new(nodeid, identity, kind, locator)))
+    }
+
+    /// The kernel drops `count` lookups; true when it does not know the inode any more.
+    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
+        if nodeid == ROOT_ID {
+            return false;
+        }
+        // An alias is entered and removed under its own lock first (see the lock order).
+        let mut aliases = (nodeid >= ALIAS_BASE).then(|| self.aliases());
+        let mut shard = self.shard(nodeid);
+        let Entry::Occupied(mut known) = shard.entry(nodeid) else { return false };
+        let node = known.get_mut();
+        node.lookups = node.lookups.saturating_sub(count);
+        if node.lookups > 0 {
+            return false;
+        }
+        let node = known.remove();
+        if let Some(aliases) = aliases.as_mut() {
+            aliases.by_identity.remove(&node.inode.identity);
+        }
+        true
+    }
+
+    /// The device that the root is on.
+    pub fn root_device(&self) -> u64 {
+        self.root.dev
+    }
+
+    /// How many inodes the kernel knows.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+
+    /// Whether the kernel knows the root alone.
+    pub fn is_empty(&self) -> bool {
+        self.len() <= 1
+    }
+
+    fn shard(&self, nodeid: u64) -> MutexGuard<'_, Shard> {
+        let index = usize::try_from(nodeid % SHARDS).unwrap_or(0);
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn aliases(&self) -> MutexGuard<'_, Aliases> {
+        self.aliases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(dev: u64, ino: u64, born: i64) -> Identity {
+        Identity { dev, ino, born }
+    }
+
+    fn table() -> InodeTable {
+        InodeTable::new(file(1, 2, 0), FileType::Directory)
+    }
+
+    fn walk(name: &str) -> Locator {
+        Locator::Walk { parent: ROOT_ID, name: std::ffi::OsStr::new(name).into() }
+    }
+
+    fn look_up(table: &InodeTable, identity: Identity) -> u64 {
+        let lookup = table.intern(identity, FileType::RegularFile, walk("f"));
+        let nodeid = lookup.nodeid();
+        lookup.give_to_kernel();
+        nodeid
+    }
+
+    #[test]
+    fn an_inode_goes_by_its_lower_number() {
+        assert_eq!(look_up(&table(), file(1, 77, 5)), 77);
+    }
+
+    #[test]
+    fn counts_are_exact() {
+        let table = table();
+        for _ in 0..3 {
+            look_up(&table, file(1, 77, 5));
+        }
+        assert!(!table.forget(77, 2));
+        assert!(table.get(77).is_some());
+        assert!(table.forget(77, 1));
+        assert!(table.get(77).is_none() && table.is_empty());
+    }
+
+    #[test]
+    fn a_lookup_that_is_not_told_is_taken_back() {
+        let table = table();
+        drop(table.intern(file(1, 77, 5), FileType::RegularFile, walk("f")));
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn two_files_never_share_a_nodeid() {
+        let table = table();
+        let first = look_up(&table, file(1, 77, 5));
+        let reused = look_up(&table, file(1, 77, 6));
+        let elsewhere = look_up(&table, file(9, 77, 5));
+        assert!(first != reused && reused != elsewhere && first != elsewhere);
+        assert_eq!(look_up(&table, file(1, 77, 6)), reused, "an alias is stable");
+        assert_eq!(table.find(file(9, 77, 5)).map(|i| i.nodeid), Some(elsewhere));
+    }
+
+    #[test]
+    fn the_root_is_one_inode_under_every_name() {
+        let table = table();
+        assert_eq!(look_up(&table, file(1, 2, 0)), ROOT_ID);
+        assert!(!table.forget(ROOT_ID, 100));
+        assert!(table.get(ROOT_ID).is_some());
+    }
+
+    #[test]
+    fn a_lower_inode_numbered_one_is_not_the_root() {
+        let table = table();
+        assert!(look_up(&table, file(1, 1, 9)) >= ALIAS_BASE);
+    }
+}

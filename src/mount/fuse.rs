@@ -1,0 +1,145 @@
+//! The FUSE mount itself: /dev/fuse, mount(2), and taking it down again.
+
+use std::fmt::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags as Flags, UnmountFlags};
+
+use crate::config::{MountConfig, MountFlags};
+use crate::error::StartError;
+use crate::lower::proc_path;
+
+/// The type that /proc/mounts shows.
+pub const FS_TYPE: &str = "fuse.idshift";
+
+/// Mounts with mount(2) and returns the connection's descriptor; `None` if the user may not mount.
+pub(super) fn mount(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
+    let device = open_device()?;
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let mountpoint =
+        rustix::fs::open(&config.mountpoint, flags, Mode::empty()).map_err(|errno| {
+            StartError::Path {
+                role: "mount point",
+                path: config.mountpoint.clone(),
+                why: errno.to_string(),
+            }
+        })?;
+    let data = match std::ffi::CString::new(kernel_options(config, &device)) {
+        Ok(data) => data,
+        Err(_) => return Err(StartError::Mount("an option holds a zero byte".into())),
+    };
+    let mounted = rustix::mount::mount(
+        config.source.as_str(),
+        proc_path(&mountpoint),
+        FS_TYPE,
+        mount_flags(config.flags),
+        &*data,
+    );
+    match mounted {
+        Ok(()) => Ok(Some(device)),
+        Err(Errno::PERM) => Ok(None),
+        Err(errno) => Err(StartError::Mount(format!(
+            "mount(2) of type {FS_TYPE} on '{}': {errno}",
+            config.mountpoint.display()
+        ))),
+    }
+}
+
+fn open_device() -> Result<OwnedFd, StartError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(|errno| {
+        let hint = match errno {
+            Errno::NOENT | Errno::NXIO | Errno::NODEV => {
+                "load the module with 'modprobe fuse'; in a container, pass the device in with \
+                 '--device /dev/fuse'"
+            }
+            _ => "ask for read and write permission on it",
+        };
+        StartError::Path {
+            role: "FUSE device",
+            path: "/dev/fuse".into(),
+            why: format!("{errno}; {hint}"),
+        }
+    })
+}
+
+/// The options that the kernel's FUSE takes as text.
+fn kernel_options(config: &MountConfig, device: &OwnedFd) -> String {
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
+        device.as_raw_fd()
+    );
+    if config.allow_other && write!(options, ",allow_other").is_err() {
+        tracing::error!("cannot add an option"); // a String never fails
+    }
+    options
+}
+
+fn mount_flags(flags: MountFlags) -> Flags {
+    [
+        (flags.read_only, Flags::RDONLY),
+        (flags.nosuid, Flags::NOSUID),
+        (flags.nodev, Flags::NODEV),
+        (flags.noexec, Flags::NOEXEC),
+        (flags.noatime, Flags::NOATIME),
+        (flags.nodiratime, Flags::NODIRATIME),
+        (flags.strictatime, Flags::STRICTATIME),
+        (flags.sync, Flags::SYNCHRONOUS),
+        (flags.dirsync, Flags::DIRSYNC),
+        (flags.lazytime, Flags::LAZYTIME),
+    ]
+    .into_iter()
+    .filter_map(|(on, flag)| on.then_some(flag))
+    .fold(Flags::empty(), Flags::union)
+}
+
+/// The options for `fusermount3`, which mounts for users who may not.
+pub(super) fn helper_options(config: &MountConfig) -> Vec<String> {
+    let flags = config.flags;
+    let mut options = vec![
+        "default_permissions".to_owned(),
+        format!("fsname={}", config.source),
+        "subtype=idshift".to_owned(),
+    ];
+    let named = [
+        (config.allow_other, "allow_other"),
+        (flags.read_only, "ro"),
+        (flags.noexec, "noexec"),
+        (flags.noatime, "noatime"),
+        (flags.sync, "sync"),
+        (flags.dirsync, "dirsync"),
+    ];
+    options.extend(named.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()));
+    options
+}
+
+/// Detaches the mount, so that nobody can enter it any more; it ends with its last open file.
+pub fn detach(mountpoint: &Path) -> Result<(), StartError> {
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    match rustix::mount::unmount(mountpoint, flags) {
+        // Not mounted here any more: what was asked for.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(Errno::PERM) => detach_with_helper(mountpoint),
+        Err(errno) => Err(StartError::System {
+            what: format!("cannot unmount '{}'", mountpoint.display()),
+            source: errno.into(),
+        }),
+    }
+}
+
+fn detach_with_helper(mountpoint: &Path) -> Result<(), StartError> {
+    let status = std::process::Command::new("fusermount3")
+        .args(["-u", "-q", "-z", "--"])
+        .arg(mountpoint)
+        .status();
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(StartError::Mount(format!("fusermount3 -u failed: {status}"))),
+        Err(source) => Err(StartError::System { what: "cannot run fusermount3".into(), source }),
+    }
+}

@@ -1,0 +1,142 @@
+//! Putting a running mount together, and serving it until it is unmounted.
+
+use std::io;
+use std::thread;
+
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::fuse;
+use crate::config::MountConfig;
+use crate::error::StartError;
+use crate::fs::FileSystem;
+use crate::fuse::session::{Connection, Settings, helper_option};
+use crate::lower::{LowerTree, cred};
+use crate::shift::acl::Unmapped;
+use crate::sys;
+
+/// Descriptors that are left for callers' open files and the server's own needs.
+const RESERVED: u64 = 64;
+/// The most descriptors worth caching: beyond it a reopen by handle costs less than the memory.
+const MAX_CACHED: u64 = 4096;
+
+/// Mounts, calls `ready` once the mount answers, and serves until it is unmounted. SIGTERM, SIGINT
+/// and SIGHUP unmount it.
+pub fn serve(
+    config: MountConfig,
+    ready: Box<dyn FnOnce(&MountConfig) + Send>,
+) -> Result<(), StartError> {
+    let cached = raise_descriptor_limit();
+    let lower = LowerTree::open(&config.lower, config.submounts, cached)?;
+    let fs = FileSystem { lower, maps: config.maps.clone(), unmapped_acl: unmapped_acl() };
+    prepare_credentials();
+    let connection = connect(fs, &config)?;
+    unmount_on_signal(&config)?;
+    ready(&config);
+    connection
+        .serve()
+        .map_err(|source| StartError::System { what: "the FUSE connection broke".into(), source })
+}
+
+fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartError> {
+    let settings = Settings {
+        timeout: config.cache.timeout(),
+        flush: reports_errors_on_close(&fs),
+        threads: config.threads.unwrap_or_else(default_threads),
+    };
+    let failed = |error: io::Error| StartError::Mount(error.to_string());
+    match fuse::mount(config)? {
+        Some(device) => Connection::on_device(fs, device, &settings).map_err(failed),
+        None => {
+            let options = fuse::helper_options(config).iter().map(|o| helper_option(o)).collect();
+            Connection::with_helper(fs, &config.mountpoint, options, &settings).map_err(failed)
+        }
+    }
+}
+
+fn default_threads() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
+}
+
+/// Raises the soft limit to the hard one; returns how many descriptors may be cached.
+fn raise_descriptor_limit() -> usize {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    let limit = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
+    let cached = (limit.saturating_sub(RESERVED) / 2).clamp(16, MAX_CACHED);
+    usize::try_from(cached).unwrap_or(16)
+}
+
+/// What the workers' credentials rest on; each step matters only where the server has the right
+/// to it, and is done without where not.
+fn prepare_credentials() {
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let steps = [
+        (
+            "keeping capabilities across fsuid changes",
+            cred::keep_capabilities().map_err(|e| e.errno()),
+        ),
+        ("dropping supplementary groups", sys::cred::set_groups(&[])),
+        ("dropping CAP_SYS_RESOURCE, so that quotas hold", drop_sys_resource()),
+    ];
+    for (step, result) in steps {
+        if let Err(errno) = result {
+            tracing::debug!(%errno, "not done: {step}");
+        }
+    }
+}
+
+fn drop_sys_resource() -> Result<(), rustix::io::Errno> {
+    let now = rustix::thread::capabilities(None)?;
+    let without = |set: CapabilitySet| set.difference(CapabilitySet::SYS_RESOURCE);
+    let reduced = CapabilitySets {
+        effective: without(now.effective),
+        permitted: without(now.permitted),
+        inheritable: without(now.inheritable),
+    };
+    rustix::thread::set_capabilities(None, reduced)
+}
+
+/// The placeholder for unmapped ACL entries is an id that this user namespace must know.
+fn unmapped_acl() -> Unmapped {
+    let covers = |line: &str| {
+        let mut fields = line.split_whitespace().map(|f| f.parse::<u64>().unwrap_or(0));
+        let (first, _, count) = (fields.next()?, fields.next()?, fields.next()?);
+        let wanted = u64::from(u32::MAX - 1);
+        Some(first <= wanted && wanted < first + count)
+    };
+    let maps = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let all = ["/proc/self/uid_map", "/proc/self/gid_map"]
+        .iter()
+        .all(|path| maps(path).lines().any(|line| covers(line) == Some(true)));
+    if all { Unmapped::Placeholder } else { Unmapped::Drop }
+}
+
+/// Network file systems and FUSE report some write errors only when a file is closed.
+fn reports_errors_on_close(fs: &FileSystem) -> bool {
+    // NFS, SMB1, SMB2, 9p, FUSE, Ceph, AFS (linux/magic.h)
+    const REMOTE: [u64; 7] =
+        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400, 0x6b41_4653];
+    rustix::fs::fstatfs(fs.lower.root())
+        .is_ok_and(|s| REMOTE.contains(&(s.f_type.cast_unsigned() & 0xffff_ffff)))
+}
+
+fn unmount_on_signal(config: &MountConfig) -> Result<(), StartError> {
+    let failed = |source| StartError::System { what: "cannot wait for signals".into(), source };
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let mountpoint = config.mountpoint.clone();
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for signal in &mut signals {
+                tracing::info!(signal, "unmounting '{}'", mountpoint.display());
+                if let Err(error) = fuse::detach(&mountpoint) {
+                    tracing::error!("{error}");
+                }
+            }
+        })
+        .map_err(failed)?;
+    Ok(())
+}

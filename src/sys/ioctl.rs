@@ -1,0 +1,84 @@
+//! The few ioctls on files that are safe to pass on: each has a fixed size and carries no pointer.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+
+use super::check;
+
+/// An ioctl on a file whose argument is a plain value of known size (ioctl_fs(2)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileIoctl {
+    /// `FS_IOC_GETFLAGS`: the inode flags that lsattr(1) shows.
+    GetFlags,
+    /// `FS_IOC_SETFLAGS`: sets them (chattr(1)).
+    SetFlags,
+    /// `FS_IOC_FSGETXATTR`: `struct fsxattr` (project id, extent hints, flags).
+    GetXattr,
+    /// `FS_IOC_FSSETXATTR`.
+    SetXattr,
+    /// `FS_IOC_GETVERSION`: the inode's generation.
+    GetVersion,
+}
+
+// The numbers of include/uapi/linux/fs.h for 64-bit callers, and for 32-bit ones where the encoded
+// size differs. The kernel reads and writes an `int` behind the ones that say `long`.
+const GETFLAGS: u32 = 0x8008_6601;
+const SETFLAGS: u32 = 0x4008_6602;
+const GETVERSION: u32 = 0x8008_7601;
+const GETFLAGS_32: u32 = 0x8004_6601;
+const SETFLAGS_32: u32 = 0x4004_6602;
+const GETVERSION_32: u32 = 0x8004_7601;
+const FSGETXATTR: u32 = 0x801c_581f;
+const FSSETXATTR: u32 = 0x401c_5820;
+
+impl FileIoctl {
+    /// The allow-list: `None` for every request that is not on it.
+    pub fn from_request(request: u32) -> Option<Self> {
+        Some(match request {
+            GETFLAGS | GETFLAGS_32 => FileIoctl::GetFlags,
+            SETFLAGS | SETFLAGS_32 => FileIoctl::SetFlags,
+            FSGETXATTR => FileIoctl::GetXattr,
+            FSSETXATTR => FileIoctl::SetXattr,
+            GETVERSION | GETVERSION_32 => FileIoctl::GetVersion,
+            _ => return None,
+        })
+    }
+
+    fn request(self) -> u32 {
+        match self {
+            FileIoctl::GetFlags => GETFLAGS,
+            FileIoctl::SetFlags => SETFLAGS,
+            FileIoctl::GetXattr => FSGETXATTR,
+            FileIoctl::SetXattr => FSSETXATTR,
+            FileIoctl::GetVersion => GETVERSION,
+        }
+    }
+
+    /// How many bytes the kernel reads or writes behind the pointer.
+    pub fn size(self) -> usize {
+        match self {
+            FileIoctl::GetFlags | FileIoctl::SetFlags | FileIoctl::GetVersion => 4,
+            FileIoctl::GetXattr | FileIoctl::SetXattr => 28,
+        }
+    }
+
+    /// Whether it changes the file (and so takes a value) rather than giving one back.
+    pub fn sets(self) -> bool {
+        matches!(self, FileIoctl::SetFlags | FileIoctl::SetXattr)
+    }
+}
+
+/// Runs `ioctl` on `file`. `value` holds its argument and must be at least [`FileIoctl::size`] long.
+pub fn file_ioctl(file: impl AsFd, ioctl: FileIoctl, value: &mut [u8; 32]) -> Result<(), Errno> {
+    // SAFETY: every request in the enum reads or writes at most 28 bytes behind the pointer, and
+    // `value` has 32, aligned for bytes only, which is all that copy_from_user/copy_to_user need.
+    let ret = unsafe {
+        libc::ioctl(
+            file.as_fd().as_raw_fd(),
+            libc::Ioctl::from(ioctl.request()),
+            value.as_mut_ptr(),
+        )
+    };
+    check(ret).map(drop)
+}
