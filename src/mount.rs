@@ -1,4 +1,5 @@
 //! Making and serving mounts.
 
 pub mod fuse;
+pub mod kernel;
 pub mod serve;
