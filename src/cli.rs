@@ -1,1 +1,105 @@
-//! (being built)
+//! The commands, one file each, and the choice between them.
+
+pub mod demo;
+pub mod helper;
+pub mod map;
+pub mod mount;
+pub mod probe;
+pub mod umount;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::StartError;
+
+/// Show a directory with its user and group ids shifted.
+#[derive(Debug, Parser)]
+#[command(name = "idshift", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Args),
+    Umount(umount::Args),
+    Map(map::Args),
+    Probe(probe::Args),
+    Demo(demo::Args),
+}
+
+/// Runs the command that `args` name, where `args[0]` is the program's name. The exit codes are
+/// those of mount(8): 0 done, 1 wrong usage, 2 system error, 32 mount failure.
+///
+/// Under the name `mount.fuse.idshift` it is the helper that mount(8) calls; the same syntax is
+/// understood when the first argument is a path, which is how `mount.fuse3` calls
+/// `idshift LOWER MOUNTPOINT -o …` where no such name is installed.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let outcome = if is_helper_call(&args) {
+        helper::run(&args[1..])
+    } else {
+        match Cli::try_parse_from(&args) {
+            Ok(cli) => dispatch(cli.command),
+            Err(error) => return explain_usage(&error),
+        }
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("idshift: {error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Prints what clap has to say: help and version are no errors, and what is one is usage.
+fn explain_usage(error: &clap::Error) -> ExitCode {
+    let shown = error.print();
+    if error.use_stderr() || shown.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
+}
+
+fn dispatch(command: Command) -> Result<u8, StartError> {
+    match command {
+        Command::Mount(args) => mount::run(&args),
+        Command::Umount(args) => umount::run(&args),
+        Command::Map(args) => map::run(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+fn is_helper_call(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|name| Path::new(name).file_name());
+    let by_name = name.is_some_and(|name| {
+        [OsStr::new("mount.fuse.idshift"), OsStr::new("mount.idshift")].contains(&name)
+    });
+    by_name || args.get(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"/"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_name_or_a_path_makes_a_helper_call() {
+        let call =
+            |words: &[&str]| is_helper_call(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(call(&["/sbin/mount.fuse.idshift"]));
+        assert!(call(&["mount.idshift", "-h"]));
+        assert!(call(&["idshift", "/lower", "/mnt"]));
+        assert!(!call(&["/sbin/idshift", "mount", "/lower"]));
+        assert!(!call(&[]));
+    }
+}

@@ -1,5 +1,9 @@
 //! Making and serving mounts.
 
+pub mod check;
+pub mod daemon;
 pub mod fuse;
-pub mod kernel;
+pub mod log;
+pub mod options;
+pub mod remount;
 pub mod serve;

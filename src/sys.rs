@@ -7,8 +7,8 @@ pub mod cred;
 pub mod dirents;
 pub mod file;
 pub mod handle;
-pub mod idmapped;
 pub mod ioctl;
+pub mod namespace;
 
 use rustix::io::Errno;
 

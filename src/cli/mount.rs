@@ -1,0 +1,174 @@
+//! `idshift mount`: check, mount, and serve until the mount is taken away.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::config::{MountConfig, MountFlags};
+use crate::error::StartError;
+use crate::mount::check::{self, Request};
+use crate::mount::options::{Options, Origin};
+use crate::mount::{daemon, log, remount, serve};
+
+/// Show LOWER at MOUNTPOINT with its ids shifted
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = OPTIONS)]
+pub struct Args {
+    /// Mount options, separated by commas; may be given several times (see below)
+    #[arg(short = 'o', value_name = "OPTS", allow_hyphen_values = true)]
+    options: Vec<String>,
+    /// An id map, as in -o map=SPEC; may be given several times
+    #[arg(short, long, value_name = "SPEC")]
+    map: Vec<String>,
+    /// Stay in the foreground and log to stderr
+    #[arg(short, long)]
+    foreground: bool,
+    /// The directory as it is stored
+    lower: PathBuf,
+    /// Where to show it
+    mountpoint: PathBuf,
+}
+
+const OPTIONS: &str = "\
+Id maps (map=SPEC; several specs add up):
+  b:STORED:SHOWN:COUNT    stored ids from STORED on are shown from SHOWN on, users and groups
+  u:… and g:…             the same for users or groups alone
+  offset:N[:COUNT]        b:0:N:COUNT; COUNT is 65536 if left out
+  identity                ids as they are
+  file:PATH               lines 'u|g|b STORED SHOWN COUNT'
+  'idshift map explain SPEC…' says in words what a map does.
+
+Options of idshift:
+  cache=none | ttl:SECONDS | exclusive
+                          how long the kernel may remember names and attributes: not at all,
+                          that long (default: ttl:1), or for good, because nobody else changes LOWER
+  locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
+  submounts               show what is mounted below LOWER too
+  backend=fuse | kernel | auto
+                          serve through FUSE (default), make a kernel idmapped mount, or choose
+  allow_other             others may enter (root's mounts have it always)
+  fsname=NAME             the source that /proc/mounts shows, instead of LOWER
+  threads=N               worker threads
+  log=LEVEL               off, error, warn, info (default), debug, trace; or set IDSHIFT_LOG
+
+Options of every mount:
+  ro rw nosuid suid nodev dev noexec exec noatime strictatime relatime nodiratime lazytime
+  nosymfollow sync dirsync remount user users owner group nofail noauto _netdev x-… X-… comment=…
+  A mount made by an ordinary user always has nosuid and nodev.
+  A comma inside a value is written '\\,', a blank '\\040'.
+
+Exit codes: 0 the mount answers, 1 wrong usage, 2 system error, 32 mount failure.";
+
+/// A mount command in whichever syntax it came.
+#[derive(Debug, Clone, Default)]
+pub struct Call {
+    /// The stored directory.
+    pub lower: PathBuf,
+    /// Where to show it.
+    pub mountpoint: PathBuf,
+    /// `-o` strings.
+    pub options: Vec<String>,
+    /// Map specs that came outside of `-o`.
+    pub maps: Vec<String>,
+    /// Do everything but the mount (`-f` of mount(8)).
+    pub fake: bool,
+    /// Say what is done.
+    pub verbose: bool,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// Enter this mount namespace first: a process id or the path of a namespace file.
+    pub namespace: Option<PathBuf>,
+}
+
+/// Runs the command; returns when the mount answers or, in the foreground, when it has ended.
+pub fn run(args: &Args) -> Result<u8, StartError> {
+    let call = Call {
+        lower: args.lower.clone(),
+        mountpoint: args.mountpoint.clone(),
+        options: args.options.clone(),
+        maps: args.map.clone(),
+        foreground: args.foreground,
+        ..Call::default()
+    };
+    execute(call, Origin::Command)
+}
+
+/// Does what both syntaxes of the command ask for.
+pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
+    // Wrong usage is found before a second process is started.
+    let mut options = Options::parse(&call.options, origin, MountFlags::default())?;
+    options.maps.extend(call.maps.iter().cloned());
+    let background = daemon::Background::this_process()?;
+    if background.is_none() && !call.foreground && !call.fake && !options.remount {
+        return daemon::start();
+    }
+    if let Some(namespace) = &call.namespace {
+        enter(namespace)?;
+    }
+    if options.remount {
+        return change(&call, origin);
+    }
+    let place = if background.is_some() { log::Place::Background } else { log::Place::Foreground };
+    log::start(options.log.as_deref(), place)?;
+    let config = check::check(Request {
+        lower: call.lower,
+        mountpoint: call.mountpoint,
+        options,
+        foreground: call.foreground,
+    })?;
+    if call.verbose {
+        eprintln!("idshift: {} is shown at {}", config.source, config.mountpoint.display());
+    }
+    if call.fake {
+        return Ok(0);
+    }
+    serve::serve(config, Box::new(move |config| answers(config, background)))?;
+    daemon::notify_service_manager("STOPPING=1");
+    Ok(0)
+}
+
+/// Called by the server once the mount answers.
+fn answers(config: &MountConfig, background: Option<daemon::Background>) {
+    daemon::notify_service_manager(&format!(
+        "READY=1\nSTATUS={} is shown at {}",
+        config.source,
+        config.mountpoint.display()
+    ));
+    if let Some(background) = background {
+        background.ready();
+    }
+}
+
+fn change(call: &Call, origin: Origin) -> Result<u8, StartError> {
+    let mount = remount::target(&call.mountpoint)?;
+    // mount(8) has put the present flags into the string; a person gives only what changes.
+    let present = match origin {
+        Origin::Command => remount::present_flags(&mount)?,
+        Origin::MountProgram => MountFlags::default(),
+    };
+    let options = Options::parse(&call.options, origin, present)?;
+    if !call.fake {
+        remount::remount(&mount, &options)?;
+    }
+    Ok(0)
+}
+
+/// Enters the mount namespace that `-N` of mount(8) names. This process has one thread here.
+fn enter(namespace: &std::path::Path) -> Result<(), StartError> {
+    let is_pid = namespace.to_str().is_some_and(|name| name.parse::<u32>().is_ok());
+    let path = if is_pid {
+        PathBuf::from("/proc").join(namespace).join("ns/mnt")
+    } else {
+        namespace.into()
+    };
+    std::fs::File::open(&path)
+        .and_then(|file| {
+            Ok(move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Mount))?)
+        })
+        .map_err(|error| StartError::Path {
+            role: "mount namespace",
+            path,
+            why: format!("cannot be entered: {error}"),
+        })
+}

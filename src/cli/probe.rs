@@ -1,0 +1,118 @@
+//! `idshift probe`: what is possible here, as one table.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use crate::error::StartError;
+use crate::host::probe::{self, Row, init};
+
+/// Show what this kernel, this user and LOWER's file system can do
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A directory that you want to mount shifted
+    lower: Option<PathBuf>,
+    /// Print the table as JSON
+    #[arg(long)]
+    json: bool,
+    /// What a child process is started for
+    #[arg(long, hide = true)]
+    errand: Option<init::Errand>,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8, StartError> {
+    if let Some(errand) = args.errand {
+        // The reason goes into the parent's table, so it stands there alone.
+        return match init::run(errand) {
+            Ok(()) => Ok(0),
+            Err(why) => {
+                eprintln!("{why}");
+                Ok(2)
+            }
+        };
+    }
+    let rows = probe::all(args.lower.as_deref());
+    print!("{}", if args.json { json(&rows) } else { table(&rows) });
+    Ok(0)
+}
+
+fn table(rows: &[Row]) -> String {
+    let width = rows.iter().map(|row| row.what.chars().count()).max().unwrap_or_default();
+    let mut text = String::new();
+    let mut section = "";
+    for row in rows {
+        if row.section != section {
+            let gap = if section.is_empty() { "" } else { "\n" };
+            section = row.section;
+            text.extend([gap, section, "\n"]);
+        }
+        let line = format!("  {:width$}  {:3}  {}", row.what, row.answer, row.detail);
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn json(rows: &[Row]) -> String {
+    let objects: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let answer = match row.answer {
+                probe::Answer::Yes => "true",
+                probe::Answer::No => "false",
+                probe::Answer::Unknown | probe::Answer::Fact => "null",
+            };
+            format!(
+                "  {{\"section\": {}, \"what\": {}, \"answer\": {answer}, \"detail\": {}}}",
+                quoted(row.section),
+                quoted(&row.what),
+                quoted(&row.detail)
+            )
+        })
+        .collect();
+    format!("[\n{}\n]\n", objects.join(",\n"))
+}
+
+/// A JSON string.
+fn quoted(text: &str) -> String {
+    let mut quoted = "\"".to_owned();
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            control if control < ' ' => {
+                // Writing to a string cannot fail.
+                write!(quoted, "\\u{:04x}", u32::from(control)).ok();
+            }
+            other => quoted.push(other),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+    use probe::Answer;
+
+    fn row(what: &str, answer: Answer, detail: &str) -> Row {
+        Row { section: "S", what: what.to_owned(), answer, detail: detail.to_owned() }
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_headed() {
+        let rows = [row("long name", Answer::Yes, "why"), row("x", Answer::No, "")];
+        assert_eq!(table(&rows), "S\n  long name  yes  why\n  x          no\n");
+    }
+
+    #[test]
+    fn json_strings_are_escaped() {
+        assert_eq!(quoted("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
+        let text = json(&[row("a", Answer::Unknown, "b")]);
+        assert_eq!(
+            text,
+            "[\n  {\"section\": \"S\", \"what\": \"a\", \"answer\": null, \"detail\": \"b\"}\n]\n"
+        );
+    }
+}

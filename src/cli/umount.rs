@@ -1,0 +1,107 @@
+//! `idshift umount`: take a mount away, as root or as the user who made it.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use crate::error::StartError;
+use crate::host::{holders, mountinfo, privilege};
+
+/// Take the mount at MOUNTPOINT away and end its server
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Take it out of the tree now and clean up when it is no longer busy
+    #[arg(short, long)]
+    lazy: bool,
+    /// The mount point
+    mountpoint: PathBuf,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<u8, StartError> {
+    let mountpoint = ours(&args.mountpoint)?;
+    let lazy = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(&mountpoint, UnmountFlags::NOFOLLOW | lazy) {
+        Ok(()) => Ok(0),
+        Err(Errno::PERM) => by_fusermount(&mountpoint, args.lazy),
+        Err(Errno::BUSY) => Err(busy(&mountpoint)),
+        Err(errno) => Err(wrong(&mountpoint, format!("cannot be unmounted: {errno}"))),
+    }
+}
+
+fn wrong(path: &Path, why: String) -> StartError {
+    StartError::Path { role: "mount point", path: path.to_owned(), why }
+}
+
+/// The path of the mount at `path`, as the kernel lists it, if idshift can have made that mount.
+fn ours(path: &Path) -> Result<PathBuf, StartError> {
+    let resolved = mountinfo::resolve_mountpoint(path)
+        .map_err(|error| wrong(path, format!("cannot be used: {error}")))?;
+    let mount = mountinfo::at(&resolved).map_err(|source| StartError::System {
+        what: "cannot read /proc/self/mountinfo".to_owned(),
+        source,
+    })?;
+    match mount {
+        Some(mount) if mount.is_idshift() || mount.is_idmapped() => Ok(resolved),
+        Some(mount) => Err(wrong(
+            path,
+            format!(
+                "is not an idshift mount but one of type {}, from '{}'; 'umount' takes it away",
+                mount.fs_type,
+                mount.source.display()
+            ),
+        )),
+        None => Err(wrong(path, "nothing is mounted there".to_owned())),
+    }
+}
+
+/// An ordinary user's mount was made by `fusermount3`, which also takes it away for him.
+fn by_fusermount(mountpoint: &Path, lazy: bool) -> Result<u8, StartError> {
+    let Some(program) = privilege::fusermount() else {
+        return Err(wrong(
+            mountpoint,
+            "only root may unmount it, and 'fusermount3', which does it for the user who made the \
+             mount, is not in PATH"
+                .to_owned(),
+        ));
+    };
+    let system =
+        |source| StartError::System { what: format!("cannot run '{}'", program.display()), source };
+    let output = Command::new(&program)
+        .args(["-u", if lazy { "-z" } else { "-q" }, "--"])
+        .arg(mountpoint)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(system)?;
+    if output.status.success() {
+        return Ok(0);
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("busy") || said.is_empty() && !holders::of(mountpoint).is_empty() {
+        return Err(busy(mountpoint));
+    }
+    let name = program.file_name().unwrap_or(OsStr::new("fusermount3"));
+    Err(wrong(mountpoint, format!("{} refuses to unmount it: {}", name.display(), said.trim())))
+}
+
+fn busy(mountpoint: &Path) -> StartError {
+    const SHOWN: usize = 5;
+    let holders = holders::of(mountpoint);
+    let mut lines = vec!["is busy".to_owned()];
+    lines.extend(holders.iter().take(SHOWN).map(|holder| {
+        let path = holder.path.display();
+        format!("process {} ({}): {} {path}", holder.pid, holder.name, holder.what)
+    }));
+    if holders.len() > SHOWN {
+        lines.push(format!("and {} more", holders.len() - SHOWN));
+    }
+    if holders.is_empty() {
+        lines
+            .push("a process that this user may not look at, or another mount, uses it".to_owned());
+    }
+    lines.push("end what uses it, or let 'idshift umount -l' take it away when it ends".to_owned());
+    wrong(mountpoint, lines.join("\n  "))
+}

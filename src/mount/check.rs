@@ -1,0 +1,278 @@
+//! Everything that can be found wrong before anything is mounted.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Backend, MountConfig};
+use crate::error::StartError;
+use crate::host::{mountinfo, privilege};
+use crate::mount::options::Options;
+use crate::shift::idmap::Maps;
+
+const LOWER: &str = "lower directory";
+const MOUNTPOINT: &str = "mount point";
+
+/// The kernel's door to FUSE.
+pub const DEVICE: &str = "/dev/fuse";
+
+/// A mount as it was asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The stored directory.
+    pub lower: PathBuf,
+    /// Where to show it.
+    pub mountpoint: PathBuf,
+    /// How.
+    pub options: Options,
+    /// Stay in the foreground.
+    pub foreground: bool,
+}
+
+/// Checks a request against its own sense and against this machine. Opens and changes nothing that
+/// stays.
+///
+/// The mount point may be the lower directory itself, or a directory above it: the server holds
+/// the lower directory open before it mounts, so that it is only hidden from others. It may not be
+/// inside the lower directory, where the mount would contain itself.
+pub fn check(request: Request) -> Result<MountConfig, StartError> {
+    let Request { lower, mountpoint, options, foreground } = request;
+    let maps = maps(&options.maps)?;
+    let (lower, lower_is) = checked_lower(&lower)?;
+    let mountpoint = checked_mountpoint(&mountpoint)?;
+    not_inside(&mountpoint, &lower, &lower_is)?;
+    let standing = privilege::Standing::of_this_process();
+    let mut flags = options.flags;
+    let mut allow_other = options.allow_other;
+    if standing.mounts_itself() {
+        allow_other = true;
+    } else {
+        flags.nosuid = true;
+        flags.nodev = true;
+        if allow_other && !privilege::user_allow_other() {
+            return Err(StartError::Usage(
+                "option 'allow_other': /etc/fuse.conf does not let ordinary users give it; root \
+                 can add the line 'user_allow_other' there, or leave the option out to have the \
+                 mount to yourself"
+                    .to_owned(),
+            ));
+        }
+    }
+    if options.backend != Backend::Kernel {
+        fuse_is_here(standing)?;
+    }
+    Ok(MountConfig {
+        source: options.fsname.unwrap_or_else(|| lower.to_string_lossy().into_owned()),
+        lower,
+        mountpoint,
+        maps,
+        backend: options.backend,
+        flags,
+        allow_other,
+        submounts: options.submounts,
+        cache: options.cache,
+        locks: options.locks,
+        threads: options.threads,
+        foreground,
+        log: options.log,
+    })
+}
+
+/// The maps of the given specs. There is no default: showing ids as they are must be asked for.
+pub fn maps(specs: &[String]) -> Result<Maps, StartError> {
+    if specs.is_empty() {
+        return Err(StartError::Usage(
+            "no id map is given: say which stored ids are shown as which, for example \
+             '-o map=b:0:100000:65536' (stored 0, 1, 2, … are shown as 100000, 100001, …), or \
+             '-o map=identity' to show them as they are"
+                .to_owned(),
+        ));
+    }
+    let read = |path: &Path| std::fs::read_to_string(path);
+    Maps::from_specs(specs, &read)
+        .map_err(|error| StartError::Usage(format!("option 'map': {error}")))
+}
+
+fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
+    let wrong = |why: String| StartError::Path { role: LOWER, path: path.to_owned(), why };
+    let lower = path.canonicalize().map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    // Opened, not only looked at: the mode alone does not say whether this process may read.
+    let metadata = lower.metadata().map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    if !metadata.is_dir() {
+        return Err(wrong(
+            "is not a directory; idshift shows directories (to show one file, mount the directory \
+             that holds it)"
+                .to_owned(),
+        ));
+    }
+    std::fs::read_dir(&lower).map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    Ok((lower, metadata))
+}
+
+fn checked_mountpoint(path: &Path) -> Result<PathBuf, StartError> {
+    let wrong = |why: String| StartError::Path { role: MOUNTPOINT, path: path.to_owned(), why };
+    let mountpoint = mountinfo::resolve_mountpoint(path)
+        .map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
+    let metadata = mountpoint.metadata().map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
+    if !metadata.is_dir() {
+        return Err(wrong("is not a directory; a directory can only be mounted on one".to_owned()));
+    }
+    let there = mountinfo::at(&mountpoint).map_err(|source| StartError::System {
+        what: "cannot read /proc/self/mountinfo".to_owned(),
+        source,
+    })?;
+    match there {
+        Some(mount) if mount.is_idshift() => Err(wrong(format!(
+            "is busy: '{}' is already shown there by idshift; 'idshift umount {}' takes it away",
+            mount.source.display(),
+            path.display()
+        ))),
+        _ => Ok(mountpoint),
+    }
+}
+
+/// Refuses a mount point below the lower directory, also when it is reached by another path (a
+/// bind mount), which is why directories are compared and not only names.
+fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<(), StartError> {
+    let inside = mountpoint.ancestors().skip(1).any(|above| {
+        above == lower
+            || above
+                .metadata()
+                .is_ok_and(|it| (it.dev(), it.ino()) == (lower_is.dev(), lower_is.ino()))
+    });
+    if !inside || mountpoint == lower {
+        return Ok(());
+    }
+    Err(StartError::Path {
+        role: MOUNTPOINT,
+        path: mountpoint.to_owned(),
+        why: format!(
+            "is inside the lower directory '{}', so the mount would contain itself; choose a \
+             mount point outside of it",
+            lower.display()
+        ),
+    })
+}
+
+/// What to tell somebody whose path cannot be used.
+fn unreachable(error: &io::Error, role: &str) -> String {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) if role == MOUNTPOINT => {
+            "does not exist; make it first, with mkdir".to_owned()
+        }
+        Some(Errno::NOENT) => "does not exist".to_owned(),
+        Some(Errno::ACCESS | Errno::PERM) => {
+            "this user may not read it, or not search a directory above it".to_owned()
+        }
+        Some(Errno::LOOP) => "too many symbolic links lead to it".to_owned(),
+        _ if mountinfo::is_dead(error) => {
+            "a mount whose server has died is still there; take it away with 'idshift umount'"
+                .to_owned()
+        }
+        _ => format!("cannot be used: {error}"),
+    }
+}
+
+/// Whether this process can get at FUSE, itself or through `fusermount3`.
+pub fn fuse_is_here(standing: privilege::Standing) -> Result<(), StartError> {
+    let wrong = |why: &str| Err(StartError::Mount(format!("{DEVICE}: {why}")));
+    match Path::new(DEVICE).metadata() {
+        Ok(metadata) if metadata.file_type().is_char_device() => {}
+        Ok(_) => return wrong("is not a character device; 'mknod /dev/fuse c 10 229' makes it"),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return wrong(
+                "does not exist; load the kernel's module with 'modprobe fuse', or start the \
+                 container with '--device /dev/fuse'",
+            );
+        }
+        Err(error) => return wrong(&error.to_string()),
+    }
+    if !standing.mounts_itself() {
+        // fusermount3 is set-user-ID root and opens the device itself.
+        return match privilege::fusermount() {
+            Some(_) => Ok(()),
+            None => Err(StartError::Mount(
+                "an ordinary user mounts with the help of 'fusermount3', and none is in PATH; \
+                 install the package fuse3, or mount as root"
+                    .to_owned(),
+            )),
+        };
+    }
+    match File::options().read(true).write(true).open(DEVICE) {
+        Ok(_) => Ok(()),
+        Err(error) => match rustix::io::Errno::from_io_error(&error) {
+            Some(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO) => {
+                wrong("the kernel has no FUSE; load its module with 'modprobe fuse'")
+            }
+            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => wrong(
+                "may not be opened; as root of the machine, 'chmod 666 /dev/fuse' lets everybody \
+                 (that is its usual mode), and a container needs '--device /dev/fuse'",
+            ),
+            _ => wrong(&error.to_string()),
+        },
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    fn message(lower: &Path, mountpoint: &Path) -> String {
+        let options = Options { maps: vec!["b:0:1000:1".to_owned()], ..Options::default() };
+        let request = Request {
+            lower: lower.to_owned(),
+            mountpoint: mountpoint.to_owned(),
+            options,
+            foreground: false,
+        };
+        let error = check(request).unwrap_err();
+        assert_eq!(error.exit_code(), 32);
+        error.to_string()
+    }
+
+    #[test]
+    fn paths_that_cannot_be_used_are_named_with_their_role() {
+        let tree = tempfile::tempdir().unwrap();
+        let lower = tree.path().join("lower");
+        let inside = lower.join("a/b");
+        std::fs::create_dir_all(&inside).unwrap();
+        let file = tree.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let missing = tree.path().join("missing");
+
+        for (lower, mountpoint, parts) in [
+            (&missing, &lower, ["lower directory", "does not exist"]),
+            (&file, &lower, ["lower directory", "not a directory"]),
+            (&lower, &missing, ["mount point", "mkdir"]),
+            (&lower, &file, ["mount point", "not a directory"]),
+            (&lower, &inside, ["mount point", "contain itself"]),
+        ] {
+            let message = message(lower, mountpoint);
+            for part in parts {
+                assert!(message.contains(part), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mount_point_inside_is_found_through_a_symbolic_link() {
+        let tree = tempfile::tempdir().unwrap();
+        let lower = tree.path().join("lower");
+        std::fs::create_dir_all(lower.join("in")).unwrap();
+        let link = tree.path().join("link");
+        std::os::unix::fs::symlink(lower.join("in"), &link).unwrap();
+        assert!(message(&lower, &link).contains("contain itself"));
+    }
+
+    #[test]
+    fn without_a_map_an_example_is_given() {
+        let error = maps(&[]).unwrap_err();
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains("map=identity"));
+        let error = maps(&["b:0".to_owned()]).unwrap_err();
+        assert!(error.to_string().starts_with("option 'map'"), "{error}");
+    }
+}

@@ -1,0 +1,187 @@
+//! Where the log goes: to stderr in the foreground, to syslog (which systemd's journal answers
+//! too) in the background.
+//!
+//! The level comes from `log=`, else from `IDSHIFT_LOG`, else it is `info`. It is either one word
+//! (`warn`) or a filter as `tracing-subscriber` reads it (`info,idshift::fs=trace`). Messages of
+//! libraries that use the `log` crate arrive here as well; a one-word level lets only their
+//! warnings through, because the FUSE library logs every request at `debug`.
+
+use std::io::{self, IsTerminal};
+use std::os::unix::net::UnixDatagram;
+
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::error::StartError;
+
+/// Overrides the default level.
+pub const VARIABLE: &str = "IDSHIFT_LOG";
+
+const SYSLOG: &str = "/dev/log";
+/// The facility `daemon` of syslog(3), shifted to its place.
+const DAEMON: u8 = 3 << 3;
+
+/// Where the log is to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// To stderr, everything.
+    Foreground,
+    /// To syslog; warnings also to stderr, as long as that leads anywhere.
+    Background,
+}
+
+/// Whether `level` is a level or filter; if not, what is wrong, for the person who typed it.
+pub fn check(level: &str) -> Result<(), String> {
+    filter(level).map(drop)
+}
+
+/// Starts logging for the rest of the process. `level` is what `log=` said.
+pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
+    let filter = match (level, std::env::var(VARIABLE)) {
+        (Some(level), _) => filter(level).map_err(|why| format!("option 'log={level}': {why}")),
+        (None, Ok(level)) => filter(&level).map_err(|why| format!("{VARIABLE}={level}: {why}")),
+        (None, Err(_)) => filter("info"),
+    }
+    .map_err(StartError::Usage)?;
+    let registry = tracing_subscriber::registry();
+    let terminal = tracing_subscriber::fmt::layer()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
+    let started = match place {
+        // Under systemd each line gets its time from the journal.
+        Place::Foreground if std::env::var_os("JOURNAL_STREAM").is_some() => {
+            registry.with(filter).with(terminal.without_time()).try_init()
+        }
+        Place::Foreground => registry.with(filter).with(terminal).try_init(),
+        Place::Background => {
+            let syslog = tracing_subscriber::fmt::layer()
+                .with_writer(Syslog::new().map_err(|source| StartError::System {
+                    what: "cannot make a socket for the system log".to_owned(),
+                    source,
+                })?)
+                .with_ansi(false)
+                .with_target(false)
+                .with_level(false)
+                .without_time();
+            let warnings = terminal.without_time().with_filter(LevelFilter::WARN);
+            let started = registry.with(filter).with(warnings).with(syslog).try_init();
+            log_panics();
+            started
+        }
+    };
+    started.map_err(|error| StartError::System {
+        what: "cannot start the log".to_owned(),
+        source: io::Error::other(error),
+    })
+}
+
+fn filter(level: &str) -> Result<EnvFilter, String> {
+    let one_word = matches!(level, "off" | "error" | "warn" | "info" | "debug" | "trace");
+    let text = match level {
+        "off" => "off".to_owned(),
+        "error" => "error".to_owned(),
+        _ if one_word => format!("{level},fuser=warn"),
+        other => other.to_owned(),
+    };
+    let looks_like_filter = one_word || text.contains('=');
+    EnvFilter::builder()
+        .parse(text)
+        .ok()
+        .filter(|_| looks_like_filter)
+        .ok_or_else(|| "the levels are off, error, warn, info, debug, trace".to_owned())
+}
+
+/// A panic message would go to `/dev/null`.
+fn log_panics() {
+    let previous = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("{panic}");
+        previous(panic);
+    }));
+}
+
+/// Sends each line as one datagram to `/dev/log`. The address is given with each line, so that a
+/// restarted logger gets the next one; a full or missing logger loses lines and never blocks.
+#[derive(Debug)]
+struct Syslog {
+    socket: UnixDatagram,
+}
+
+impl Syslog {
+    fn new() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket })
+    }
+}
+
+impl<'a> MakeWriter<'a> for Syslog {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line { socket: &self.socket, priority: priority(Level::INFO) }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Self::Writer {
+        Line { socket: &self.socket, priority: priority(*meta.level()) }
+    }
+}
+
+/// The severity of syslog(3), with the facility.
+fn priority(level: Level) -> u8 {
+    let severity = match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    };
+    DAEMON | severity
+}
+
+/// One line on its way: `<PRIORITY>idshift[PID]: text`, the form that syslog(3) sends, without the
+/// time, which the logger fills in.
+#[derive(Debug)]
+struct Line<'a> {
+    socket: &'a UnixDatagram,
+    priority: u8,
+}
+
+impl io::Write for Line<'_> {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut line = format!("<{}>idshift[{}]: ", self.priority, std::process::id()).into_bytes();
+        line.extend_from_slice(text.trim_ascii_end());
+        // A line that cannot be delivered has nowhere else to go.
+        self.socket.send_to(&line, SYSLOG).ok();
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_filters_are_told_from_typos() {
+        for good in ["off", "error", "warn", "info", "debug", "trace", "info,idshift::fs=trace"] {
+            check(good).unwrap();
+        }
+        for wrong in ["", "loud", "7x", "verbose", "idshift=loud"] {
+            assert!(check(wrong).unwrap_err().contains("warn, info"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn priorities_are_those_of_syslog() {
+        assert_eq!(priority(Level::ERROR), 27);
+        assert_eq!(priority(Level::INFO), 30);
+    }
+}
