@@ -7,6 +7,7 @@ pub mod cred;
 pub mod dirents;
 pub mod file;
 pub mod handle;
+pub mod idmapped;
 pub mod ioctl;
 pub mod namespace;
 
