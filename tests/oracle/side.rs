@@ -1,0 +1,137 @@
+//! One side of the comparison: a lower directory and what shows it.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags};
+use rustix::mount::UnmountFlags;
+
+use crate::maps::MapSpec;
+
+/// What shows the lower directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// The kernel's idmapped mount: the oracle.
+    Kernel,
+    /// A plain bind mount, to show that the comparison can fail.
+    Bind,
+    /// This program's server.
+    Idshift,
+}
+
+/// A lower directory, mounted.
+pub struct Side {
+    pub shown: Shown,
+    pub lower: PathBuf,
+    pub upper: PathBuf,
+    server: Option<Child>,
+}
+
+impl Side {
+    pub fn mount(
+        shown: Shown,
+        map: &MapSpec,
+        lower: PathBuf,
+        upper: PathBuf,
+    ) -> Result<Self, String> {
+        for path in [&lower, &upper] {
+            std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        }
+        let mut side = Self { shown, lower, upper, server: None };
+        match shown {
+            Shown::Kernel => {
+                idshift::mount::kernel::mount(&side.config(map)).map_err(|e| e.to_string())?;
+            }
+            Shown::Bind => rustix::mount::mount_bind(&side.lower, &side.upper)
+                .map_err(|errno| format!("bind mount: {errno}"))?,
+            Shown::Idshift => side.serve(map)?,
+        }
+        Ok(side)
+    }
+
+    fn config(&self, map: &MapSpec) -> MountConfig {
+        MountConfig {
+            lower: self.lower.clone(),
+            mountpoint: self.upper.clone(),
+            maps: map.maps(),
+            source: self.lower.display().to_string(),
+            backend: Backend::Kernel,
+            flags: MountFlags::default(),
+            allow_other: true,
+            submounts: false,
+            cache: CacheMode::None,
+            locks: LockMode::Mount,
+            threads: None,
+            foreground: false,
+            log: None,
+        }
+    }
+
+    fn serve(&mut self, map: &MapSpec) -> Result<(), String> {
+        let log = self.upper.with_extension("log");
+        let log = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
+        let mut options = map.options();
+        options.extend(std::env::var("IDSHIFT_ORACLE_OPTIONS").ok());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_idshift"));
+        command
+            .args(["mount", "-f", "-o", &options.join(",")])
+            .args([&self.lower, &self.upper])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().map_err(|e| e.to_string())?)
+            .stderr(log);
+        // SAFETY: prctl is a bare system call without pointers, safe between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                // A crashed test must not leave a server behind.
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0);
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(|e| format!("idshift: {e}"))?;
+        self.server = Some(child);
+        self.wait_for_mount()
+    }
+
+    fn wait_for_mount(&mut self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while Instant::now() < deadline {
+            if is_fuse(&self.upper) {
+                return Ok(());
+            }
+            let ended = self.server.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                return Err(format!("idshift mount ended: {status}\n{}", self.log()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err(format!("idshift mount does not answer\n{}", self.log()))
+    }
+
+    /// What the server has logged, for a failure's report.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.upper.with_extension("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        let _gone = rustix::mount::unmount(&self.upper, UnmountFlags::DETACH);
+        let Some(mut server) = self.server.take() else { return };
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < deadline {
+            if matches!(server.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _killed = server.kill();
+        let _reaped = server.wait();
+    }
+}
+
+fn is_fuse(path: &Path) -> bool {
+    const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
+    rustix::fs::statfs(path).is_ok_and(|found| found.f_type == FUSE_SUPER_MAGIC)
+}

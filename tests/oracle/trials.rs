@@ -1,0 +1,155 @@
+//! The trials: what is run, and what is left out and why.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::cases::{self, Case};
+use crate::deviations;
+use crate::maps;
+use crate::pool::Pool;
+use crate::random;
+use crate::side::Shown;
+use crate::storage;
+use crate::world::Watch;
+
+/// Reports of one case are cut after this many worlds.
+const REPORTS: usize = 3;
+
+pub fn run() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let missing = missing();
+    if missing.is_none() {
+        private_mounts();
+    }
+    let pool = Arc::new(Pool::new([Shown::Kernel, tested()]));
+    let mut trials = Vec::new();
+    if let Some(file) = std::env::var_os("IDSHIFT_ORACLE_REPLAY") {
+        let text = std::fs::read_to_string(&file).expect("the saved sequences");
+        trials.extend(cases::read("replay", &text).into_iter().map(|case| of_case(&pool, case)));
+    } else {
+        trials.extend(cases::all().into_iter().map(|case| of_case(&pool, case)));
+        trials.extend(random_trials(&pool));
+        trials.push(Trial::test("deviations are in docs/semantics.md", deviations_are_documented));
+        trials.push(self_test(&pool, Shown::Kernel));
+        trials.push(self_test(&pool, Shown::Bind));
+    }
+    if let Some(why) = missing {
+        println!("all trials are ignored: {why}");
+        trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    pool.close();
+    conclusion.exit_code()
+}
+
+/// What this machine lacks for any trial.
+fn missing() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("idmapped mounts and callers of many ids need root");
+    }
+    if let Err(why) = idshift::mount::kernel::supported(&std::env::temp_dir()) {
+        println!("{why}");
+        return Some("this kernel makes no idmapped mounts here");
+    }
+    (!std::path::Path::new("/dev/fuse").exists()).then_some("/dev/fuse is missing")
+}
+
+/// A mount namespace of our own: what a crash leaves mounted goes with the last process in it.
+fn private_mounts() {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    // SAFETY: no threads have been started yet, and no file system state is shared with others.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(done, 0, "unshare");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .expect("private");
+}
+
+fn tested() -> Shown {
+    match std::env::var("IDSHIFT_ORACLE_AGAINST").as_deref() {
+        Ok("kernel") => Shown::Kernel,
+        Ok("bind") => Shown::Bind,
+        _ => Shown::Idshift,
+    }
+}
+
+fn of_case(pool: &Arc<Pool>, case: Case) -> Trial {
+    let pool = pool.clone();
+    Trial::test(case.name.clone(), move || {
+        let mut reports = Vec::new();
+        for &kind in &case.storage {
+            // Every map on one file system, one map on the others: what depends on both at once
+            // is left to the random sequences.
+            let all_maps = kind == "ext4" || case.maps.len() == 1;
+            let maps = if all_maps { &case.maps[..] } else { &case.maps[..1] };
+            for &map in maps {
+                let watch = Watch::Everything;
+                if let Some(found) = pool.with(kind, map, |world| world.run(&case.steps, watch))? {
+                    reports.push(format!("on {kind}, map {}: {found}", map.name));
+                }
+                if reports.len() == REPORTS {
+                    break;
+                }
+            }
+        }
+        if reports.is_empty() { Ok(()) } else { Err(Failed::from(reports.join("\n"))) }
+    })
+}
+
+fn random_trials(pool: &Arc<Pool>) -> Vec<Trial> {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().map_or(default, |text| {
+            let hex = text.strip_prefix("0x").map(|hex| u64::from_str_radix(hex, 16));
+            hex.unwrap_or_else(|| text.parse()).unwrap_or_else(|_| panic!("{name}={text}"))
+        })
+    };
+    let steps = number("IDSHIFT_ORACLE_STEPS", 10_000);
+    let most = usize::try_from(number("IDSHIFT_ORACLE_FINDINGS", 1)).expect("a number");
+    let seed = number("IDSHIFT_ORACLE_SEED", 0x1d5_41f7);
+    let worlds: Vec<_> = storage::KINDS
+        .iter()
+        .flat_map(|&kind| maps::ALL.iter().map(move |&map| (kind, map)))
+        .collect();
+    let share = usize::try_from(steps).expect("steps").div_ceil(worlds.len());
+    let trial = |(number, (kind, map)): (u64, (&'static str, maps::MapSpec))| {
+        let pool = pool.clone();
+        Trial::test(format!("random: {kind} {}", map.name), move || {
+            let seed = seed.wrapping_add(number);
+            let count = pool.with(kind, map, |world| random::run(world, seed, share, most))?;
+            let count = count.map_err(Failed::from)?;
+            println!("{kind} {}: {count} steps from seed {seed:#x}, no difference", map.name);
+            Ok(())
+        })
+    };
+    (0..).zip(worlds).map(trial).collect()
+}
+
+/// Each known deviation has a row in the document that users read.
+fn deviations_are_documented() -> Result<(), Failed> {
+    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/semantics.md");
+    let text = std::fs::read_to_string(document).unwrap_or_default();
+    let missing: Vec<&str> = deviations::KNOWN
+        .iter()
+        .map(|known| known.id)
+        .filter(|id| !text.contains(&format!("`{id}`")))
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("not in {document}: {missing:?}").into()) }
+}
+
+/// The comparison itself: two idmapped mounts are equal, a bind mount is not.
+fn self_test(pool: &Arc<Pool>, shown: Shown) -> Trial {
+    let pool = pool.clone();
+    Trial::test(format!("the comparison against {shown:?}"), move || {
+        let storage = pool.storage("tmpfs")?;
+        let place = pool.place().join(format!("self-{shown:?}"));
+        let mut world =
+            crate::world::World::new(storage, maps::OFFSET, [Shown::Kernel, shown], &place)?;
+        let outcome = random::run(&mut world, 1, 1000, 1);
+        match (shown, outcome) {
+            (Shown::Bind, Ok(_)) => Err("a bind mount passed for an idmapped one".into()),
+            (Shown::Bind, Err(_)) | (_, Ok(_)) => Ok(()),
+            (_, Err(report)) => Err(report.into()),
+        }
+    })
+}

@@ -1,0 +1,244 @@
+//! Two identical lower trees, each under its own kind of mount, and the callers of both.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::caller::{Caller, Home};
+use crate::deviations;
+use crate::maps::MapSpec;
+use crate::observe;
+use crate::side::{Shown, Side};
+use crate::step::{Step, decode, encode};
+use crate::storage::Storage;
+use crate::worker::Worker;
+
+/// How much is looked at, and when. Looking refreshes what the kernel remembers, so a difference
+/// may show only where nobody looks until the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Watch {
+    /// The whole tree after each step.
+    Everything,
+    /// The paths of the step and their parents after each step, everything at the end.
+    Touched,
+    /// Everything at the end.
+    AtEnd,
+}
+
+/// Where the two sides parted.
+#[derive(Debug, Clone)]
+pub struct Difference {
+    /// The number of the step after which it showed.
+    pub step: usize,
+    pub what: String,
+    pub left: String,
+    pub right: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "after step {}: {}", self.step + 1, self.what)?;
+        writeln!(f, "  oracle: {}", self.left)?;
+        write!(f, "  tested: {}", self.right)
+    }
+}
+
+pub struct World {
+    pub map: MapSpec,
+    pub storage: Arc<Storage>,
+    // Before the sides: fields are dropped in order, and a worker stands in a mount.
+    workers: BTreeMap<(usize, &'static str), Worker>,
+    sides: [Side; 2],
+    sequences: u64,
+}
+
+impl World {
+    /// `place` is a directory of its own for mount points, on a host path that everyone can reach.
+    pub fn new(
+        storage: Arc<Storage>,
+        map: MapSpec,
+        shown: [Shown; 2],
+        place: &Path,
+    ) -> Result<Self, String> {
+        let name = |n: usize| format!("{}-{}-{n}-{:?}", map.name, storage.kind, shown[n]);
+        let side = |n: usize| {
+            let lower = storage.root.join(format!("{}-{:?}-{n}", map.name, shown[1]));
+            Side::mount(shown[n], &map, lower, place.join(name(n)))
+        };
+        let sides = [side(0)?, side(1)?];
+        Ok(Self { map, storage, sides, workers: BTreeMap::new(), sequences: 0 })
+    }
+
+    /// Runs the steps on both sides, on fresh directories. `None`: no difference.
+    pub fn run(&mut self, steps: &[Step], watch: Watch) -> Option<Difference> {
+        self.sequences += 1;
+        let base = format!("s{}", self.sequences);
+        for side in &self.sides {
+            let directory = side.lower.join(&base);
+            std::fs::create_dir(&directory).expect("a fresh directory");
+            rustix::fs::chmod(&directory, 0o777.into()).expect("its mode");
+        }
+        // What prepares the tree below comes before anyone looks: what the kernel has seen, it may
+        // remember for a while.
+        let prepared = steps.iter().take_while(|step| step.caller == "lower").count();
+        let mut present = self.gather(&steps[..prepared], &base);
+        for step in &steps[..prepared] {
+            let answers = self.both(&Caller::named("lower"), step);
+            assert_eq!(answers[0], answers[1], "the lower trees differ: {step}");
+        }
+        present.extend(self.gather(&steps[prepared..], &base));
+        let found = self.walk(steps, prepared, watch, &base);
+        for key in present {
+            if let Some(worker) = self.workers.get_mut(&key) {
+                worker.ask("reset /");
+            }
+        }
+        if found.as_ref().is_some_and(|found| found.left == "HANGS" || found.right == "HANGS") {
+            self.workers.clear();
+        }
+        for side in &self.sides {
+            retire_tree(&side.lower.join(&base));
+        }
+        found
+    }
+
+    /// What the server has logged, for the report of a failure.
+    pub fn log(&self) -> String {
+        let logs = self.sides.iter().filter(|side| side.shown == Shown::Idshift).map(Side::log);
+        let all: String = logs.collect();
+        let tail: Vec<&str> = all.lines().rev().take(15).collect();
+        tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+    }
+
+    fn walk(
+        &mut self,
+        steps: &[Step],
+        prepared: usize,
+        watch: Watch,
+        base: &str,
+    ) -> Option<Difference> {
+        for (number, step) in steps.iter().enumerate().skip(prepared) {
+            let caller = Caller::named(&step.caller);
+            if !caller.exists(&self.map) {
+                continue;
+            }
+            let [left, right] = self.both(&caller, step);
+            if left != right {
+                match deviations::of_answer(step, &left, &right) {
+                    Some(known) if known.parts => return None,
+                    Some(_) => {}
+                    None => {
+                        let what = step.to_string();
+                        return Some(Difference { step: number, what, left, right });
+                    }
+                }
+            }
+            let looked = match watch {
+                // A change below shows after the cache's time.
+                _ if caller.home == Home::Lower => None,
+                Watch::Everything => self.compare_trees(base),
+                Watch::Touched => self.compare_paths(step, base),
+                Watch::AtEnd => None,
+            };
+            if let Some((what, left, right)) = looked {
+                return Some(Difference { step: number, what, left, right });
+            }
+        }
+        let (what, left, right) = self.compare_trees(base).or_else(|| self.compare_lower(base))?;
+        Some(Difference { step: steps.len().saturating_sub(1), what, left, right })
+    }
+
+    /// Brings all callers of the steps to the fresh directories, while everyone may go there.
+    fn gather(&mut self, steps: &[Step], base: &str) -> BTreeSet<(usize, &'static str)> {
+        let callers = steps.iter().map(|step| Caller::named(&step.caller));
+        let mut present = BTreeSet::new();
+        for caller in callers.filter(|caller| caller.exists(&self.map)) {
+            for (n, side) in self.sides.iter().enumerate() {
+                if !present.insert((n, caller.name)) {
+                    continue;
+                }
+                let root = if caller.home == Home::Lower { &side.lower } else { &side.upper };
+                let directory = encode(root.join(base).as_os_str().as_encoded_bytes());
+                let worker = self.workers.entry((n, caller.name));
+                let worker = worker.or_insert_with(|| Worker::start(&caller, &self.map));
+                assert_eq!(worker.ask(&format!("reset {directory}")), "ok", "{}", caller.name);
+            }
+        }
+        present
+    }
+
+    /// One step on both sides, at the same time.
+    fn both(&mut self, caller: &Caller, step: &Step) -> [String; 2] {
+        let request = step.request(|kind, lower| caller.calls(&self.map, kind, lower));
+        for n in [0, 1] {
+            self.worker(n, caller).send(&request);
+        }
+        [0, 1].map(|n| self.worker(n, caller).receive())
+    }
+
+    fn worker(&mut self, side: usize, caller: &Caller) -> &mut Worker {
+        self.workers.get_mut(&(side, caller.name)).expect("gathered")
+    }
+
+    fn roots(&self, base: &str) -> [(PathBuf, PathBuf); 2] {
+        [0, 1].map(|n| (self.sides[n].upper.join(base), self.sides[n].lower.join(base)))
+    }
+
+    fn compare_trees(&self, base: &str) -> Option<(String, String, String)> {
+        let [left, right] =
+            self.roots(base).map(|(upper, lower)| observe::upper_tree(&upper, &lower));
+        let found = observe::differences(&left, &right).into_iter();
+        found
+            .into_iter()
+            .find_map(|(path, left, right)| seen(format!("{path} through the mount"), left, right))
+    }
+
+    fn compare_lower(&self, base: &str) -> Option<(String, String, String)> {
+        let [left, right] = self.roots(base).map(|(_, lower)| observe::lower_tree(&lower));
+        let found = observe::differences(&left, &right).into_iter();
+        found
+            .into_iter()
+            .find_map(|(path, left, right)| seen(format!("{path} on the lower side"), left, right))
+    }
+
+    fn compare_paths(&self, step: &Step, base: &str) -> Option<(String, String, String)> {
+        let mut paths = BTreeSet::new();
+        for path in step.paths().into_iter().filter(|path| !path.starts_with('/')) {
+            let path = PathBuf::from(OsString::from_vec(decode(path)));
+            paths.insert(path.parent().map(Path::to_path_buf).unwrap_or_default());
+            paths.insert(path);
+        }
+        paths.into_iter().find_map(|path| {
+            let [left, right] = self
+                .roots(base)
+                .map(|(upper, lower)| observe::upper(&upper.join(&path), &lower.join(&path)));
+            seen(format!("{} through the mount", path.display()), left, right)
+        })
+    }
+}
+
+/// A difference in what is seen, unless it is a known deviation.
+fn seen(what: String, left: String, right: String) -> Option<(String, String, String)> {
+    let known = left == right || deviations::of_sight(&left, &right).is_some();
+    (!known).then_some((what, left, right))
+}
+
+/// Gives a tree's space back. The files stay until the file system goes: a number that is used
+/// again for another file, behind the mount's back, would be a test of its own.
+fn retire_tree(path: &Path) {
+    let Ok(entries) = std::fs::read_dir(path) else { return };
+    for entry in entries.flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => retire_tree(&entry.path()),
+            Ok(kind) if kind.is_file() => {
+                // Immutable files resist; they are small.
+                let file = std::fs::File::options().write(true).open(entry.path());
+                let _emptied = file.and_then(|file| file.set_len(0));
+            }
+            _ => {}
+        }
+    }
+}
