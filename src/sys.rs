@@ -10,6 +10,7 @@ pub mod handle;
 pub mod idmapped;
 pub mod ioctl;
 pub mod namespace;
+pub mod process;
 
 use rustix::io::Errno;
 

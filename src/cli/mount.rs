@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::config::{MountConfig, MountFlags};
+use crate::config::{Backend, MountConfig, MountFlags};
 use crate::error::StartError;
+use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
+use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, remount, serve};
 
@@ -120,7 +122,19 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     if call.verbose {
         eprintln!("idshift: {} is shown at {}", config.source, config.mountpoint.display());
     }
+    let choice = kernel::choose(&config)?;
+    if config.backend == Backend::Auto {
+        eprintln!("idshift: {choice}");
+    }
+    if choice != Choice::Kernel {
+        check::fuse_is_here(Standing::of_this_process())?;
+    }
     if call.fake {
+        return Ok(0);
+    }
+    if choice == Choice::Kernel {
+        // Nothing has to keep running.
+        kernel::mount(&config)?;
         return Ok(0);
     }
     serve::serve(config, Box::new(move |config| answers(config, background)))?;

@@ -7,6 +7,7 @@ pub mod lower;
 use std::fmt;
 use std::path::Path;
 
+use crate::fuse::negotiate::FEATURES;
 use crate::host::privilege::{self, Standing};
 use crate::mount::check;
 
@@ -75,6 +76,9 @@ impl Section {
     }
 }
 
+/// `FUSE_PASSTHROUGH` in the kernel's include/uapi/linux/fuse.h.
+const PASSTHROUGH: u64 = 1 << 37;
+
 /// Looks at everything; at a lower directory too, if one is given.
 pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
     let standing = Standing::of_this_process();
@@ -82,10 +86,34 @@ pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
     let mut rows = machine(standing);
     rows.extend(fuse(standing, init.as_ref()));
     rows.extend(namespaces(standing));
-    if let Some(path) = lower_directory {
-        rows.extend(lower::look_at(path, standing));
-    }
+    let found = lower_directory.map(|path| lower::look_at(path, standing));
+    let outlook = outlook(standing, found.as_ref());
+    rows.extend(found.map(|found| found.rows).unwrap_or_default());
+    rows.extend(outlook);
     rows
+}
+
+/// What idshift will use here, and why.
+fn outlook(standing: Standing, lower: Option<&lower::Found>) -> Vec<Row> {
+    let mut section = Section::new("What idshift will use");
+    let (by, why) = match (standing, check::fuse_is_here(standing)) {
+        (_, Err(_)) => ("nothing", "FUSE cannot be reached, see above"),
+        (Standing::Ordinary, Ok(())) => ("fusermount3", "an ordinary user may not mount"),
+        _ => ("mount(2)", "this process may mount"),
+    };
+    section.add("to mount", Answer::Fact, format!("{by}: {why}"));
+    if let Some(found) = lower {
+        let (by, why) = match found.handles {
+            Some(true) => ("file handles", "they can be opened here"),
+            Some(false) => ("a verified walk from the top", "file handles cannot be opened here"),
+            None => ("nothing", "the lower directory cannot be opened"),
+        };
+        section.add("to find files again", Answer::Fact, format!("{by}: {why}"));
+        if found.handles.is_some() {
+            section.add("with backend=auto", Answer::Fact, found.backend.clone());
+        }
+    }
+    section.rows
 }
 
 fn machine(standing: Standing) -> Vec<Row> {
@@ -125,10 +153,13 @@ fn fuse(standing: Standing, init: Result<&init::Init, &String>) -> Vec<Row> {
         Ok(init) => {
             let version = format!("{}.{}, as the kernel says at mount", init.major, init.minor);
             section.add("protocol", Answer::Fact, version);
-            for feature in init::FEATURES {
-                let since = format!("{} (Linux {})", feature.gain, feature.since);
-                section.add(feature.name, init.has(feature), since);
+            for feature in FEATURES {
+                let on = init.has(feature.bits);
+                let meaning = if on { feature.why } else { feature.without };
+                section.add(feature.name, on, format!("{meaning} (Linux {})", feature.since));
             }
+            let unused = "file data could go past the server; not used by this version (Linux 6.9)";
+            section.add("FUSE_PASSTHROUGH", init.has(PASSTHROUGH), unused);
         }
         Err(why) => section.add("protocol", Answer::Unknown, why),
     }

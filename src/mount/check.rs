@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Backend, MountConfig};
+use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::{mountinfo, privilege};
 use crate::mount::options::Options;
@@ -58,9 +58,6 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
                     .to_owned(),
             ));
         }
-    }
-    if options.backend != Backend::Kernel {
-        fuse_is_here(standing)?;
     }
     Ok(MountConfig {
         source: options.fsname.unwrap_or_else(|| lower.to_string_lossy().into_owned()),

@@ -16,6 +16,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 use crate::error::StartError;
+use crate::sys::process;
 
 /// Set in the environment of the second process.
 const MARKER: &str = "IDSHIFT_BACKGROUND";
@@ -29,6 +30,11 @@ pub fn start() -> Result<u8, StartError> {
     };
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|errno| system("cannot make a pipe")(errno.into()))?;
+    // Whoever waits for a descriptor of the caller's to close (`make`, `ssh`, a test runner) must
+    // not wait for the server. Older kernels cannot; then they wait.
+    if let Err(errno) = process::close_on_exec_from(3) {
+        tracing::debug!("the server inherits open descriptors: {errno}");
+    }
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_else(|| "idshift".into());
     // In a block of its own: the command keeps the write end, and the pipe ends only without it.

@@ -6,17 +6,49 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
+use crate::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags};
+use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
+use crate::lower::LowerTree;
+use crate::mount::kernel::{self, Choice};
+use crate::shift::idmap::Maps;
+
+/// What was found out about a lower directory.
+#[derive(Debug)]
+pub struct Found {
+    /// For the table.
+    pub rows: Vec<Row>,
+    /// Whether file handles can be opened; `None` if the directory cannot.
+    pub handles: Option<bool>,
+    /// What `backend=auto` takes and why, in one line.
+    pub backend: String,
+}
 
 /// Looks at the lower directory `path`. Only reads.
-pub fn look_at(path: &Path, standing: Standing) -> Vec<Row> {
+pub fn look_at(path: &Path, standing: Standing) -> Found {
     let mut section = Section::new("Lower directory");
+    let choice = choice(path);
+    let handles = fill(&mut section, path, standing, &choice);
+    let backend = match choice {
+        Ok(choice) => choice.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Found { rows: section.rows, handles, backend }
+}
+
+/// Adds the rows; returns whether file handles can be opened.
+fn fill(
+    section: &mut Section,
+    path: &Path,
+    standing: Standing,
+    choice: &Result<Choice, StartError>,
+) -> Option<bool> {
     let lower = match path.canonicalize() {
         Ok(lower) => lower,
         Err(error) => {
             section.add("path", false, format!("{}: {error}", path.display()));
-            return section.rows;
+            return None;
         }
     };
     section.add("path", Answer::Fact, lower.display().to_string());
@@ -29,11 +61,55 @@ pub fn look_at(path: &Path, standing: Standing) -> Vec<Row> {
     }
     if let Err(error) = File::open(&lower) {
         section.add("readable", false, error.to_string());
-        return section.rows;
+        return None;
     }
     section.add("readable", true, "");
-    attributes(&mut section, &lower, standing);
-    section.rows
+    attributes(section, &lower, standing);
+    let (answer, why) = match choice {
+        Ok(Choice::Kernel) => (Answer::Yes, "tried".to_owned()),
+        Ok(Choice::Fuse(why)) if standing == Standing::Root => {
+            (Answer::No, why.clone().unwrap_or_default())
+        }
+        Ok(Choice::Fuse(_)) => (Answer::Unknown, "only root can try it".to_owned()),
+        Err(error) => (Answer::Unknown, error.to_string()),
+    };
+    section.add("kernel idmapped mount", answer, why);
+    match LowerTree::open(&lower, false, 16) {
+        Ok(tree) => {
+            section.add("file handles", tree.uses_handles(), "opening one was tried");
+            Some(tree.uses_handles())
+        }
+        Err(error) => {
+            section.add("file handles", Answer::Unknown, error.to_string());
+            None
+        }
+    }
+}
+
+/// Whether the kernel makes an idmapped mount of it: tried on a clone that is never put anywhere.
+fn choice(lower: &Path) -> Result<Choice, StartError> {
+    let config = MountConfig {
+        lower: lower.to_owned(),
+        mountpoint: lower.to_owned(),
+        maps: example(),
+        source: String::new(),
+        backend: Backend::Auto,
+        flags: MountFlags::default(),
+        allow_other: true,
+        submounts: false,
+        cache: CacheMode::default(),
+        locks: LockMode::default(),
+        threads: None,
+        foreground: true,
+        log: None,
+    };
+    kernel::choose(&config)
+}
+
+/// A map to try with.
+fn example() -> Maps {
+    let none = |_: &Path| Ok(String::new());
+    Maps::from_specs(&["b:0:100000:65536"], &none).unwrap_or_else(|_| Maps::identity())
 }
 
 /// Asks for attributes that are not there: `ENODATA` means that they could be.
