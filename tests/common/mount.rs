@@ -1,0 +1,242 @@
+//! The fixture: a lower tree in a temporary directory, mounted through the binary, and always
+//! unmounted.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::mount::{UnmountFlags, unmount};
+use tempfile::TempDir;
+
+use super::files::{chown, put_dir};
+use super::runner::{machine, skip};
+use super::{kernel, raw};
+
+/// What the usual map adds to an upper id to get the lower one.
+pub(crate) const BASE: u32 = 20_000;
+/// The usual map: lower 20000… are shown as 0…, so root and ordinary users are mapped.
+pub(crate) const MAP: &str = "map=b:20000:0:20000";
+/// An id that the usual map has on neither side.
+pub(crate) const UNMAPPED: u32 = 45_000;
+
+/// The lower id that the usual map shows as `upper`.
+pub(crate) fn lo(upper: u32) -> u32 {
+    upper + BASE
+}
+
+/// How long a mount of a test may live before its server is taken for hung.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long mounting and unmounting may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A lower directory and its mount. Dropping it unmounts, and checks that the server ends.
+pub(crate) struct Mount {
+    lower: PathBuf,
+    upper: PathBuf,
+    server: Option<Child>,
+    watchdog: Option<(Sender<()>, thread::JoinHandle<()>)>,
+    dir: TempDir,
+}
+
+impl Mount {
+    /// An empty lower directory that everyone may write to, under the usual map.
+    pub(crate) fn new() -> Self {
+        Self::with(MAP, |_| ())
+    }
+
+    /// The same with other options (which must hold the map) and a lower tree that the closure
+    /// fills before it is mounted. The lower directory belongs to lower id [`BASE`].
+    pub(crate) fn with(options: &str, fill: impl FnOnce(&Path)) -> Self {
+        let dir = temp_dir();
+        let lower = dir.path().join("lower");
+        put_dir(&lower, 0o777, BASE, BASE);
+        fill(&lower);
+        Self::of(dir, lower, options)
+    }
+
+    /// A mount of a lower directory that is there already; `dir` holds the mount point.
+    pub(crate) fn of(dir: TempDir, lower: PathBuf, options: &str) -> Self {
+        let upper = dir.path().join("upper");
+        put_dir(&upper, 0o755, 0, 0);
+        if machine().kernel_backend {
+            kernel::mount(options, &lower, &upper);
+            return Self { lower, upper, server: None, watchdog: None, dir };
+        }
+        if !Path::new("/dev/fuse").exists() {
+            skip("needs /dev/fuse");
+        }
+        let mut server = spawn_server(&dir, &lower, &upper, options);
+        wait_until_mounted(&mut server, &upper, dir.path());
+        let (sender, receiver) = channel();
+        let (pid, point) = (server.id(), upper.clone());
+        let watchdog = thread::spawn(move || watch(pid, &point, &receiver));
+        Self { lower, upper, server: Some(server), watchdog: Some((sender, watchdog)), dir }
+    }
+
+    /// A path in the lower tree.
+    pub(crate) fn low(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.lower.join(path)
+    }
+
+    /// A path in the mount.
+    pub(crate) fn up(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.upper.join(path)
+    }
+
+    /// A directory beside lower and mount, for whatever the test needs.
+    pub(crate) fn beside(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The server's process id; skips the test where there is no server.
+    pub(crate) fn server_pid(&self) -> u32 {
+        match &self.server {
+            Some(server) => server.id(),
+            None => skip("needs a server, not the kernel's mount"),
+        }
+    }
+
+    /// Unmounts as umount(8) does and returns how the server ended.
+    pub(crate) fn unmount(mut self) -> Option<ExitStatus> {
+        unmount(&self.upper, UnmountFlags::empty()).unwrap();
+        self.server.as_mut().map(|server| wait_for(server).expect("umount ends the server"))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        free(&self.upper);
+        let mut ended = true;
+        if let Some(mut server) = self.server.take() {
+            ended = wait_for(&mut server).is_some();
+            if !ended {
+                server.kill().ok();
+                server.wait().ok();
+            }
+        }
+        if let Some((sender, watchdog)) = self.watchdog.take() {
+            drop(sender);
+            watchdog.join().ok();
+        }
+        if thread::panicking() {
+            eprintln!("--- the server's log ---\n{}---", self.log());
+        } else {
+            assert!(ended, "the server did not end after the unmount\n{}", self.log());
+        }
+    }
+}
+
+/// A new temporary directory that every caller can reach.
+pub(crate) fn temp_dir() -> TempDir {
+    let machine = machine();
+    if !machine.has_ids {
+        skip("needs a range of subordinate ids (/etc/subuid and newuidmap)");
+    }
+    if machine.kernel_backend && !machine.real_root {
+        skip("the kernel's idmapped mount needs real root");
+    }
+    let dir = tempfile::Builder::new().prefix("t").tempdir_in(&machine.base).unwrap();
+    super::files::set_mode(dir.path(), 0o755).unwrap();
+    chown(dir.path(), Some(0), Some(0)).unwrap();
+    dir
+}
+
+/// The command line of a mount in the foreground, not started yet.
+pub(crate) fn server_command(options: &str, lower: &Path, upper: &Path) -> Command {
+    let mut command = Command::new(&machine().binary);
+    command.args(["mount", "-f", "-o", options]).arg(lower).arg(upper).stdin(Stdio::null());
+    command
+}
+
+fn spawn_server(dir: &TempDir, lower: &Path, upper: &Path, options: &str) -> Child {
+    let log = File::create(dir.path().join("server.log")).unwrap();
+    let mut command = server_command(options, lower, upper);
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    raw::die_with_parent(&mut command);
+    command.spawn().unwrap()
+}
+
+fn wait_until_mounted(server: &mut Child, upper: &Path, dir: &Path) {
+    let start = Instant::now();
+    while !is_mounted(upper) {
+        let log = || fs::read_to_string(dir.join("server.log")).unwrap_or_default();
+        if let Some(status) = server.try_wait().unwrap() {
+            panic!("the server ended with {status} instead of mounting:\n{}", log());
+        }
+        if start.elapsed() > PATIENCE {
+            server.kill().unwrap();
+            server.wait().unwrap();
+            panic!("no mount after {PATIENCE:?}:\n{}", log());
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Whether something is mounted exactly there.
+pub(crate) fn is_mounted(point: &Path) -> bool {
+    mount_line(point).is_some()
+}
+
+/// The line of `/proc/self/mounts` for this mount point, cut into its fields.
+pub(crate) fn mount_line(point: &Path) -> Option<Vec<String>> {
+    let point = point.to_str()?;
+    fs::read_to_string("/proc/self/mounts")
+        .ok()?
+        .lines()
+        .map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .rfind(|fields| fields[1] == point)
+}
+
+/// Unmounts whatever is mounted there: patiently, then lazily.
+pub(crate) fn free(point: &Path) {
+    for _ in 0..50 {
+        if !is_mounted(point) {
+            return;
+        }
+        if unmount(point, UnmountFlags::empty()).is_err() {
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    unmount(point, UnmountFlags::DETACH).ok();
+}
+
+/// Waits for a process to end by itself; `None` when it does not.
+pub(crate) fn wait_for(child: &mut Child) -> Option<ExitStatus> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        if let Some(status) = child.try_wait().unwrap() {
+            return Some(status);
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    None
+}
+
+/// Ends a hung mount, so that the calls that wait on it fail instead of waiting for ever.
+fn watch(pid: u32, point: &Path, done: &Receiver<()>) {
+    if done.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+        eprintln!("{}: hung for {LIMIT:?}, its server {pid} is killed", point.display());
+        raw::kill(pid, libc::SIGKILL).ok();
+        abort_connection(point);
+    }
+}
+
+/// Aborts the FUSE connection of a mount through fusectl, where that is mounted.
+fn abort_connection(point: &Path) {
+    let Ok(info) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    let minor = info.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(' ').collect();
+        (fields.get(4) == point.to_str().as_ref())
+            .then(|| fields[2].split_once(':').map(|(_, minor)| minor.to_owned()))?
+    });
+    if let Some(minor) = minor {
+        fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1").ok();
+    }
+}

@@ -1,0 +1,210 @@
+//! System calls that have no safe wrapper in `rustix`. The only unsafe code of the tests.
+#![allow(unsafe_code)] // each block says what makes it sound
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+
+fn errno() -> Errno {
+    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+/// `fork(2)`; call it only while the process has one thread.
+pub(crate) fn fork() -> Result<libc::pid_t, Errno> {
+    // SAFETY: the callers fork at the start of `main`, before any thread exists, so the child may
+    // run any code.
+    let pid = unsafe { libc::fork() };
+    if pid < 0 { Err(errno()) } else { Ok(pid) }
+}
+
+/// `unshare(2)`.
+pub(crate) fn unshare(flags: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is involved. CLONE_FS and the namespaces are per thread; no descriptor
+    // table is unshared here.
+    check(unsafe { libc::unshare(flags) }.into()).map(drop)
+}
+
+/// `umask(2)`: of the thread, after `unshare(CLONE_FS)`.
+pub(crate) fn umask(mask: u32) {
+    // SAFETY: cannot fail and touches no memory.
+    unsafe { libc::umask(mask) };
+}
+
+/// Kills this process when its parent thread dies, so that a crashed test leaves no server.
+pub(crate) fn die_with_parent(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl is async-signal-safe and touches no memory.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+}
+
+/// `mount_setattr(2)` on the mount behind `fd` itself: sets attributes and, with a user namespace,
+/// the id map.
+pub(crate) fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    set: u64,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    #[repr(C)]
+    struct MountAttr {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        userns_fd: u64,
+    }
+    let attr = MountAttr {
+        set: set | userns.map_or(0, |_| MOUNT_ATTR_IDMAP),
+        clear: 0,
+        propagation: 0,
+        userns_fd: userns.map_or(0, |ns| u64::from(ns.as_raw_fd().unsigned_abs())),
+    };
+    // SAFETY: the path is a C string and `attr` lives across the call; its size is passed.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    })
+    .map(drop)
+}
+
+/// A shared, writable mapping of a file. Reads and writes go through volatile copies, because the
+/// same bytes change by `write(2)`.
+pub(crate) struct Mapping {
+    address: *mut u8,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps the first `length` bytes of `fd`, `MAP_SHARED`, readable and (if asked) writable.
+    pub(crate) fn shared(fd: BorrowedFd<'_>, length: usize, writable: bool) -> Result<Self, Errno> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                length,
+                protection,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(errno());
+        }
+        Ok(Self { address: address.cast(), length })
+    }
+
+    /// One byte of the mapping.
+    pub(crate) fn get(&self, index: usize) -> u8 {
+        assert!(index < self.length);
+        // SAFETY: inside the mapping, which lives as long as `self`.
+        unsafe { self.address.add(index).read_volatile() }
+    }
+
+    /// Stores one byte in the mapping, which must have been made writable.
+    pub(crate) fn set(&self, index: usize, value: u8) {
+        assert!(index < self.length);
+        // SAFETY: inside the mapping, which lives as long as `self`.
+        unsafe { self.address.add(index).write_volatile(value) }
+    }
+
+    /// `msync(MS_SYNC)`.
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
+        // SAFETY: the whole mapping, which is ours.
+        check(unsafe { libc::msync(self.address.cast(), self.length, libc::MS_SYNC) }.into())
+            .map(drop)
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the whole mapping, used by nobody after this.
+        unsafe { libc::munmap(self.address.cast(), self.length) };
+    }
+}
+
+/// `ioctl(2)` with a pointer to a value that the kernel reads and may write.
+pub(crate) fn ioctl<T>(fd: BorrowedFd<'_>, request: u64, value: &mut T) -> Result<i64, Errno> {
+    // SAFETY: the callers pass the type that the request's number encodes, or a larger buffer.
+    check(
+        unsafe { libc::ioctl(fd.as_raw_fd(), request as libc::Ioctl, std::ptr::from_mut(value)) }
+            .into(),
+    )
+}
+
+/// A record lock call (`F_SETLK`, `F_OFD_SETLK`, `F_GETLK`, …) over `start..start+len`.
+pub(crate) fn lock(
+    fd: BorrowedFd<'_>,
+    command: libc::c_int,
+    kind: libc::c_int,
+    start: i64,
+    len: i64,
+) -> Result<libc::flock, Errno> {
+    // SAFETY: all-zero is a valid `flock`.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = i16::try_from(kind).unwrap();
+    lock.l_whence = i16::try_from(libc::SEEK_SET).unwrap();
+    lock.l_start = start;
+    lock.l_len = len;
+    // SAFETY: `lock` lives across the call.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw mut lock) }.into())?;
+    Ok(lock)
+}
+
+/// Sends a signal to one process.
+pub(crate) fn kill(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: no memory is involved.
+    check(unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), signal) }.into()).map(drop)
+}
+
+/// Raises the calling process's soft limit of open files; for tests that hold many.
+pub(crate) fn c_path(path: &Path) -> std::ffi::CString {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+/// `mknod(2)` without libc's checks: any type bits.
+pub(crate) fn mknod(path: &Path, mode: u32, device: u64) -> Result<(), Errno> {
+    // SAFETY: the path is a C string that lives across the call.
+    check(unsafe { libc::mknod(c_path(path).as_ptr(), mode, device) }.into()).map(drop)
+}
+
+/// `waitpid(2)`: the exit code of a forked child, 128+n for a signal.
+pub(crate) fn wait(pid: libc::pid_t) -> u8 {
+    let mut status = 0;
+    loop {
+        // SAFETY: `status` lives across the call.
+        if unsafe { libc::waitpid(pid, &raw mut status, 0) } >= 0 {
+            break;
+        }
+        assert_eq!(errno(), Errno::INTR);
+    }
+    if libc::WIFEXITED(status) {
+        u8::try_from(libc::WEXITSTATUS(status)).unwrap_or(255)
+    } else {
+        128 + u8::try_from(libc::WTERMSIG(status)).unwrap_or(127)
+    }
+}
+
+/// `truncate(2)`.
+pub(crate) fn truncate(path: &Path, length: i64) -> Result<(), Errno> {
+    // SAFETY: the path is a C string that lives across the call.
+    check(unsafe { libc::truncate(c_path(path).as_ptr(), length) }.into()).map(drop)
+}
