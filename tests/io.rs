@@ -48,7 +48,8 @@ common::tests!(
 );
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
-    (0..length).map(|index| ((index * 31 + seed * 17 + (index >> 8)) % 251) as u8).collect()
+    let byte = |index: usize| u8::try_from((index * 31 + seed * 17 + (index >> 8)) % 251).unwrap();
+    (0..length).map(byte).collect()
 }
 
 fn rw(path: &Path) -> File {
@@ -299,11 +300,12 @@ fn two_descriptors_agree() {
     let mount = Mount::new();
     let writer = rw(&mount.up("file"));
     let reader = File::open(mount.up("file")).unwrap();
-    for round in 0..50_u64 {
-        let data = pattern(5_000, round as usize);
-        writer.write_all_at(&data, round * 100).unwrap();
+    for round in 0..50_u8 {
+        let data = pattern(5_000, round.into());
+        let offset = u64::from(round) * 100;
+        writer.write_all_at(&data, offset).unwrap();
         let mut seen = vec![0; 5_000];
-        reader.read_exact_at(&mut seen, round * 100).unwrap();
+        reader.read_exact_at(&mut seen, offset).unwrap();
         assert!(seen == data, "round {round}");
     }
 }
@@ -317,7 +319,7 @@ fn fallocate_modes() {
     assert_eq!(stat(&mount.up("file")).st_size, 100_000);
     assert_eq!(stat(&mount.low("file")).st_size, 100_000);
     assert!(stat(&mount.low("file")).st_blocks >= 200_000 / 512);
-    file.write_all_at(&[1; 100_000], 0).unwrap();
+    file.write_all_at(&vec![1; 100_000], 0).unwrap();
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     fallocate(&file, hole, 4_096, 8_192).unwrap();
     let data = std::fs::read(mount.up("file")).unwrap();

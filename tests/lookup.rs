@@ -32,7 +32,7 @@ common::tests!(
 
 fn stat_is_the_lower_one() {
     let mount = Mount::with(common::MAP, |lower| {
-        put_file(&lower.join("file"), &[7; 70_000], 0o4751, lo(1000), lo(1001));
+        put_file(&lower.join("file"), &vec![7; 70_000], 0o4751, lo(1000), lo(1001));
         put_dir(&lower.join("dir"), 0o1750, lo(3), lo(4));
         symlink("file", lower.join("link")).unwrap();
         common::raw::mknod(&lower.join("fifo"), 0o010_000 | 0o600, 0).unwrap();

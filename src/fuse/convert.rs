@@ -92,16 +92,15 @@ pub(super) fn set_time(time: TimeOrNow) -> SetTime {
     }
 }
 
+/// Undoes the library's way with times before 1970: of `(-2 s, 5 ns)` it makes a point 2 s and 5 ns
+/// before 1970, where the kernel means 5 ns after -2 s. Its replies are right.
 fn timestamp(time: SystemTime) -> Timestamp {
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp { sec: seconds(after), nsec: after.subsec_nanos() },
         Err(error) => {
             let before = error.duration();
-            match before.subsec_nanos() {
-                0 => Timestamp { sec: -seconds(before), nsec: 0 },
-                nsec => Timestamp { sec: -seconds(before) - 1, nsec: 1_000_000_000 - nsec },
-            }
+            Timestamp { sec: -seconds(before), nsec: before.subsec_nanos() }
         }
     }
 }
@@ -111,10 +110,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_survive_before_and_after_1970() {
-        for (sec, nsec) in [(0, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 999_999_999)] {
-            let time = Timestamp { sec, nsec };
-            assert_eq!(timestamp(system_time(time)), time);
+    fn times_before_1970_are_what_the_kernel_sent() {
+        for (sec, nsec) in [(0_i64, 0), (1, 999_999_999), (-1, 0), (-1, 1), (-2, 999_999_999)] {
+            // What fuser 0.18 makes of a SETATTR's time.
+            let decoded = match u64::try_from(sec) {
+                Ok(sec) => UNIX_EPOCH + Duration::new(sec, nsec),
+                Err(_) => UNIX_EPOCH - Duration::new(sec.unsigned_abs(), nsec),
+            };
+            assert_eq!(timestamp(decoded), Timestamp { sec, nsec });
         }
+    }
+
+    #[test]
+    fn times_before_1970_are_shown() {
+        let shown = system_time(Timestamp { sec: -2, nsec: 5 });
+        assert_eq!(shown, UNIX_EPOCH - Duration::new(1, 999_999_995));
     }
 }
