@@ -12,6 +12,7 @@ use crate::mount::check::{self, Request};
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, remount, serve};
+use crate::shift::explain::explain;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
@@ -26,6 +27,9 @@ pub struct Args {
     /// Stay in the foreground and log to stderr
     #[arg(short, long)]
     foreground: bool,
+    /// Say what is done
+    #[arg(short, long)]
+    verbose: bool,
     /// The directory as it is stored
     lower: PathBuf,
     /// Where to show it
@@ -91,6 +95,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         options: args.options.clone(),
         maps: args.map.clone(),
         foreground: args.foreground,
+        verbose: args.verbose,
         ..Call::default()
     };
     execute(call, Origin::Command)
@@ -119,9 +124,6 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         options,
         foreground: call.foreground,
     })?;
-    if call.verbose {
-        eprintln!("idshift: {} is shown at {}", config.source, config.mountpoint.display());
-    }
     let choice = kernel::choose(&config)?;
     if config.backend == Backend::Auto {
         eprintln!("idshift: {choice}");
@@ -130,20 +132,38 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         check::fuse_is_here(Standing::of_this_process())?;
     }
     if call.fake {
+        say(call.verbose, &config, "would be shown");
         return Ok(0);
     }
     if choice == Choice::Kernel {
         // Nothing has to keep running.
         kernel::mount(&config)?;
+        say(call.verbose, &config, "is shown");
         return Ok(0);
     }
-    serve::serve(config, Box::new(move |config| answers(config, background)))?;
+    let verbose = call.verbose;
+    let ready = move |config: &MountConfig| {
+        say(verbose, config, "is shown");
+        answers(config, background);
+    };
+    serve::serve(config, Box::new(ready))?;
+    tracing::info!("unmounted");
     daemon::notify_service_manager("STOPPING=1");
     Ok(0)
 }
 
+fn say(verbose: bool, config: &MountConfig, what: &str) {
+    if verbose {
+        eprintln!("idshift: {} {what} at {}", config.source, config.mountpoint.display());
+    }
+}
+
 /// Called by the server once the mount answers.
 fn answers(config: &MountConfig, background: Option<daemon::Background>) {
+    tracing::info!("'{}' is shown at '{}'", config.lower.display(), config.mountpoint.display());
+    for line in explain(&config.maps).lines() {
+        tracing::info!("{line}");
+    }
     daemon::notify_service_manager(&format!(
         "READY=1\nSTATUS={} is shown at {}",
         config.source,

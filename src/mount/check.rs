@@ -40,7 +40,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
     let maps = maps(&options.maps)?;
     let (lower, lower_is) = checked_lower(&lower)?;
-    let mountpoint = checked_mountpoint(&mountpoint)?;
+    let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is)?;
     let standing = privilege::Standing::of_this_process();
     let mut flags = options.flags;
@@ -107,7 +107,7 @@ fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
     Ok((lower, metadata))
 }
 
-fn checked_mountpoint(path: &Path) -> Result<PathBuf, StartError> {
+fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> {
     let wrong = |why: String| StartError::Path { role: MOUNTPOINT, path: path.to_owned(), why };
     let mountpoint = mountinfo::resolve_mountpoint(path)
         .map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
@@ -123,6 +123,10 @@ fn checked_mountpoint(path: &Path) -> Result<PathBuf, StartError> {
         Some(mount) if mount.is_idshift() => Err(wrong(format!(
             "is busy: '{}' is already shown there by idshift; 'idshift umount {}' takes it away",
             mount.source.display(),
+            path.display()
+        ))),
+        Some(mount) if mount.is_idmapped() && mountpoint != lower => Err(wrong(format!(
+            "is busy: a kernel idmapped mount is already there; 'idshift umount {}' takes it away",
             path.display()
         ))),
         _ => Ok(mountpoint),

@@ -92,11 +92,6 @@ pub fn run(errand: Errand) -> Result<(), String> {
 
 fn read_offer() -> Result<Init, String> {
     let failed = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
-    let mut device = File::options()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .map_err(failed("/dev/fuse cannot be opened to ask the kernel"))?;
     if Standing::of_this_process().mounts_itself() {
         namespace::unshare_mounts()
             .map_err(io::Error::from)
@@ -105,6 +100,12 @@ fn read_offer() -> Result<Init, String> {
     } else {
         userns::enter_alone().map_err(failed("no user namespace to ask the kernel in"))?;
     }
+    // Opened inside: the kernel refuses a device that was opened in another user namespace.
+    let mut device = File::options()
+        .read(true)
+        .write(true)
+        .open(DEVICE)
+        .map_err(failed("/dev/fuse cannot be opened to ask the kernel"))?;
     let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", device.as_raw_fd());
     let options = std::ffi::CString::new(options).map_err(|error| error.to_string())?;
     // Any directory will do: nobody else sees this namespace.
