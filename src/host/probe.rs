@@ -158,8 +158,10 @@ fn fuse(standing: Standing, init: Result<&init::Init, &String>) -> Vec<Row> {
                 let meaning = if on { feature.why } else { feature.without };
                 section.add(feature.name, on, format!("{meaning} (Linux {})", feature.since));
             }
-            let unused = "file data could go past the server; not used by this version (Linux 6.9)";
-            section.add("FUSE_PASSTHROUGH", init.has(PASSTHROUGH), unused);
+            if FEATURES.iter().all(|feature| feature.bits & PASSTHROUGH == 0) {
+                let unused = "file data could go past the server; not used yet (Linux 6.9)";
+                section.add("FUSE_PASSTHROUGH", init.has(PASSTHROUGH), unused);
+            }
         }
         Err(why) => section.add("protocol", Answer::Unknown, why),
     }

@@ -23,7 +23,10 @@ pub(super) struct Stage {
 
 /// How a step went wrong.
 pub(super) fn failed(what: impl Into<String>) -> StartError {
-    StartError::Mount(what.into())
+    StartError::System {
+        what: "the demo has ended early".to_owned(),
+        source: std::io::Error::other(what.into()),
+    }
 }
 
 fn system(what: String) -> impl FnOnce(std::io::Error) -> StartError {
