@@ -51,7 +51,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("idshift: {error}");
+            // What another program said may end in a newline.
+            eprintln!("idshift: {}", error.to_string().trim_end());
             ExitCode::from(error.exit_code())
         }
     }

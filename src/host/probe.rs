@@ -96,9 +96,9 @@ pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
 /// What idshift will use here, and why.
 fn outlook(standing: Standing, lower: Option<&lower::Found>) -> Vec<Row> {
     let mut section = Section::new("What idshift will use");
-    let (by, why) = match (standing, check::fuse_is_here(standing)) {
-        (_, Err(_)) => ("nothing", "FUSE cannot be reached, see above"),
-        (Standing::Ordinary, Ok(())) => ("fusermount3", "an ordinary user may not mount"),
+    let (by, why) = match (standing, check::why_no_fuse(standing)) {
+        (_, Some(_)) => ("nothing", "FUSE cannot be reached, see above"),
+        (Standing::Ordinary, None) => ("fusermount3", "an ordinary user may not mount"),
         _ => ("mount(2)", "this process may mount"),
     };
     section.add("to mount", Answer::Fact, format!("{by}: {why}"));
@@ -145,9 +145,9 @@ fn machine(standing: Standing) -> Vec<Row> {
 
 fn fuse(standing: Standing, init: Result<&init::Init, &String>) -> Vec<Row> {
     let mut section = Section::new("FUSE");
-    match check::fuse_is_here(standing) {
-        Ok(()) => section.add(check::DEVICE, true, "idshift can mount"),
-        Err(error) => section.add(check::DEVICE, false, error.to_string()),
+    match check::why_no_fuse(standing) {
+        None => section.add(check::DEVICE, true, "idshift can mount"),
+        Some(why) => section.add(check::DEVICE, false, why),
     }
     match init {
         Ok(init) => {

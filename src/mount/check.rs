@@ -5,9 +5,12 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 use crate::config::MountConfig;
 use crate::error::StartError;
-use crate::host::{mountinfo, privilege};
+use crate::host::mountinfo;
+use crate::host::privilege::{self, Standing};
 use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
 
@@ -42,7 +45,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let (lower, lower_is) = checked_lower(&lower)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is)?;
-    let standing = privilege::Standing::of_this_process();
+    let standing = Standing::of_this_process();
     let mut flags = options.flags;
     let mut allow_other = options.allow_other;
     if standing.mounts_itself() {
@@ -158,7 +161,6 @@ fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<()
 
 /// What to tell somebody whose path cannot be used.
 fn unreachable(error: &io::Error, role: &str) -> String {
-    use rustix::io::Errno;
     match Errno::from_io_error(error) {
         Some(Errno::NOENT) if role == MOUNTPOINT => {
             "does not exist; make it first, with mkdir".to_owned()
@@ -177,43 +179,39 @@ fn unreachable(error: &io::Error, role: &str) -> String {
 }
 
 /// Whether this process can get at FUSE, itself or through `fusermount3`.
-pub fn fuse_is_here(standing: privilege::Standing) -> Result<(), StartError> {
-    let wrong = |why: &str| Err(StartError::Mount(format!("{DEVICE}: {why}")));
-    match Path::new(DEVICE).metadata() {
-        Ok(metadata) if metadata.file_type().is_char_device() => {}
-        Ok(_) => return wrong("is not a character device; 'mknod /dev/fuse c 10 229' makes it"),
+pub fn fuse_is_here(standing: Standing) -> Result<(), StartError> {
+    why_no_fuse(standing).map_or(Ok(()), |why| Err(StartError::Mount(format!("{DEVICE} {why}"))))
+}
+
+/// Why this process cannot get at FUSE, and what to do; `None` if it can.
+pub fn why_no_fuse(standing: Standing) -> Option<String> {
+    let why = match Path::new(DEVICE).metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return wrong(
-                "does not exist; load the kernel's module with 'modprobe fuse', or start the \
-                 container with '--device /dev/fuse'",
-            );
+            "does not exist; load the kernel's module with 'modprobe fuse', or start the container \
+             with '--device /dev/fuse'"
         }
-        Err(error) => return wrong(&error.to_string()),
-    }
-    if !standing.mounts_itself() {
-        // fusermount3 is set-user-ID root and opens the device itself.
-        return match privilege::fusermount() {
-            Some(_) => Ok(()),
-            None => Err(StartError::Mount(
-                "an ordinary user mounts with the help of 'fusermount3', and none is in PATH; \
-                 install the package fuse3, or mount as root"
-                    .to_owned(),
-            )),
-        };
-    }
-    match File::options().read(true).write(true).open(DEVICE) {
-        Ok(_) => Ok(()),
-        Err(error) => match rustix::io::Errno::from_io_error(&error) {
-            Some(rustix::io::Errno::NODEV | rustix::io::Errno::NXIO) => {
-                wrong("the kernel has no FUSE; load its module with 'modprobe fuse'")
-            }
-            Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => wrong(
-                "may not be opened; as root of the machine, 'chmod 666 /dev/fuse' lets everybody \
-                 (that is its usual mode), and a container needs '--device /dev/fuse'",
-            ),
-            _ => wrong(&error.to_string()),
+        Ok(metadata) if !metadata.file_type().is_char_device() => {
+            "is not a character device; 'mknod /dev/fuse c 10 229' makes it"
+        }
+        _ if !standing.mounts_itself() && privilege::fusermount().is_none() => {
+            "is of use to an ordinary user only with the program 'fusermount3', and none is in \
+             PATH; install the package fuse3, or mount as root"
+        }
+        _ => match File::options().read(true).write(true).open(DEVICE) {
+            Ok(_) => return None,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NODEV | Errno::NXIO) => {
+                    "leads nowhere: the kernel has no FUSE; load its module with 'modprobe fuse'"
+                }
+                Some(Errno::ACCESS | Errno::PERM) => {
+                    "may not be opened; as root of the machine, 'chmod 666 /dev/fuse' lets \
+                     everybody (that is its usual mode), and a container needs '--device /dev/fuse'"
+                }
+                _ => return Some(format!("cannot be opened: {error}")),
+            },
         },
-    }
+    };
+    Some(why.to_owned())
 }
 
 #[cfg(test)]
