@@ -25,6 +25,10 @@ pub enum FsError {
     /// A new owner has no lower counterpart: `EOVERFLOW` (`notify_change` in fs/attr.c).
     #[error("the new owner is not in the map")]
     UnmappedOwner,
+    /// Clearing set-user-ID or set-group-ID bits by chown(2) is a change of mode, for the owner
+    /// alone: `EPERM` (`notify_change` and `setattr_prepare` in fs/attr.c).
+    #[error("only the owner may do this")]
+    NotOwner,
     /// An id within an ACL or a capability has no lower counterpart: `EINVAL`.
     #[error("the id is not in the map")]
     UnmappedId,
@@ -48,6 +52,7 @@ impl FsError {
         match self {
             FsError::Os { errno, .. } | FsError::Refused(errno) => errno,
             FsError::UnmappedCaller | FsError::UnmappedOwner => Errno::OVERFLOW,
+            FsError::NotOwner => Errno::PERM,
             FsError::UnmappedId => Errno::INVAL,
             FsError::Stale | FsError::UnknownNode => Errno::STALE,
             FsError::UnknownHandle => Errno::BADF,

@@ -2,6 +2,7 @@
 //! that it can be replaced.
 
 mod adapter;
+mod backing;
 mod convert;
 pub mod negotiate;
 pub mod session;

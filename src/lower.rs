@@ -146,11 +146,13 @@ impl LowerTree {
         }
     }
 
-    /// The kernel has dropped `count` lookups of `nodeid`.
-    pub fn forget(&self, nodeid: u64, count: u64) {
-        if self.inodes.forget(nodeid, count) {
+    /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
+    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
+        let gone = self.inodes.forget(nodeid, count);
+        if gone {
             self.descriptors.remove(nodeid);
         }
+        gone
     }
 }
 

@@ -146,7 +146,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         say(verbose, config, "is shown");
         answers(config, background);
     };
-    serve::serve(config, Box::new(ready))?;
+    serve::serve(&config, Box::new(ready))?;
     tracing::info!("unmounted");
     daemon::notify_service_manager("STOPPING=1");
     Ok(0)

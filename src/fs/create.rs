@@ -36,16 +36,15 @@ impl FileSystem {
         new: NewFile,
         flags: i32,
     ) -> Result<(Entry<'_>, Opened), FsError> {
-        let flags = lower_flags(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+        let kept = lower_flags(flags);
+        let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         let mode = Mode::from_bits_truncate(new.mode);
         let fd = as_creator(creator, || {
-            self.lower.retrying(|| {
-                rustix::fs::openat(&dir, name.as_os_str(), flags | OFlags::CLOEXEC, mode)
-                    .call("openat")
-            })
+            self.lower
+                .retrying(|| rustix::fs::openat(&dir, name.as_os_str(), flags, mode).call("openat"))
         });
         let fd = fd.map_err(|error| match error {
             FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
@@ -54,7 +53,7 @@ impl FileSystem {
         let stat = LowerStat::of(&fd)?;
         let lookup = self.lower.intern(&parent, name.as_os_str(), &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
-        let opened = self.opened(inode, fd);
+        let opened = self.opened(inode, kept, Some(fd));
         Ok((Entry { lookup, attr: Attr::up(&stat, &self.maps) }, opened))
     }
 

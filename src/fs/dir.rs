@@ -33,8 +33,9 @@ impl FileSystem {
         mut add: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), FsError> {
         let dir = self.lower.open_files.get(handle)?;
+        let fd = self.lower.file_fd(&dir)?;
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.visit(dir.fd.as_fd(), offset, |dirent| {
+        stream.visit(fd.as_fd(), offset, |dirent| {
             let entry = DirEntry {
                 ino: dirent.ino,
                 next: dirent.next,
@@ -54,8 +55,9 @@ impl FileSystem {
         mut add: impl FnMut(DirEntry<'_>, Option<Entry<'_>>) -> bool,
     ) -> Result<(), FsError> {
         let dir = self.lower.open_files.get(handle)?;
+        let fd = self.lower.file_fd(&dir)?;
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.visit(dir.fd.as_fd(), offset, |dirent| {
+        stream.visit(fd.as_fd(), offset, |dirent| {
             let mut shown = DirEntry {
                 ino: dirent.ino,
                 next: dirent.next,
@@ -66,7 +68,7 @@ impl FileSystem {
                 return Ok(add(shown, None));
             }
             // Gone since it was listed: as if it had gone a moment before.
-            let Ok(stat) = LowerStat::at(dir.fd.as_fd(), dirent.name) else { return Ok(true) };
+            let Ok(stat) = LowerStat::at(fd.as_fd(), dirent.name) else { return Ok(true) };
             shown.ino = stat.identity().ino;
             shown.kind = stat.kind();
             let lookup = self.lower.intern(&dir.inode, dirent.name, &stat);

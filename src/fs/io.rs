@@ -23,11 +23,11 @@ pub struct Range {
 impl FileSystem {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
-        let file = self.lower.open_files.get(handle)?;
+        let fd = self.open_fd(handle)?;
         let mut done = 0;
         while done < buffer.len() {
             let at = offset + done as u64;
-            match rustix::io::pread(&file.fd, &mut buffer[done..], at) {
+            match rustix::io::pread(&fd, &mut buffer[done..], at) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -48,11 +48,11 @@ impl FileSystem {
         data: &[u8],
         clear_privileges: bool,
     ) -> Result<usize, FsError> {
-        let file = self.lower.open_files.get(handle)?;
+        let fd = self.open_fd(handle)?;
         let write = || {
             let mut done = 0;
             while done < data.len() {
-                match rustix::io::pwrite(&file.fd, &data[done..], offset + done as u64) {
+                match rustix::io::pwrite(&fd, &data[done..], offset + done as u64) {
                     Ok(0) => break,
                     Ok(n) => done += n,
                     Err(Errno::INTR) => {}
@@ -63,7 +63,7 @@ impl FileSystem {
             Ok(done)
         };
         if clear_privileges {
-            let stat = LowerStat::of(&file.fd)?;
+            let stat = LowerStat::of(&fd)?;
             self.with_rights_of(caller, &stat, write)
         } else {
             write()
@@ -72,19 +72,19 @@ impl FileSystem {
 
     /// Brings a file's contents to the disk, and its attributes unless `data_only`.
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<(), FsError> {
-        let file = self.lower.open_files.get(handle)?;
+        let fd = self.open_fd(handle)?;
         if data_only {
-            rustix::fs::fdatasync(&file.fd).call("fdatasync")
+            rustix::fs::fdatasync(&fd).call("fdatasync")
         } else {
-            rustix::fs::fsync(&file.fd).call("fsync")
+            rustix::fs::fsync(&fd).call("fsync")
         }
     }
 
     /// One of several descriptors of an open file is closed: errors that the lower file system
     /// reports only on close(2) reach the caller here.
     pub fn flush(&self, handle: u64) -> Result<(), FsError> {
-        let file = self.lower.open_files.get(handle)?;
-        let copy = rustix::io::dup(&file.fd).call("dup")?;
+        let fd = self.open_fd(handle)?;
+        let copy = rustix::io::dup(&fd).call("dup")?;
         crate::sys::file::close(copy).call("close")
     }
 
@@ -96,33 +96,33 @@ impl FileSystem {
         offset: u64,
         length: u64,
     ) -> Result<(), FsError> {
-        let file = self.lower.open_files.get(handle)?;
+        let fd = self.open_fd(handle)?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        rustix::fs::fallocate(&file.fd, mode, offset, length).call("fallocate")
+        rustix::fs::fallocate(&fd, mode, offset, length).call("fallocate")
     }
 
     /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) from `offset` on; the kernel does the
     /// other kinds of seeking itself.
     pub fn lseek(&self, handle: u64, offset: u64, whence: i32) -> Result<u64, FsError> {
-        let file = self.lower.open_files.get(handle)?;
+        let fd = self.open_fd(handle)?;
         let target = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset),
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return Err(FsError::Refused(Errno::INVAL)),
         };
-        rustix::fs::seek(&file.fd, target).call("lseek")
+        rustix::fs::seek(&fd, target).call("lseek")
     }
 
     /// Copies within the lower file system, sharing blocks where it can.
     pub fn copy_file_range(&self, from: Range, to: Range, length: u64) -> Result<u32, FsError> {
-        let source = self.lower.open_files.get(from.handle)?;
-        let target = self.lower.open_files.get(to.handle)?;
+        let source = self.open_fd(from.handle)?;
+        let target = self.open_fd(to.handle)?;
         let (mut read_at, mut write_at) = (from.offset, to.offset);
         let length = usize::try_from(length.min(MAX_COPY)).unwrap_or(0);
         let copied = rustix::fs::copy_file_range(
-            &source.fd,
+            &source,
             Some(&mut read_at),
-            &target.fd,
+            &target,
             Some(&mut write_at),
             length,
         )

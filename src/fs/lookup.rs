@@ -26,9 +26,9 @@ impl FileSystem {
         Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
     }
 
-    /// The kernel has dropped `count` lookups of `nodeid`.
-    pub fn forget(&self, nodeid: u64, count: u64) {
-        self.lower.forget(nodeid, count);
+    /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
+    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
+        self.lower.forget(nodeid, count)
     }
 
     /// The attributes of an inode, or of the file that a handle has open.
@@ -39,7 +39,7 @@ impl FileSystem {
     /// The lower attributes behind [`FileSystem::getattr`].
     pub(super) fn stat(&self, nodeid: u64, handle: Option<u64>) -> Result<LowerStat, FsError> {
         match handle {
-            Some(handle) => LowerStat::of(&self.lower.open_files.get(handle)?.fd),
+            Some(handle) => LowerStat::of(self.open_fd(handle)?),
             None => LowerStat::of(self.lower.path_fd(&self.lower.inode(nodeid)?)?),
         }
     }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::error::FsError;
 use crate::lower::inode::Inode;
 
-use super::FileSystem;
+use super::{Caller, FileSystem};
 
 /// A file that has been opened.
 #[derive(Debug)]
@@ -31,26 +31,60 @@ pub(super) fn lower_flags(flags: i32) -> OFlags {
 }
 
 impl FileSystem {
-    /// Opens a regular file.
-    pub fn open(&self, nodeid: u64, flags: i32) -> Result<Opened, FsError> {
+    /// Opens a regular file. With `passthrough` the kernel reads and writes the lower file itself;
+    /// then one that is opened for reading only is not opened here until something needs it.
+    ///
+    /// Opening for writing is never put off: the lower file system may refuse it (immutable and
+    /// append-only files, a read-only mount, a running program).
+    pub fn open(
+        &self,
+        caller: Caller,
+        nodeid: u64,
+        flags: i32,
+        passthrough: bool,
+    ) -> Result<Opened, FsError> {
+        let inode = self.regular(nodeid)?;
+        let kept = lower_flags(flags);
+        let fd = if flags & libc::O_TRUNC != 0 {
+            let stat = self.stat(nodeid, None)?;
+            let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
+            Some(self.with_rights_of(caller, &stat, open)?)
+        } else if passthrough && kept & OFlags::ACCMODE == OFlags::RDONLY {
+            None
+        } else {
+            Some(self.lower.open_file(&inode, kept)?)
+        };
+        Ok(self.opened(&inode, kept, fd))
+    }
+
+    /// The lower file, for the kernel to read and write by itself.
+    pub fn backing_file(&self, nodeid: u64) -> Result<Arc<OwnedFd>, FsError> {
+        self.lower.path_fd(&self.regular(nodeid)?)
+    }
+
+    /// Fifos, sockets and devices are opened by the kernel itself, never by the server.
+    fn regular(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
         let inode = self.lower.inode(nodeid)?;
-        // Fifos, sockets and devices are opened by the kernel itself, never by the server.
-        if inode.kind != FileType::RegularFile {
-            return Err(FsError::Refused(Errno::NXIO));
-        }
-        let fd = self.lower.open_file(&inode, lower_flags(flags))?;
-        Ok(self.opened(&inode, fd))
+        let regular = inode.kind == FileType::RegularFile;
+        if regular { Ok(inode) } else { Err(FsError::Refused(Errno::NXIO)) }
     }
 
     /// Opens a directory for listing.
     pub fn opendir(&self, nodeid: u64) -> Result<Opened, FsError> {
         let inode = self.lower.inode(nodeid)?;
-        let fd = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(self.opened(&inode, fd))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let fd = self.lower.open_file(&inode, flags)?;
+        Ok(self.opened(&inode, flags, Some(fd)))
     }
 
-    pub(super) fn opened(&self, inode: &Arc<Inode>, fd: OwnedFd) -> Opened {
-        Opened { handle: self.lower.open_files.insert(Arc::clone(inode), fd) }
+    pub(super) fn opened(&self, inode: &Arc<Inode>, flags: OFlags, fd: Option<OwnedFd>) -> Opened {
+        Opened { handle: self.lower.open_files.insert(Arc::clone(inode), flags, fd) }
+    }
+
+    /// The lower descriptor of an open file.
+    pub(super) fn open_fd(&self, handle: u64) -> Result<Arc<OwnedFd>, FsError> {
+        let file = self.lower.open_files.get(handle)?;
+        self.lower.file_fd(&file)
     }
 
     /// Closes a file or directory.

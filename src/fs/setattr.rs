@@ -1,7 +1,6 @@
 //! Changing what a file is: mode, owner, size, times.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
@@ -50,13 +49,18 @@ impl FileSystem {
     pub fn setattr(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let fd = match set.handle {
-            Some(handle) => Arc::clone(&self.lower.open_files.get(handle)?.fd),
+            Some(handle) => self.open_fd(handle)?,
             None => self.lower.path_fd(&inode)?,
         };
         let fd = fd.as_fd();
         let owner = self.lower_owner(set)?;
         if owner.changes() || set.is_empty() {
             let stat = LowerStat::of(fd)?;
+            // An order without fields comes before a write, from somebody who has the file open
+            // for writing; else it is a chown(2).
+            if owner.changes() || !self.lower.open_files.any_writer(nodeid) {
+                self.may_clear_bits(caller, &stat)?;
+            }
             self.with_rights_of(caller, &stat, || owner.apply(fd))?;
         }
         if let Some(mode) = set.mode {
@@ -145,10 +149,9 @@ fn set_times(
 }
 
 fn timespec(time: Option<SetTime>) -> Timespec {
-    let (tv_sec, tv_nsec) = match time {
-        None => (0, UTIME_OMIT),
-        Some(SetTime::Now) => (0, UTIME_NOW),
-        Some(SetTime::At(time)) => (time.sec, time.nsec.into()),
-    };
-    Timespec { tv_sec, tv_nsec }
+    match time {
+        None => Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        Some(SetTime::Now) => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
+        Some(SetTime::At(time)) => Timespec { tv_sec: time.sec, tv_nsec: time.nsec.into() },
+    }
 }

@@ -8,7 +8,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::caller::ProcCaller;
+use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::inode::Inode;
 use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
@@ -117,7 +117,7 @@ impl FileSystem {
         rustix::fs::listxattr(&*path, spare).call("listxattr")?;
         let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
         let trusted = names.split(|&b| b == 0).any(is_trusted);
-        if trusted && !ProcCaller::read(caller.tid).has_sys_admin() {
+        if trusted && !ProcCaller::read(caller.tid).has(Capability::SysAdmin) {
             let kept = names.split_inclusive(|&b| b == 0).filter(|name| !is_trusted(name));
             names = kept.flatten().copied().collect();
         }

@@ -14,10 +14,11 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{caller, errno, file_attr, file_type, set_time};
+use super::backing::{Backing, Backings};
+use super::convert::{caller, dot_attr, errno, file_attr, file_type, set_time};
 use super::negotiate::negotiate;
 use crate::error::FsError;
-use crate::fs::{Entry, FileSystem, Name, NewFile, Place, Range, SetAttr, XattrReply};
+use crate::fs::{Attr, Entry, FileSystem, Name, NewFile, Place, Range, SetAttr, XattrReply};
 use crate::shift::id::Id;
 
 /// Nodeids are never given to a second file, so that one generation is enough.
@@ -30,15 +31,27 @@ pub(super) struct Adapter {
     pub(super) timeout: Duration,
     /// Whether errors of close(2) matter on this lower file system.
     pub(super) flush: bool,
+    /// How deep the lower file system is stacked, counting our own layer.
+    pub(super) stack_depth: u32,
+    /// Lower files that the kernel reads and writes by itself.
+    pub(super) backings: Backings,
 }
 
 impl Adapter {
+    /// An entry carries one number as nodeid and as `st_ino`. Where the two differ, the attributes
+    /// are not to be remembered: the kernel asks for them at once and gets the right number.
+    fn attr_timeout(&self, nodeid: u64, attr: &Attr) -> Duration {
+        if nodeid == attr.ino { self.timeout } else { Duration::ZERO }
+    }
+
     fn reply_entry(&self, reply: ReplyEntry, entry: Result<Entry<'_>, FsError>) {
         match entry {
             Ok(entry) => {
-                let attr = file_attr(entry.lookup.nodeid(), &entry.attr);
+                let nodeid = entry.lookup.nodeid();
+                let attr = file_attr(nodeid, &entry.attr);
                 entry.lookup.give_to_kernel();
-                reply.entry(&self.timeout, &attr, GENERATION);
+                let attr_timeout = self.attr_timeout(nodeid, &entry.attr);
+                reply.entry_with_ttls(&attr_timeout, &self.timeout, &attr, GENERATION);
             }
             Err(error) => reply.error(errno(error)),
         }
@@ -66,7 +79,8 @@ fn place(parent: INodeNo, name: &OsStr) -> Result<Place<'_>, FsError> {
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        negotiate(config);
+        negotiate(config, self.stack_depth);
+        self.backings.offered(config.capabilities());
         Ok(())
     }
 
@@ -75,7 +89,9 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.forget(ino.0, nlookup);
+        if self.fs.forget(ino.0, nlookup) {
+            self.backings.forget(ino.0);
+        }
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -136,8 +152,8 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let new = NewFile { caller: caller(request), mode, umask };
-        let made = Name::new(name).and_then(|name| self.fs.mknod(parent.0, name, new, rdev));
-        self.reply_entry(reply, made);
+        let created = Name::new(name).and_then(|name| self.fs.mknod(parent.0, name, new, rdev));
+        self.reply_entry(reply, created);
     }
 
     fn mkdir(
@@ -172,9 +188,9 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let made = Name::new(link_name)
+        let created = Name::new(link_name)
             .and_then(|name| self.fs.symlink(parent.0, name, caller(request), target.as_os_str()));
-        self.reply_entry(reply, made);
+        self.reply_entry(reply, created);
     }
 
     fn rename(
@@ -206,10 +222,20 @@ impl Filesystem for Adapter {
         self.reply_entry(reply, linked);
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.fs.open(ino.0, flags.0) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
-            Err(error) => reply.error(errno(error)),
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let backing =
+            self.backings.acquire(ino.0, || Ok(reply.open_backing(self.fs.backing_file(ino.0)?)));
+        let backing = match backing {
+            Ok(backing) => backing,
+            Err(error) => return reply.error(errno(error)),
+        };
+        match (self.fs.open(caller(request), ino.0, flags.0, backing.is_some()), backing) {
+            (Ok(opened), Some(backing)) => {
+                let handle = FileHandle(opened.handle);
+                reply.opened_passthrough(handle, FopenFlags::empty(), &backing.keep());
+            }
+            (Ok(opened), None) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
+            (Err(error), _) => reply.error(errno(error)),
         }
     }
 
@@ -224,15 +250,36 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let new = NewFile { caller: caller(request), mode, umask };
-        let made = Name::new(name).and_then(|name| self.fs.create(parent.0, name, new, flags));
-        match made {
-            Ok((entry, opened)) => {
-                let attr = file_attr(entry.lookup.nodeid(), &entry.attr);
+        let created = Name::new(name).and_then(|name| self.fs.create(parent.0, name, new, flags));
+        let (entry, opened) = match created {
+            Ok(created) => created,
+            Err(error) => return reply.error(errno(error)),
+        };
+        let nodeid = entry.lookup.nodeid();
+        let attr = file_attr(nodeid, &entry.attr);
+        let handle = FileHandle(opened.handle);
+        let backing =
+            self.backings.acquire(nodeid, || Ok(reply.open_backing(self.fs.backing_file(nodeid)?)));
+        let none = FopenFlags::empty();
+        match backing {
+            Ok(backing) => {
                 entry.lookup.give_to_kernel();
-                let handle = FileHandle(opened.handle);
-                reply.created(&self.timeout, &attr, GENERATION, handle, FopenFlags::empty());
+                match backing.map(Backing::keep) {
+                    Some(id) => reply.created_passthrough(
+                        &self.timeout,
+                        &attr,
+                        GENERATION,
+                        handle,
+                        none,
+                        &id,
+                    ),
+                    None => reply.created(&self.timeout, &attr, GENERATION, handle, none),
+                }
             }
-            Err(error) => reply.error(errno(error)),
+            Err(error) => {
+                self.fs.release(opened.handle);
+                reply.error(errno(error));
+            }
         }
     }
 
@@ -291,7 +338,7 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -299,6 +346,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.fs.release(fh.0);
+        self.backings.release(ino.0);
         reply.ok();
     }
 
@@ -346,15 +394,16 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let listed = self.fs.readdirplus(fh.0, offset, |dirent, entry| {
-            let (ino, attr) = match &entry {
+            let (ino, attr, timeout) = match &entry {
                 Some(entry) => {
                     let nodeid = entry.lookup.nodeid();
-                    (nodeid, file_attr(nodeid, &entry.attr))
+                    let timeout = self.attr_timeout(nodeid, &entry.attr);
+                    (nodeid, file_attr(nodeid, &entry.attr), timeout)
                 }
-                None => (dirent.ino, super::convert::dot_attr(dirent.ino)),
+                None => (dirent.ino, dot_attr(dirent.ino), self.timeout),
             };
             let full =
-                reply.add(INodeNo(ino), dirent.next, dirent.name, &self.timeout, &attr, GENERATION);
+                reply.add(INodeNo(ino), dirent.next, dirent.name, &timeout, &attr, GENERATION);
             match entry {
                 Some(entry) if !full => entry.lookup.give_to_kernel(),
                 _ => {}

@@ -98,6 +98,8 @@ fn timestamp(time: SystemTime) -> Timestamp {
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp { sec: seconds(after), nsec: after.subsec_nanos() },
+        // The library has made it by taking the nanoseconds away, where they should be added: so
+        // they are given back as they came.
         Err(error) => {
             let before = error.duration();
             Timestamp { sec: -seconds(before), nsec: before.subsec_nanos() }

@@ -32,6 +32,8 @@ macro_rules! features {
 
 /// The features, in the order in which they came to the kernel.
 pub const FEATURES: &[Feature] = features! {
+    FUSE_ATOMIC_O_TRUNC "2.6.24" "O_TRUNC is part of opening, as the lower file system does it"
+        else "a message more, and some bits survive it on empty files";
     FUSE_DONT_MASK "2.6.35" "the server applies the umask, so that default ACLs can override it"
         else "inherited ACLs are cut by the umask";
     FUSE_AUTO_INVAL_DATA "3.6" "cached pages go when a file changed below"
@@ -48,20 +50,28 @@ pub const FEATURES: &[Feature] = features! {
     FUSE_CACHE_SYMLINKS "4.20" "targets of symbolic links are read once" else "read each time";
     FUSE_HANDLE_KILLPRIV_V2 "5.11" "writes need no question about file capabilities first"
         else "one more message before each write";
+    FUSE_PASSTHROUGH "6.9" "the kernel reads and writes lower files without the server"
+        else "contents are copied through the server";
 };
 
 /// Asks for every feature of the table that the kernel offers, and says in the log what is missing.
-pub(super) fn negotiate(config: &mut KernelConfig) {
+/// `stack_depth` is how deep the file systems of backing files may be stacked.
+pub(super) fn negotiate(config: &mut KernelConfig, stack_depth: u32) {
     for feature in FEATURES {
-        match config.add_capabilities(InitFlags::from_bits_retain(feature.bits)) {
-            Ok(()) => tracing::debug!(feature = feature.name, "on: {}", feature.why),
-            Err(_) => tracing::info!(
+        let wanted = InitFlags::from_bits_retain(feature.bits);
+        if config.add_capabilities(wanted).is_ok() {
+            tracing::debug!(feature = feature.name, "on: {}", feature.why);
+        } else {
+            tracing::info!(
                 feature = feature.name,
                 "not in this kernel (Linux {}): {}",
                 feature.since,
                 feature.without
-            ),
+            );
         }
+    }
+    if config.set_max_stack_depth(stack_depth).is_err() {
+        tracing::debug!(stack_depth, "the kernel stacks file systems less deep");
     }
     // Requests of 1 MiB are the most that the kernel's default page limit lets through.
     if config.set_max_write(MAX_WRITE).is_err() || config.set_max_background(BACKGROUND).is_err() {

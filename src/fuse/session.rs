@@ -8,6 +8,7 @@ use std::time::Duration;
 use fuser::{Config, MountOption, Session, SessionACL};
 
 use super::adapter::Adapter;
+use super::backing::Backings;
 use crate::fs::FileSystem;
 
 /// How a connection is served.
@@ -17,6 +18,9 @@ pub struct Settings {
     pub timeout: Duration,
     /// Whether the lower file system reports errors on close(2) that callers must see.
     pub flush: bool,
+    /// How deep the lower file system is stacked already, plus one: how much the kernel must allow
+    /// for passthrough.
+    pub stack_depth: u32,
     /// Worker threads.
     pub threads: usize,
 }
@@ -51,7 +55,13 @@ impl Connection {
 }
 
 fn adapter(fs: FileSystem, settings: &Settings) -> Adapter {
-    Adapter { fs, timeout: settings.timeout, flush: settings.flush }
+    Adapter {
+        fs,
+        timeout: settings.timeout,
+        flush: settings.flush,
+        stack_depth: settings.stack_depth,
+        backings: Backings::new(),
+    }
 }
 
 fn config(settings: &Settings) -> Config {

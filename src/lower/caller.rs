@@ -3,17 +3,25 @@
 
 use std::fs;
 
-/// `CAP_FSETID` and `CAP_SYS_ADMIN` (capabilities(7)), as bit numbers.
-const CAP_FSETID: u32 = 4;
-const CAP_SYS_ADMIN: u32 = 21;
+/// A capability (capabilities(7)), by its bit number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Capability {
+    /// `CAP_FOWNER`: acts as the owner of any file.
+    Fowner = 3,
+    /// `CAP_FSETID`: set-user-ID and set-group-ID bits survive what it does.
+    Fsetid = 4,
+    /// `CAP_SYS_ADMIN`: sees `trusted.*` attributes.
+    SysAdmin = 21,
+}
 
 /// A process that made a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcCaller {
+    tid: u32,
     capabilities: u64,
-    /// Whether it is in the server's user namespace: only there do its capabilities count for
-    /// files of this mount.
-    same_user_namespace: bool,
+    /// Whether it is in the server's user namespace.
+    same_namespace: bool,
     /// Supplementary groups, as the server's user namespace numbers them.
     pub groups: Vec<u32>,
 }
@@ -25,7 +33,8 @@ impl ProcCaller {
         let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/user")).ok();
         let theirs = namespace(&tid.to_string());
         Self {
-            same_user_namespace: theirs.is_some() && theirs == namespace("self"),
+            tid,
+            same_namespace: theirs.is_some() && theirs == namespace("self"),
             ..Self::parse(&status)
         }
     }
@@ -35,29 +44,52 @@ impl ProcCaller {
             status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
         };
         Self {
+            tid: 0,
             capabilities: field("CapEff")
                 .and_then(|hex| u64::from_str_radix(hex, 16).ok())
                 .unwrap_or(0),
-            same_user_namespace: false,
+            same_namespace: false,
             groups: field("Groups")
                 .map(|list| list.split_whitespace().filter_map(|g| g.parse().ok()).collect())
                 .unwrap_or_default(),
         }
     }
 
-    /// Whether set-user-ID and set-group-ID bits survive what it does.
-    pub fn has_fsetid(&self) -> bool {
-        self.has(CAP_FSETID)
+    /// Whether it has the capability over the mount as a whole: the kernel's `capable()`.
+    pub fn has(&self, capability: Capability) -> bool {
+        self.same_namespace && self.holds(capability)
     }
 
-    /// Whether `trusted.*` attributes are for it to see.
-    pub fn has_sys_admin(&self) -> bool {
-        self.has(CAP_SYS_ADMIN)
+    /// Whether it has the capability over a file with these upper ids: the kernel's
+    /// `capable_wrt_inode_uidgid()`. In a namespace of its own a caller has it over the files
+    /// whose ids that namespace maps.
+    pub fn has_over(&self, capability: Capability, uid: u32, gid: u32) -> bool {
+        self.holds(capability)
+            && (self.same_namespace || (self.maps("uid_map", uid) && self.maps("gid_map", gid)))
     }
 
-    fn has(&self, capability: u32) -> bool {
-        self.same_user_namespace && self.capabilities >> capability & 1 == 1
+    fn holds(&self, capability: Capability) -> bool {
+        self.capabilities >> (capability as u32) & 1 == 1
     }
+
+    /// Whether the caller's namespace has a number for our `id`.
+    fn maps(&self, file: &str, id: u32) -> bool {
+        let map = fs::read_to_string(format!("/proc/{}/{file}", self.tid)).unwrap_or_default();
+        map_covers(&map, id)
+    }
+}
+
+/// Whether the second column of a uid_map or gid_map, as read from outside, covers `id`.
+fn map_covers(map: &str, id: u32) -> bool {
+    map.lines().any(|line| {
+        let mut fields = line.split_whitespace().map(str::parse::<u64>);
+        let (Some(_), Some(Ok(first)), Some(Ok(count))) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            return false;
+        };
+        (first..first.saturating_add(count)).contains(&u64::from(id))
+    })
 }
 
 #[cfg(test)]
@@ -69,19 +101,27 @@ mod tests {
         let caller =
             ProcCaller::parse("Name:\tx\nGroups:\t4 24 1000 \nCapEff:\t0000000000200010\n");
         assert_eq!(caller.groups, [4, 24, 1000]);
-        assert_eq!(caller.capabilities, 1 << CAP_FSETID | 1 << CAP_SYS_ADMIN);
-        assert!(!caller.has_fsetid(), "not seen to be in the same namespace");
-        let here = ProcCaller { same_user_namespace: true, ..caller };
-        assert!(here.has_fsetid() && here.has_sys_admin());
+        assert!(!caller.has(Capability::Fsetid), "not seen to be in the same namespace");
+        let here = ProcCaller { same_namespace: true, ..caller };
+        assert!(here.has(Capability::Fsetid) && here.has(Capability::SysAdmin));
+        assert!(!here.has(Capability::Fowner));
     }
 
     #[test]
     fn whoever_has_gone_has_nothing() {
-        assert_eq!(ProcCaller::read(u32::MAX), ProcCaller::default());
+        let gone = ProcCaller::read(u32::MAX);
+        assert!(!gone.has_over(Capability::Fsetid, 0, 0) && gone.groups.is_empty());
     }
 
     #[test]
     fn this_process_is_in_its_own_namespace() {
-        assert!(ProcCaller::read(std::process::id()).same_user_namespace);
+        assert!(ProcCaller::read(std::process::id()).same_namespace);
+    }
+
+    #[test]
+    fn a_namespace_has_its_own_files() {
+        let map = "         0     100000      65536\n     65536       1000          1\n";
+        assert!(map_covers(map, 100_000) && map_covers(map, 165_535) && map_covers(map, 1000));
+        assert!(!map_covers(map, 0) && !map_covers(map, 165_536) && !map_covers("garbage", 1));
     }
 }

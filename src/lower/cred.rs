@@ -90,13 +90,12 @@ fn switch(now: Option<Creator>, creator: Creator) -> Result<(), FsError> {
 /// Runs `call` without `CAP_FSETID`, so that the lower file system clears set-user-ID and
 /// set-group-ID bits just as it would for the unprivileged caller.
 pub fn without_fsetid<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
-    let full = match FULL.get() {
-        Some(full) => full,
-        None => {
-            let full = rustix::thread::capabilities(None).call("capget")?;
-            FULL.set(Some(full));
-            full
-        }
+    let full = if let Some(full) = FULL.get() {
+        full
+    } else {
+        let full = rustix::thread::capabilities(None).call("capget")?;
+        FULL.set(Some(full));
+        full
     };
     if !full.effective.contains(CapabilitySet::FSETID) {
         return call();

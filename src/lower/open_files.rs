@@ -3,17 +3,22 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use rustix::fs::OFlags;
 
 use crate::error::FsError;
 
+use super::LowerTree;
 use super::dirents::DirStream;
 use super::inode::Inode;
 
 /// One open file or directory.
 pub struct OpenFile {
-    /// The lower descriptor, opened with the caller's flags.
-    pub fd: Arc<OwnedFd>,
+    /// The lower descriptor; unset while the kernel reads a file without the server's help.
+    fd: OnceLock<Arc<OwnedFd>>,
+    /// The caller's flags, as far as they count for the lower file.
+    flags: OFlags,
     /// The inode that it belongs to.
     pub inode: Arc<Inode>,
     /// Where a directory is being read.
@@ -34,11 +39,13 @@ struct Tables {
 }
 
 impl OpenFiles {
-    /// Enters an open file and returns its handle number, which is never used again.
-    pub fn insert(&self, inode: Arc<Inode>, fd: OwnedFd) -> u64 {
+    /// Enters a file and returns its handle number, which is never used again. Without a
+    /// descriptor it is opened when a request needs one ([`LowerTree::file_fd`]).
+    pub fn insert(&self, inode: Arc<Inode>, flags: OFlags, fd: Option<OwnedFd>) -> u64 {
         let handle = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let nodeid = inode.nodeid;
-        let file = OpenFile { fd: Arc::new(fd), inode, dir: Mutex::default() };
+        let fd = fd.map_or_else(OnceLock::new, |fd| OnceLock::from(Arc::new(fd)));
+        let file = OpenFile { fd, flags, inode, dir: Mutex::default() };
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.by_handle.insert(handle, Arc::new(file));
         tables.by_node.entry(nodeid).or_default().push(handle);
@@ -54,8 +61,16 @@ impl OpenFiles {
     /// Any descriptor on this inode: it serves where only the inode matters.
     pub fn any_of(&self, nodeid: u64) -> Option<Arc<OwnedFd>> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        let handle = tables.by_node.get(&nodeid)?.first()?;
-        tables.by_handle.get(handle).map(|file| Arc::clone(&file.fd))
+        let handles = tables.by_node.get(&nodeid)?;
+        handles.iter().find_map(|handle| tables.by_handle.get(handle)?.fd.get().cloned())
+    }
+
+    /// Whether somebody has this inode open for writing.
+    pub fn any_writer(&self, nodeid: u64) -> bool {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(handles) = tables.by_node.get(&nodeid) else { return false };
+        let writes = |file: &Arc<OpenFile>| file.flags & OFlags::ACCMODE != OFlags::RDONLY;
+        handles.iter().any(|handle| tables.by_handle.get(handle).is_some_and(writes))
     }
 
     /// The caller has closed it.
@@ -80,5 +95,16 @@ impl OpenFiles {
     /// Whether none is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+impl LowerTree {
+    /// The lower descriptor of an open file.
+    pub fn file_fd(&self, file: &OpenFile) -> Result<Arc<OwnedFd>, FsError> {
+        if let Some(fd) = file.fd.get() {
+            return Ok(Arc::clone(fd));
+        }
+        let opened = Arc::new(self.open_file(&file.inode, file.flags)?);
+        Ok(Arc::clone(file.fd.get_or_init(|| opened)))
     }
 }

@@ -107,11 +107,12 @@ impl InodeTable {
             self.count(ROOT_ID, identity, kind, locator).ok()
         } else {
             let own_number = identity.ino > ROOT_ID && identity.ino < ALIAS_BASE;
-            let locator = match own_number {
-                true => self.count(identity.ino, identity, kind, locator),
-                false => Err(locator),
+            let counted = if own_number {
+                self.count(identity.ino, identity, kind, locator)
+            } else {
+                Err(locator)
             };
-            Some(locator.unwrap_or_else(|locator| self.count_alias(identity, kind, locator)))
+            Some(counted.unwrap_or_else(|locator| self.count_alias(identity, kind, locator)))
         };
         Lookup { table: self, inode }
     }

@@ -27,9 +27,8 @@ pub(super) fn mount(config: &MountConfig) -> Result<Option<OwnedFd>, StartError>
                 why: errno.to_string(),
             }
         })?;
-    let data = match std::ffi::CString::new(kernel_options(config, &device)) {
-        Ok(data) => data,
-        Err(_) => return Err(StartError::Mount("an option holds a zero byte".into())),
+    let Ok(data) = std::ffi::CString::new(kernel_options(config, &device)) else {
+        return Err(StartError::Mount("an option holds a zero byte".into()));
     };
     let mounted = rustix::mount::mount(
         config.source.as_str(),

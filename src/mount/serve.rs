@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 
 use super::fuse;
 use crate::config::MountConfig;
-use crate::error::StartError;
+use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
 use crate::fuse::session::{Connection, Settings, helper_option};
 use crate::lower::{LowerTree, cred};
@@ -25,16 +25,16 @@ const MAX_CACHED: u64 = 4096;
 /// Mounts, calls `ready` once the mount answers, and serves until it is unmounted. SIGTERM, SIGINT
 /// and SIGHUP unmount it.
 pub fn serve(
-    config: MountConfig,
+    config: &MountConfig,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let cached = raise_descriptor_limit();
     let lower = LowerTree::open(&config.lower, config.submounts, cached)?;
     let fs = FileSystem { lower, maps: config.maps.clone(), unmapped_acl: unmapped_acl() };
     prepare_credentials();
-    let connection = connect(fs, &config)?;
-    unmount_on_signal(&config)?;
-    ready(&config);
+    let connection = connect(fs, config)?;
+    unmount_on_signal(config)?;
+    ready(config);
     connection
         .serve()
         .map_err(|source| StartError::System { what: "the FUSE connection broke".into(), source })
@@ -44,16 +44,15 @@ fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartErro
     let settings = Settings {
         timeout: config.cache.timeout(),
         flush: reports_errors_on_close(&fs),
+        stack_depth: stack_depth(&fs),
         threads: config.threads.unwrap_or_else(default_threads),
     };
     let failed = |error: io::Error| StartError::Mount(error.to_string());
-    match fuse::mount(config)? {
-        Some(device) => Connection::on_device(fs, device, &settings).map_err(failed),
-        None => {
-            let options = fuse::helper_options(config).iter().map(|o| helper_option(o)).collect();
-            Connection::with_helper(fs, &config.mountpoint, options, &settings).map_err(failed)
-        }
+    if let Some(device) = fuse::mount(config)? {
+        return Connection::on_device(fs, device, &settings).map_err(failed);
     }
+    let options = fuse::helper_options(config).iter().map(|o| helper_option(o)).collect();
+    Connection::with_helper(fs, &config.mountpoint, options, &settings).map_err(failed)
 }
 
 fn default_threads() -> usize {
@@ -76,7 +75,7 @@ fn prepare_credentials() {
     let steps = [
         (
             "keeping capabilities across fsuid changes",
-            cred::keep_capabilities().map_err(|e| e.errno()),
+            cred::keep_capabilities().map_err(FsError::errno),
         ),
         ("dropping supplementary groups", sys::cred::set_groups(&[])),
         ("dropping CAP_SYS_RESOURCE, so that quotas hold", drop_sys_resource()),
@@ -114,13 +113,23 @@ fn unmapped_acl() -> Unmapped {
     if all { Unmapped::Placeholder } else { Unmapped::Drop }
 }
 
+/// A lower file system that is stacked itself needs a deeper stack for passthrough; a flat one
+/// leaves room for an overlayfs above the mount.
+fn stack_depth(fs: &FileSystem) -> u32 {
+    const STACKED: [u64; 2] = [0x794c_7630, 0x6573_5546]; // overlayfs, FUSE (linux/magic.h)
+    if STACKED.contains(&fs_magic(fs)) { 2 } else { 1 }
+}
+
+fn fs_magic(fs: &FileSystem) -> u64 {
+    rustix::fs::fstatfs(fs.lower.root()).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
+}
+
 /// Network file systems and FUSE report some write errors only when a file is closed.
 fn reports_errors_on_close(fs: &FileSystem) -> bool {
     // NFS, SMB1, SMB2, 9p, FUSE, Ceph, AFS (linux/magic.h)
     const REMOTE: [u64; 7] =
         [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400, 0x6b41_4653];
-    rustix::fs::fstatfs(fs.lower.root())
-        .is_ok_and(|s| REMOTE.contains(&(s.f_type.cast_unsigned() & 0xffff_ffff)))
+    REMOTE.contains(&fs_magic(fs))
 }
 
 fn unmount_on_signal(config: &MountConfig) -> Result<(), StartError> {

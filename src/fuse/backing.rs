@@ -1,0 +1,144 @@
+//! Backing files: lower files that the kernel reads and writes by itself (passthrough, Linux 6.9).
+//!
+//! The kernel wants all opens of one inode to use one backing id. So there is one id per inode: it
+//! is *busy* while the file is open, and then stays *idle* for the next open until the kernel
+//! forgets the inode or too many are idle.
+
+use std::collections::HashMap;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::{BackingId, InitFlags};
+use lru::LruCache;
+use rustix::io::Errno;
+
+use crate::error::FsError;
+
+/// Each idle id holds a lower file open in the kernel.
+const MAX_IDLE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+
+/// The backing ids of one mount.
+pub(super) struct Backings {
+    on: AtomicBool,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    busy: HashMap<u64, Busy>,
+    idle: LruCache<u64, Arc<BackingId>>,
+}
+
+struct Busy {
+    id: Arc<BackingId>,
+    opens: usize,
+}
+
+/// One open file's share in the id of its inode; given back when dropped.
+pub(super) struct Backing<'b> {
+    backings: &'b Backings,
+    nodeid: u64,
+    id: Arc<BackingId>,
+    kept: bool,
+}
+
+impl Backing<'_> {
+    /// The id for the reply. From here on the share ends with the file's release.
+    pub(super) fn keep(mut self) -> Arc<BackingId> {
+        self.kept = true;
+        Arc::clone(&self.id)
+    }
+}
+
+impl Drop for Backing<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.backings.release(self.nodeid);
+        }
+    }
+}
+
+impl Backings {
+    /// None yet; off unless the kernel offers passthrough.
+    pub(super) fn new() -> Self {
+        let table = Table { busy: HashMap::new(), idle: LruCache::new(MAX_IDLE) };
+        Self { on: AtomicBool::new(false), table: Mutex::new(table) }
+    }
+
+    /// Notes whether the kernel has passthrough.
+    pub(super) fn offered(&self, capabilities: InitFlags) {
+        self.on.store(capabilities.contains(InitFlags::FUSE_PASSTHROUGH), Ordering::Relaxed);
+    }
+
+    /// A share in the inode's id for one more open file, made by `register` if there is none;
+    /// `None` where passthrough cannot be used.
+    pub(super) fn acquire(
+        &self,
+        nodeid: u64,
+        register: impl FnOnce() -> Result<io::Result<BackingId>, FsError>,
+    ) -> Result<Option<Backing<'_>>, FsError> {
+        if !self.on.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        if let Some(id) = self.table().take(nodeid, None) {
+            return Ok(Some(Backing { backings: self, nodeid, id, kept: false }));
+        }
+        let fresh = match register()? {
+            Ok(id) => Arc::new(id),
+            Err(error) => return self.refused(&error),
+        };
+        let shared = self.table().take(nodeid, Some(fresh));
+        Ok(shared.map(|id| Backing { backings: self, nodeid, id, kept: false }))
+    }
+
+    /// The first refusal turns passthrough off: the user, or the lower file system, is not allowed
+    /// it. Later ones are errors, since opens of both kinds must not meet on one inode.
+    fn refused(&self, error: &io::Error) -> Result<Option<Backing<'_>>, FsError> {
+        let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+        let table = self.table();
+        if !table.busy.is_empty() || !table.idle.is_empty() {
+            return Err(FsError::Os { call: "FUSE_DEV_IOC_BACKING_OPEN", errno });
+        }
+        if self.on.swap(false, Ordering::Relaxed) {
+            tracing::info!(%errno, "no passthrough: contents are copied through the server");
+        }
+        Ok(None)
+    }
+
+    /// One open file of the inode is closed.
+    pub(super) fn release(&self, nodeid: u64) {
+        let mut table = self.table();
+        let Some(busy) = table.busy.get_mut(&nodeid) else { return };
+        busy.opens -= 1;
+        if busy.opens > 0 {
+            return;
+        }
+        let evicted = table.busy.remove(&nodeid).and_then(|busy| table.idle.push(nodeid, busy.id));
+        drop(table);
+        drop(evicted); // tells the kernel, outside the lock
+    }
+
+    /// The kernel has forgotten the inode.
+    pub(super) fn forget(&self, nodeid: u64) {
+        let idle = self.table().idle.pop(&nodeid);
+        drop(idle);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Counts one more open file of the inode: on the id that it has, else on `fresh`.
+    fn take(&mut self, nodeid: u64, fresh: Option<Arc<BackingId>>) -> Option<Arc<BackingId>> {
+        if let Some(busy) = self.busy.get_mut(&nodeid) {
+            busy.opens += 1;
+            return Some(Arc::clone(&busy.id));
+        }
+        let id = self.idle.pop(&nodeid).or(fresh)?;
+        self.busy.insert(nodeid, Busy { id: Arc::clone(&id), opens: 1 });
+        Some(id)
+    }
+}
