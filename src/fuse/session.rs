@@ -44,6 +44,9 @@ impl Connection {
         settings: &Settings,
     ) -> io::Result<Self> {
         let mut config = config(settings);
+        // The library adds `allow_other` by itself for everything but the owner alone.
+        let for_others = options.contains(&MountOption::CUSTOM("allow_other".to_owned()));
+        config.acl = if for_others { SessionACL::All } else { SessionACL::Owner };
         config.mount_options = options;
         Session::new(adapter(fs, settings), mountpoint, &config).map(Self)
     }

@@ -91,6 +91,7 @@ fn mount_flags(flags: MountFlags) -> Flags {
         (flags.sync, Flags::SYNCHRONOUS),
         (flags.dirsync, Flags::DIRSYNC),
         (flags.lazytime, Flags::LAZYTIME),
+        (flags.nosymfollow, Flags::NOSYMFOLLOW),
     ]
     .into_iter()
     .filter_map(|(on, flag)| on.then_some(flag))
