@@ -87,14 +87,15 @@ pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
     rows.extend(fuse(standing, init.as_ref()));
     rows.extend(namespaces(standing));
     let found = lower_directory.map(|path| lower::look_at(path, standing));
-    let outlook = outlook(standing, found.as_ref());
+    let passthrough = init.is_ok_and(|init| init.has(PASSTHROUGH));
+    let outlook = outlook(standing, passthrough, found.as_ref());
     rows.extend(found.map(|found| found.rows).unwrap_or_default());
     rows.extend(outlook);
     rows
 }
 
 /// What idshift will use here, and why.
-fn outlook(standing: Standing, lower: Option<&lower::Found>) -> Vec<Row> {
+fn outlook(standing: Standing, passthrough: bool, lower: Option<&lower::Found>) -> Vec<Row> {
     let mut section = Section::new("What idshift will use");
     let (by, why) = match (standing, check::why_no_fuse(standing)) {
         (_, Some(_)) => ("nothing", "FUSE cannot be reached, see above"),
@@ -102,6 +103,12 @@ fn outlook(standing: Standing, lower: Option<&lower::Found>) -> Vec<Row> {
         _ => ("mount(2)", "this process may mount"),
     };
     section.add("to mount", Answer::Fact, format!("{by}: {why}"));
+    let (by, why) = match (standing, passthrough) {
+        (Standing::Root, true) => ("the kernel itself", "it has passthrough"),
+        (Standing::Root, false) => ("the server", "this kernel has no passthrough"),
+        _ => ("the server", "passthrough is for root only"),
+    };
+    section.add("to read and write", Answer::Fact, format!("{by}: {why}"));
     if let Some(found) = lower {
         let (by, why) = match found.handles {
             Some(true) => ("file handles", "they can be opened here"),
@@ -157,10 +164,6 @@ fn fuse(standing: Standing, init: Result<&init::Init, &String>) -> Vec<Row> {
                 let on = init.has(feature.bits);
                 let meaning = if on { feature.why } else { feature.without };
                 section.add(feature.name, on, format!("{meaning} (Linux {})", feature.since));
-            }
-            if FEATURES.iter().all(|feature| feature.bits & PASSTHROUGH == 0) {
-                let unused = "file data could go past the server; not used yet (Linux 6.9)";
-                section.add("FUSE_PASSTHROUGH", init.has(PASSTHROUGH), unused);
             }
         }
         Err(why) => section.add("protocol", Answer::Unknown, why),
