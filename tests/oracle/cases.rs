@@ -1,6 +1,8 @@
 //! Hand-written cases: text files, one for each family, with the sequence of each case.
 //!
-//! `== name` starts a case. `maps NAME…` and `storage NAME…` before its steps narrow where it runs.
+//! `== name` starts a case. `maps NAME…` and `storage NAME…` narrow where it runs. With
+//! `callers NAME…` it runs once for each of them, in the place of `*`; with `values WORD…` once for
+//! each of these, in the place of `$`.
 
 use crate::maps::{self, MapSpec};
 use crate::step::Step;
@@ -10,7 +12,39 @@ pub struct Case {
     pub name: String,
     pub maps: Vec<MapSpec>,
     pub storage: Vec<&'static str>,
-    pub steps: Vec<Step>,
+    /// Who `*` stands for, one after the other.
+    callers: Vec<String>,
+    /// What `$` stands for in arguments, one after the other.
+    values: Vec<String>,
+    steps: Vec<Step>,
+}
+
+impl Case {
+    /// The sequences to run: one for each caller and value; or, where `turn` is given, one for each
+    /// caller, with the values taking turns.
+    pub fn sequences(&self, turn: Option<usize>) -> Vec<Vec<Step>> {
+        let fill = |step: &Step, caller: &str, value: &str| {
+            let mut step = step.clone();
+            if step.caller == "*" {
+                caller.clone_into(&mut step.caller);
+            }
+            for arg in &mut step.args {
+                *arg = arg.replace('$', value);
+            }
+            step
+        };
+        let mut sequences = Vec::new();
+        for (number, caller) in self.callers.iter().enumerate() {
+            let values: Vec<&String> = match turn {
+                Some(turn) => vec![&self.values[(number + turn) % self.values.len()]],
+                None => self.values.iter().collect(),
+            };
+            for value in values {
+                sequences.push(self.steps.iter().map(|step| fill(step, caller, value)).collect());
+            }
+        }
+        sequences
+    }
 }
 
 macro_rules! files {
@@ -19,7 +53,24 @@ macro_rules! files {
     };
 }
 
-const FILES: &[(&str, &str)] = files!["owners"];
+const FILES: &[(&str, &str)] = files![
+    "access",
+    "acl",
+    "capability",
+    "chown",
+    "data",
+    "exec",
+    "locks",
+    "names",
+    "orphan",
+    "owners",
+    "privilege",
+    "rename",
+    "sticky",
+    "times",
+    "unmapped",
+    "xattr",
+];
 
 /// All cases of all files.
 pub fn all() -> Vec<Case> {
@@ -38,11 +89,19 @@ pub fn read(file: &str, text: &str) -> Vec<Case> {
                 name: format!("{file}: {}", name.join(" ")),
                 maps: maps::ALL.to_vec(),
                 storage: storage::KINDS.to_vec(),
+                callers: vec!["*".into()],
+                values: vec!["$".into()],
                 steps: Vec::new(),
             }),
             (_, None) => panic!("{file}: a step before the first case: {line}"),
             (["maps" | "map", names @ ..], Some(case)) => {
                 case.maps = names.iter().map(|name| MapSpec::named(name).expect(name)).collect();
+            }
+            (["callers", names @ ..], Some(case)) => {
+                case.callers = names.iter().map(|&name| name.to_owned()).collect();
+            }
+            (["values", words @ ..], Some(case)) => {
+                case.values = words.iter().map(|&word| word.to_owned()).collect();
             }
             (["storage", names @ ..], Some(case)) => {
                 case.storage.retain(|kind| names.contains(kind));

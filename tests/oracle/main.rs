@@ -7,6 +7,7 @@
 //! | `IDSHIFT_ORACLE_SEED` | where the random sequences start |
 //! | `IDSHIFT_ORACLE_FINDINGS` | a world's random sequences go on until so many differences (1) |
 //! | `IDSHIFT_ORACLE_REPLAY` | a file with saved sequences, run alone |
+//! | `IDSHIFT_ORACLE_STRICT` | the faults that are still to be mended count |
 //! | `IDSHIFT_ORACLE_OPTIONS` | mount options for idshift, besides the map |
 //! | `IDSHIFT_ORACLE_AGAINST` | `kernel` or `bind` instead of idshift: tries the comparison itself |
 

@@ -47,7 +47,7 @@ pub fn lower_tree(root: &Path) -> BTreeMap<String, String> {
             let next = numbers.len();
             *numbers.entry(stat.stx_ino).or_insert(next)
         });
-        found.insert(show(relative), format!("inode#{inode} {}", describe_entry(&path)));
+        found.insert(show(relative), format!("{} inode#{inode}", describe_entry(&path)));
     });
     found
 }

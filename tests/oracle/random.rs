@@ -82,7 +82,16 @@ fn report(world: &World, seed: u64, steps: &[Step], found: &Difference) -> Strin
     format!("{heading}{found}\n{saved}\nserver's log:\n{}", world.log())
 }
 
-/// Takes steps out as long as some difference stays: halves first, then smaller parts, then one.
+/// Whether two differences are likely one: the same call, and answers to it that are as unlike.
+fn same_kind(fewer: &[Step], again: &Difference, steps: &[Step], found: &Difference) -> bool {
+    let kind = |steps: &[Step], found: &Difference| {
+        let answers = |text: &str| text.split([' ', '=']).next().unwrap_or_default().to_owned();
+        (steps[found.step].call.clone(), answers(&found.left), answers(&found.right))
+    };
+    kind(fewer, again) == kind(steps, found)
+}
+
+/// Takes steps out as long as the difference stays: halves first, then smaller parts, then one.
 fn shrink(
     world: &mut World,
     mut steps: Vec<Step>,
@@ -98,7 +107,8 @@ fn shrink(
         while from < steps.len() && Instant::now() < end {
             let mut fewer = steps.clone();
             fewer.drain(from..(from + part).min(steps.len()));
-            if let Some(again) = world.run(&fewer, watch) {
+            let again = world.run(&fewer, watch);
+            if let Some(again) = again.filter(|again| same_kind(&fewer, again, &steps, &found)) {
                 fewer.truncate(again.step + 1);
                 (steps, found, shorter) = (fewer, again, true);
             } else {

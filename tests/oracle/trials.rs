@@ -11,6 +11,7 @@ use crate::maps;
 use crate::pool::Pool;
 use crate::random;
 use crate::side::Shown;
+use crate::step::Step;
 use crate::storage;
 use crate::world::Watch;
 
@@ -78,23 +79,33 @@ fn of_case(pool: &Arc<Pool>, case: Case) -> Trial {
     let pool = pool.clone();
     Trial::test(case.name.clone(), move || {
         let mut reports = Vec::new();
-        for &kind in &case.storage {
-            // Every map on one file system, one map on the others: what depends on both at once
-            // is left to the random sequences.
-            let all_maps = kind == "ext4" || case.maps.len() == 1;
-            let maps = if all_maps { &case.maps[..] } else { &case.maps[..1] };
-            for &map in maps {
-                let watch = Watch::Everything;
-                if let Some(found) = pool.with(kind, map, |world| world.run(&case.steps, watch))? {
-                    reports.push(format!("on {kind}, map {}: {found}", map.name));
-                }
-                if reports.len() == REPORTS {
-                    break;
-                }
+        for (turn, (kind, map)) in worlds(&case).into_iter().enumerate() {
+            let turn = (turn > 0).then_some(turn);
+            let found = pool.with(kind, map, |world| {
+                let sequences = case.sequences(turn).into_iter();
+                sequences.enumerate().find_map(|(number, steps)| {
+                    let found = world.run(&steps, Watch::Touched)?;
+                    let ran: Vec<String> = steps.iter().map(Step::to_string).collect();
+                    Some(format!("sequence {number}, {found}\n  {}", ran.join("\n  ")))
+                })
+            })?;
+            reports.extend(found.map(|found| format!("on {kind}, map {}: {found}", map.name)));
+            if reports.len() == REPORTS {
+                break;
             }
         }
         if reports.is_empty() { Ok(()) } else { Err(Failed::from(reports.join("\n"))) }
     })
+}
+
+/// Where a case runs: on one file system with every map, on the others with one. What depends on
+/// both at once is left to the random sequences. The first world gets all callers and values.
+fn worlds(case: &Case) -> Vec<(&'static str, maps::MapSpec)> {
+    let (Some(&first), Some(&map)) = (case.storage.first(), case.maps.first()) else {
+        return Vec::new();
+    };
+    let maps = case.maps.iter().map(|&map| (first, map));
+    maps.chain(case.storage[1..].iter().map(|&kind| (kind, map))).collect()
 }
 
 fn random_trials(pool: &Arc<Pool>) -> Vec<Trial> {

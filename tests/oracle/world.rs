@@ -65,7 +65,7 @@ impl World {
     ) -> Result<Self, String> {
         let name = |n: usize| format!("{}-{}-{n}-{:?}", map.name, storage.kind, shown[n]);
         let side = |n: usize| {
-            let lower = storage.root.join(format!("{}-{:?}-{n}", map.name, shown[1]));
+            let lower = storage.root.join(place.file_name().unwrap_or_default()).join(name(n));
             Side::mount(shown[n], &map, lower, place.join(name(n)))
         };
         let sides = [side(0)?, side(1)?];
@@ -109,7 +109,8 @@ impl World {
     pub fn log(&self) -> String {
         let logs = self.sides.iter().filter(|side| side.shown == Shown::Idshift).map(Side::log);
         let all: String = logs.collect();
-        let tail: Vec<&str> = all.lines().rev().take(15).collect();
+        let tail: Vec<&str> =
+            all.lines().filter(|line| !line.contains(" INFO ")).rev().take(15).collect();
         tail.into_iter().rev().collect::<Vec<_>>().join("\n")
     }
 
@@ -126,29 +127,28 @@ impl World {
                 continue;
             }
             let [left, right] = self.both(&caller, step);
-            if left != right {
-                match deviations::of_answer(step, &left, &right) {
-                    Some(known) if known.parts => return None,
-                    Some(_) => {}
-                    None => {
-                        let what = step.to_string();
-                        return Some(Difference { step: number, what, left, right });
-                    }
+            let mut seen = vec![(step.to_string(), left, right)];
+            // A change below shows after the cache's time.
+            if caller.home != Home::Lower {
+                match watch {
+                    Watch::Everything => seen.extend(self.compare_trees(base)),
+                    Watch::Touched => seen.extend(self.compare_paths(step, base)),
+                    Watch::AtEnd => {}
                 }
             }
-            let looked = match watch {
-                // A change below shows after the cache's time.
-                _ if caller.home == Home::Lower => None,
-                Watch::Everything => self.compare_trees(base),
-                Watch::Touched => self.compare_paths(step, base),
-                Watch::AtEnd => None,
-            };
-            if let Some((what, left, right)) = looked {
-                return Some(Difference { step: number, what, left, right });
+            match verdict(number, step, seen) {
+                Verdict::Equal => {}
+                Verdict::Parted => return None,
+                Verdict::Different(found) => return Some(found),
             }
         }
-        let (what, left, right) = self.compare_trees(base).or_else(|| self.compare_lower(base))?;
-        Some(Difference { step: steps.len().saturating_sub(1), what, left, right })
+        let number = steps.len().checked_sub(1)?;
+        let mut seen = self.compare_trees(base);
+        seen.extend(self.compare_lower(base));
+        match verdict(number, &steps[number], seen) {
+            Verdict::Different(found) => Some(found),
+            _ => None,
+        }
     }
 
     /// Brings all callers of the steps to the fresh directories, while everyone may go there.
@@ -164,7 +164,8 @@ impl World {
                 let directory = encode(root.join(base).as_os_str().as_encoded_bytes());
                 let worker = self.workers.entry((n, caller.name));
                 let worker = worker.or_insert_with(|| Worker::start(&caller, &self.map));
-                assert_eq!(worker.ask(&format!("reset {directory}")), "ok", "{}", caller.name);
+                let answer = worker.ask(&format!("reset {directory}"));
+                assert_eq!(answer, "ok", "{} on side {n}: {directory}", caller.name);
             }
         }
         present
@@ -187,43 +188,56 @@ impl World {
         [0, 1].map(|n| (self.sides[n].upper.join(base), self.sides[n].lower.join(base)))
     }
 
-    fn compare_trees(&self, base: &str) -> Option<(String, String, String)> {
+    fn compare_trees(&self, base: &str) -> Vec<Seen> {
         let [left, right] =
             self.roots(base).map(|(upper, lower)| observe::upper_tree(&upper, &lower));
         let found = observe::differences(&left, &right).into_iter();
-        found
-            .into_iter()
-            .find_map(|(path, left, right)| seen(format!("{path} through the mount"), left, right))
+        found.map(|(path, l, r)| (format!("{path} through the mount"), l, r)).collect()
     }
 
-    fn compare_lower(&self, base: &str) -> Option<(String, String, String)> {
+    fn compare_lower(&self, base: &str) -> Vec<Seen> {
         let [left, right] = self.roots(base).map(|(_, lower)| observe::lower_tree(&lower));
         let found = observe::differences(&left, &right).into_iter();
-        found
-            .into_iter()
-            .find_map(|(path, left, right)| seen(format!("{path} on the lower side"), left, right))
+        found.map(|(path, l, r)| (format!("{path} on the lower side"), l, r)).collect()
     }
 
-    fn compare_paths(&self, step: &Step, base: &str) -> Option<(String, String, String)> {
+    fn compare_paths(&self, step: &Step, base: &str) -> Vec<Seen> {
         let mut paths = BTreeSet::new();
         for path in step.paths().into_iter().filter(|path| !path.starts_with('/')) {
             let path = PathBuf::from(OsString::from_vec(decode(path)));
             paths.insert(path.parent().map(Path::to_path_buf).unwrap_or_default());
             paths.insert(path);
         }
-        paths.into_iter().find_map(|path| {
+        let look = |path: &PathBuf| {
             let [left, right] = self
                 .roots(base)
-                .map(|(upper, lower)| observe::upper(&upper.join(&path), &lower.join(&path)));
-            seen(format!("{} through the mount", path.display()), left, right)
-        })
+                .map(|(upper, lower)| observe::upper(&upper.join(path), &lower.join(path)));
+            (format!("{} through the mount", path.display()), left, right)
+        };
+        paths.iter().map(look).collect()
     }
 }
 
-/// A difference in what is seen, unless it is a known deviation.
-fn seen(what: String, left: String, right: String) -> Option<(String, String, String)> {
-    let known = left == right || deviations::of_sight(&left, &right).is_some();
-    (!known).then_some((what, left, right))
+/// What was looked at, and what it was on either side.
+type Seen = (String, String, String);
+
+enum Verdict {
+    Equal,
+    /// A known deviation after which the two sides go different ways.
+    Parted,
+    Different(Difference),
+}
+
+fn verdict(number: usize, step: &Step, seen: Vec<Seen>) -> Verdict {
+    let mut new = None;
+    for (what, left, right) in seen.into_iter().filter(|(_, left, right)| left != right) {
+        match deviations::find(step, &left, &right) {
+            Some(known) if known.parts => return Verdict::Parted,
+            Some(_) => {}
+            None => new = new.or(Some(Difference { step: number, what, left, right })),
+        }
+    }
+    new.map_or(Verdict::Equal, Verdict::Different)
 }
 
 /// Gives a tree's space back. The files stay until the file system goes: a number that is used

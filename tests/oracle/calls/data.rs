@@ -59,6 +59,12 @@ impl Hands {
                 }
                 "seek" => {
                     let whence = args.flags(1, WHENCE);
+                    let is_directory =
+                        |stat: libc::stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+                    if fstat(fd).is_ok_and(is_directory) {
+                        // Offsets in a directory are cookies of its file system.
+                        return Ok("directory".to_owned());
+                    }
                     return check(libc::lseek(fd, args.number(2), whence)).map(|at| at.to_string());
                 }
                 "fsync" => return done(libc::fsync(fd)),
@@ -148,15 +154,23 @@ fn lock(call: &str, fd: i32, args: &Args<'_>) -> Answer {
     Ok(format!("{} {} {} holder:{}", lock.l_type, lock.l_start, lock.l_len, lock.l_pid.signum()))
 }
 
+fn fstat(fd: i32) -> Result<libc::stat, i32> {
+    // SAFETY: a whole `struct stat` to write to.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        check(libc::fstat(fd, &raw mut stat))?;
+        Ok(stat)
+    }
+}
+
 /// `mmapw SLOT OFFSET LENGTH SEED` writes through a shared mapping, `mmapr SLOT OFFSET LENGTH`
 /// reads through one. Only inside the file: beyond its end lies a signal.
 fn map(fd: i32, args: &Args<'_>, writes: bool) -> Answer {
     let (offset, length) = (args.number(1), args.number(2).cast_unsigned() as usize);
-    // SAFETY: `fstat` writes a whole `struct stat`. The mapping is used within the file's size,
+    // SAFETY: the mapping is used within the file's size,
     // which only this worker's caller changes meanwhile, and unmapped before the end.
     unsafe {
-        let mut stat: libc::stat = std::mem::zeroed();
-        check(libc::fstat(fd, &raw mut stat))?;
+        let stat = fstat(fd)?;
         let end = offset.cast_unsigned() as usize + length;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG || (stat.st_size as usize) < end {
             return Ok("outside".to_owned());
