@@ -1,8 +1,15 @@
-//! The edge: between the FUSE library and [`crate::fs`]. Only these files name the library, so
-//! that it can be replaced.
+//! The edge: between the kernel's FUSE protocol and [`crate::fs`]. Nothing outside this module
+//! knows how requests arrive.
+//!
+//! It speaks the protocol itself. `docs/architecture.md` says what that gives that the FUSE
+//! libraries do not.
 
-mod adapter;
 mod backing;
-mod convert;
+mod device;
 pub mod negotiate;
+mod reply;
+mod request;
+mod server;
 pub mod session;
+mod wire;
+mod workers;

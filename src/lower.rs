@@ -95,6 +95,11 @@ impl LowerTree {
         self.root.as_fd()
     }
 
+    /// Brings everything of the file system that the root is on to the disk (syncfs(2)).
+    pub fn syncfs(&self) -> Result<(), FsError> {
+        rustix::fs::syncfs(&self.handle_mount).call("syncfs")
+    }
+
     /// The inode that the kernel calls `nodeid`.
     pub fn inode(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
         self.inodes.get(nodeid).ok_or(FsError::UnknownNode)

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod daemon;
 pub mod fuse;
+mod fusermount;
 pub mod kernel;
 pub mod log;
 pub mod options;

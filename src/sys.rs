@@ -6,6 +6,7 @@
 pub mod cred;
 pub mod dirents;
 pub mod file;
+pub mod fuse;
 pub mod handle;
 pub mod idmapped;
 pub mod ioctl;

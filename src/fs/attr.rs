@@ -36,6 +36,8 @@ pub struct Attr {
     pub mtime: Timestamp,
     /// Last change of the inode.
     pub ctime: Timestamp,
+    /// Birth, where the lower file system keeps it.
+    pub btime: Option<Timestamp>,
 }
 
 impl Attr {
@@ -55,6 +57,7 @@ impl Attr {
             atime: stat.atime,
             mtime: stat.mtime,
             ctime: stat.ctime,
+            btime: stat.btime,
         }
     }
 }

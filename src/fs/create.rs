@@ -1,13 +1,14 @@
 //! Making files: create, mknod, mkdir, symlink. Each is born with its owner in one system call.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::cred::as_creator;
+use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 
 use super::open::{Opened, lower_flags};
@@ -34,8 +35,8 @@ impl FileSystem {
         parent: u64,
         name: Name<'_>,
         new: NewFile,
-        flags: i32,
-    ) -> Result<(Entry<'_>, Opened), FsError> {
+        flags: u32,
+    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
         let kept = lower_flags(flags);
         let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;
@@ -50,10 +51,41 @@ impl FileSystem {
             FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
             other => other,
         })?;
+        self.born_open(&parent, name.as_os_str(), fd, kept)
+    }
+
+    /// Makes a regular file without a name and opens it (`O_TMPFILE`).
+    pub fn tmpfile(
+        &self,
+        parent: u64,
+        new: NewFile,
+        flags: u32,
+    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
+        let kept = lower_flags(flags);
+        let unlinkable = OFlags::from_bits_retain(flags) & OFlags::EXCL;
+        let flags = kept | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let creator = self.creator(new.caller, new.umask)?;
+        let parent = self.lower.inode(parent)?;
+        let dir = self.lower.path_fd(&parent)?;
+        let mode = Mode::from_bits_truncate(new.mode);
+        let fd = as_creator(creator, || {
+            self.lower.retrying(|| rustix::fs::openat(&dir, ".", flags, mode).call("openat"))
+        })?;
+        // No walk ends at the empty name: while it has none, the open file leads to it.
+        self.born_open(&parent, OsStr::new(""), fd, kept)
+    }
+
+    fn born_open(
+        &self,
+        parent: &Inode,
+        name: &OsStr,
+        fd: OwnedFd,
+        flags: OFlags,
+    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
         let stat = LowerStat::of(&fd)?;
-        let lookup = self.lower.intern(&parent, name.as_os_str(), &stat);
+        let lookup = self.lower.intern(parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
-        let opened = self.opened(inode, kept, Some(fd));
+        let opened = self.opened(inode, flags, Some(fd));
         Ok((Entry { lookup, attr: Attr::up(&stat, &self.maps) }, opened))
     }
 

@@ -48,11 +48,11 @@ impl FileSystem {
 
     /// Lists names with their attributes, each counted as a lookup that `add` gives to the kernel
     /// or drops. `.` and `..` come without: they are no lookups.
-    pub fn readdirplus(
-        &self,
+    pub fn readdirplus<'fs>(
+        &'fs self,
         handle: u64,
         offset: u64,
-        mut add: impl FnMut(DirEntry<'_>, Option<Entry<'_>>) -> bool,
+        mut add: impl FnMut(DirEntry<'_>, Option<Entry<'fs>>) -> bool,
     ) -> Result<(), FsError> {
         let dir = self.lower.open_files.get(handle)?;
         let fd = self.lower.file_fd(&dir)?;

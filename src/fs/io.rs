@@ -1,5 +1,6 @@
 //! The contents of open files.
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
@@ -21,21 +22,30 @@ pub struct Range {
 }
 
 impl FileSystem {
-    /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
-    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize, FsError> {
+    /// Appends up to `size` bytes of the file to `buffer`; fewer only at the end of the file.
+    pub fn read(
+        &self,
+        handle: u64,
+        offset: u64,
+        size: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), FsError> {
         let fd = self.open_fd(handle)?;
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = offset + done as u64;
-            match rustix::io::pread(&fd, &mut buffer[done..], at) {
+        let before = buffer.len();
+        let end = before + size as usize;
+        buffer.reserve_exact(size as usize);
+        while buffer.len() < end {
+            let at = offset + (buffer.len() - before) as u64;
+            match rustix::io::pread(&fd, spare_capacity(buffer), at) {
                 Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) if buffer.len() > before => break,
                 Err(errno) => return Err(errno).call("pread"),
             }
         }
-        Ok(done)
+        // The allocator may have given more room than asked for.
+        buffer.truncate(end);
+        Ok(())
     }
 
     /// Writes all of `data`, or as much as fits. With `clear_privileges` the caller's write clears
@@ -64,7 +74,7 @@ impl FileSystem {
         };
         if clear_privileges {
             let stat = LowerStat::of(&fd)?;
-            self.with_rights_of(caller, &stat, write)
+            self.clearing(caller, &stat, write)
         } else {
             write()
         }

@@ -8,30 +8,25 @@ use rustix::io::Errno;
 
 use crate::error::FsError;
 use crate::lower::inode::Inode;
+pub use crate::lower::open_files::Opened;
 
 use super::{Caller, FileSystem};
 
-/// A file that has been opened.
-#[derive(Debug)]
-pub struct Opened {
-    /// The number by which the kernel calls the open file.
-    pub handle: u64,
-}
-
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
-pub(super) fn lower_flags(flags: i32) -> OFlags {
+pub(super) fn lower_flags(flags: u32) -> OFlags {
     let kept = OFlags::ACCMODE
         | OFlags::APPEND
         | OFlags::DSYNC
         | OFlags::SYNC
         | OFlags::NOATIME
         | OFlags::LARGEFILE;
-    OFlags::from_bits_retain(flags.cast_unsigned()) & kept
+    OFlags::from_bits_retain(flags) & kept
 }
 
 impl FileSystem {
-    /// Opens a regular file. With `passthrough` the kernel reads and writes the lower file itself;
+    /// Opens a regular file; `clear_privileges` goes with `O_TRUNC` by somebody without
+    /// `CAP_FSETID` (`FUSE_OPEN_KILL_SUIDGID`). With `passthrough` the kernel reads and writes the lower file itself;
     /// then one that is opened for reading only is not opened here until something needs it.
     ///
     /// Opening for writing is never put off: the lower file system may refuse it (immutable and
@@ -40,15 +35,19 @@ impl FileSystem {
         &self,
         caller: Caller,
         nodeid: u64,
-        flags: i32,
+        flags: u32,
+        clear_privileges: bool,
         passthrough: bool,
-    ) -> Result<Opened, FsError> {
+    ) -> Result<Opened<'_>, FsError> {
         let inode = self.regular(nodeid)?;
         let kept = lower_flags(flags);
-        let fd = if flags & libc::O_TRUNC != 0 {
-            let stat = self.stat(nodeid, None)?;
+        let fd = if OFlags::from_bits_retain(flags).contains(OFlags::TRUNC) {
             let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
-            Some(self.with_rights_of(caller, &stat, open)?)
+            Some(if clear_privileges {
+                self.clearing(caller, &self.stat(nodeid, None)?, open)?
+            } else {
+                open()?
+            })
         } else if passthrough && kept & OFlags::ACCMODE == OFlags::RDONLY {
             None
         } else {
@@ -70,15 +69,20 @@ impl FileSystem {
     }
 
     /// Opens a directory for listing.
-    pub fn opendir(&self, nodeid: u64) -> Result<Opened, FsError> {
+    pub fn opendir(&self, nodeid: u64) -> Result<Opened<'_>, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.lower.open_file(&inode, flags)?;
         Ok(self.opened(&inode, flags, Some(fd)))
     }
 
-    pub(super) fn opened(&self, inode: &Arc<Inode>, flags: OFlags, fd: Option<OwnedFd>) -> Opened {
-        Opened { handle: self.lower.open_files.insert(Arc::clone(inode), flags, fd) }
+    pub(super) fn opened(
+        &self,
+        inode: &Arc<Inode>,
+        flags: OFlags,
+        fd: Option<OwnedFd>,
+    ) -> Opened<'_> {
+        self.lower.open_files.insert(Arc::clone(inode), flags, fd)
     }
 
     /// The lower descriptor of an open file.

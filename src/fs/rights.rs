@@ -2,15 +2,15 @@
 //! set-user-ID and set-group-ID bits survive a change.
 //!
 //! The lower file system asks two things of whoever makes the change: is it in the file's group,
-//! and has it `CAP_FSETID`. So the one call is made with just that group and that capability.
+//! and has it `CAP_FSETID`. So the one call is made in the caller's groups, without that capability.
 
 use rustix::fs::FileType;
 
 use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
-use crate::lower::cred::{with_fsgid, without_fsetid};
+use crate::lower::cred::{with_groups, without_fsetid};
 use crate::lower::stat::LowerStat;
-use crate::shift::id::{Id, LowerGid, UpperUid};
+use crate::shift::id::{Id, LowerGid, UpperGid, UpperUid};
 
 use super::{Attr, Caller, FileSystem};
 
@@ -19,37 +19,60 @@ const S_ISGID: u32 = 0o2000;
 const S_IXGRP: u32 = 0o0010;
 
 impl FileSystem {
-    /// Runs a change of the file that `stat` describes as the caller would make it, so that the
-    /// lower file system clears the bits that it clears for the caller.
-    pub(super) fn with_rights_of<T>(
+    /// Runs a change of contents by a caller of whom the kernel said that it has no `CAP_FSETID`.
+    pub(super) fn clearing<T>(
         &self,
         caller: Caller,
         stat: &LowerStat,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        // Only of a file that its group cannot execute may a bit stay, for members.
+        let groups = if stat.mode & S_ISGID != 0 && stat.mode & S_IXGRP == 0 {
+            self.groups(caller, &ProcCaller::read(caller.tid), stat, None)
+        } else {
+            Groups::outside(stat.gid)
+        };
+        groups.acting(|| without_fsetid(change))
+    }
+
+    /// Sets an ACL for a caller from outside the file's group, without `CAP_FSETID` over it.
+    pub(super) fn as_outsider<T>(
+        stat: &LowerStat,
+        change: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        Groups::outside(stat.gid).acting(|| without_fsetid(change))
+    }
+
+    /// Runs a change of the file's owner or ACL as the caller would make it, so that the lower
+    /// file system clears the bits that it clears for the caller. `new_group` is the group that
+    /// the file gets by it.
+    pub(super) fn with_rights_of<T>(
+        &self,
+        caller: Caller,
+        stat: &LowerStat,
+        new_group: Option<LowerGid>,
+        change: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
         if !has_privilege_bits(stat) {
             return change();
         }
-        let process = ProcCaller::read(caller.tid);
-        if process.has(Capability::Fsetid) {
-            return change();
-        }
-        let group = fsgid_for(self.keeps_setgid(caller, &process, stat), stat.gid);
-        with_fsgid(group, || without_fsetid(change))
+        let groups = self.groups(caller, &ProcCaller::read(caller.tid), stat, new_group);
+        groups.acting(|| without_fsetid(change))
     }
 
     /// Refuses a chown(2) that clears bits to somebody who may not change the mode. The kernel
     /// above has checked the right to change the owner, which is another.
     pub(super) fn may_clear_bits(&self, caller: Caller, stat: &LowerStat) -> Result<(), FsError> {
-        if !has_privilege_bits(stat) || caller.uid.is_some_and(|uid| self.owns(uid, stat)) {
+        // Directories keep their bits (`chown_common`, fs/open.c).
+        let at_stake = has_privilege_bits(stat) && stat.kind() != FileType::Directory;
+        if !at_stake || caller.uid.is_some_and(|uid| self.owns(uid, stat)) {
             return Ok(());
         }
         let process = ProcCaller::read(caller.tid);
         let shown = Attr::up(stat, &self.maps);
-        let keeps = stat.mode & S_ISUID == 0
-            && stat.mode & S_IXGRP == 0
-            && self.keeps_setgid(caller, &process, stat);
-        if keeps || process.has_over(Capability::Fowner, shown.uid, shown.gid) {
+        let all_stay = stat.mode & (S_ISUID | S_IXGRP) == 0
+            && stat.gid.is_some_and(|gid| self.groups(caller, &process, stat, None).contains(gid));
+        if all_stay || process.has_over(Capability::Fowner, shown.uid, shown.gid) {
             Ok(())
         } else {
             Err(FsError::NotOwner)
@@ -60,16 +83,23 @@ impl FileSystem {
         stat.uid.and_then(|owner| self.maps.up_uid(owner)) == Some(uid)
     }
 
-    /// Whether the caller is in the file's group, or has `CAP_FSETID` over the file: then the
-    /// set-group-ID bit of a file that its group cannot execute stays (`in_group_or_capable`,
-    /// fs/inode.c).
-    fn keeps_setgid(&self, caller: Caller, process: &ProcCaller, stat: &LowerStat) -> bool {
-        let group = stat.gid.and_then(|gid| self.maps.up_gid(gid));
-        let member = group.is_some_and(|group| {
-            caller.gid == Some(group) || process.groups.contains(&group.raw())
-        });
+    /// The lower groups that decide what the caller may keep: its own, and those of the file if it
+    /// has `CAP_FSETID` over the file, which counts as much (`in_group_or_capable`, fs/inode.c).
+    fn groups(
+        &self,
+        caller: Caller,
+        process: &ProcCaller,
+        stat: &LowerStat,
+        new_group: Option<LowerGid>,
+    ) -> Groups {
+        let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
+        let mut all: Vec<LowerGid> = process.groups.iter().filter_map(|&raw| down(raw)).collect();
         let shown = Attr::up(stat, &self.maps);
-        member || process.has_over(Capability::Fsetid, shown.uid, shown.gid)
+        if process.has_over(Capability::Fsetid, shown.uid, shown.gid) {
+            all.extend(stat.gid.into_iter().chain(new_group));
+        }
+        let own = caller.gid.and_then(|gid| self.maps.down_gid(gid));
+        Groups { own: own.unwrap_or_else(|| neither(stat.gid, new_group)), all }
     }
 }
 
@@ -77,11 +107,31 @@ fn has_privilege_bits(stat: &LowerStat) -> bool {
     stat.mode & (S_ISUID | S_ISGID) != 0 && stat.kind() != FileType::Symlink
 }
 
-/// A group to act with that makes the server a member of the file's group, or not.
-fn fsgid_for(member: bool, group: Option<LowerGid>) -> LowerGid {
-    let other = if group == Some(Id::ROOT) { LowerGid::new(1) } else { Some(Id::ROOT) };
-    let chosen = if member { group } else { other };
-    chosen.unwrap_or(Id::ROOT)
+/// Lower groups to act in.
+struct Groups {
+    own: LowerGid,
+    all: Vec<LowerGid>,
+}
+
+impl Groups {
+    /// Some group that is not the file's.
+    fn outside(group: Option<LowerGid>) -> Self {
+        Self { own: neither(group, None), all: Vec::new() }
+    }
+
+    fn contains(&self, group: LowerGid) -> bool {
+        self.own == group || self.all.contains(&group)
+    }
+
+    fn acting<T>(&self, change: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+        with_groups(self.own, &self.all, change)
+    }
+}
+
+/// A group that is neither of the two.
+fn neither(one: Option<LowerGid>, other: Option<LowerGid>) -> LowerGid {
+    let free = |gid: &LowerGid| Some(*gid) != one && Some(*gid) != other;
+    [0, 1, 2].into_iter().filter_map(LowerGid::new).find(free).unwrap_or(Id::ROOT)
 }
 
 #[cfg(test)]
@@ -89,10 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_group_to_act_with_is_in_or_out() {
-        for group in [0, 1, 100].map(LowerGid::new) {
-            assert_eq!(Some(fsgid_for(true, group)), group);
-            assert_ne!(Some(fsgid_for(false, group)), group);
+    fn outside_is_never_inside() {
+        let ids = [0, 1, 2, 100].map(LowerGid::new);
+        for one in ids {
+            assert!(!Groups::outside(one).contains(one.unwrap()));
+            for other in ids {
+                let chosen = Some(neither(one, other));
+                assert!(chosen != one && chosen != other);
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::lower::{THIS_FILE, proc_path};
-use crate::shift::id::{Id, UpperGid, UpperUid};
+use crate::shift::id::{Id, LowerGid, UpperGid, UpperUid};
 
 use super::{Attr, Caller, FileSystem};
 
@@ -29,6 +29,8 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// The open file through which the change is made.
     pub handle: Option<u64>,
+    /// A change of size by somebody without `CAP_FSETID` (`FATTR_KILL_SUIDGID`).
+    pub clear_privileges: bool,
 }
 
 /// A time to set (utimensat(2)).
@@ -61,14 +63,18 @@ impl FileSystem {
             if owner.changes() || !self.lower.open_files.any_writer(nodeid) {
                 self.may_clear_bits(caller, &stat)?;
             }
-            self.with_rights_of(caller, &stat, || owner.apply(fd))?;
+            self.with_rights_of(caller, &stat, owner.lower_gid, || owner.apply(fd))?;
         }
         if let Some(mode) = set.mode {
             chmod(fd, mode)?;
         }
         if let Some(size) = set.size {
-            let stat = LowerStat::of(fd)?;
-            self.with_rights_of(caller, &stat, || truncate(fd, set.handle.is_some(), size))?;
+            let truncate = || truncate(fd, set.handle.is_some(), size);
+            if set.clear_privileges {
+                self.clearing(caller, &LowerStat::of(fd)?, truncate)?;
+            } else {
+                truncate()?;
+            }
         }
         if set.atime.is_some() || set.mtime.is_some() {
             set_times(fd, set.atime, set.mtime)?;
@@ -85,6 +91,7 @@ impl FileSystem {
         Ok(Owner {
             uid: uid.flatten().map(|id| rustix::fs::Uid::from_raw(Id::raw(id))),
             gid: gid.flatten().map(|id| rustix::fs::Gid::from_raw(Id::raw(id))),
+            lower_gid: gid.flatten(),
         })
     }
 }
@@ -101,6 +108,7 @@ impl SetAttr {
 struct Owner {
     uid: Option<rustix::fs::Uid>,
     gid: Option<rustix::fs::Gid>,
+    lower_gid: Option<LowerGid>,
 }
 
 impl Owner {

@@ -26,6 +26,11 @@ pub struct Statfs {
 }
 
 impl FileSystem {
+    /// Brings everything of the lower file system to the disk.
+    pub fn syncfs(&self) -> Result<(), FsError> {
+        self.lower.syncfs()
+    }
+
     /// The numbers of the file system that an inode is on.
     pub fn statfs(&self, nodeid: u64) -> Result<Statfs, FsError> {
         let fd = self.lower.path_fd(&self.lower.inode(nodeid)?)?;

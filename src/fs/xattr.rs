@@ -82,16 +82,19 @@ impl FileSystem {
         XattrReply::fit(value, size)
     }
 
-    /// Sets an attribute, its ids translated down.
+    /// Sets an attribute, its ids translated down. An access ACL that is set by somebody outside
+    /// the file's group, without `CAP_FSETID`, takes the set-group-ID bit away; `outside_group` is
+    /// `None` where the request does not say whether it is.
     pub fn setxattr(
         &self,
         caller: Caller,
         nodeid: u64,
         name: &OsStr,
         value: &[u8],
-        flags: i32,
+        flags: u32,
+        outside_group: Option<bool>,
     ) -> Result<(), FsError> {
-        let flags = XattrFlags::from_bits_retain(flags.cast_unsigned());
+        let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
         let path = proc_path(&fd);
@@ -99,8 +102,11 @@ impl FileSystem {
         match Content::of(name) {
             Content::AccessAcl => {
                 let value = acl::down(value, &self.maps)?;
-                // Somebody outside the file's group loses its set-group-ID bit by this.
-                self.with_rights_of(caller, &LowerStat::of(&fd)?, || set(&value))
+                match outside_group {
+                    Some(false) => set(&value),
+                    Some(true) => Self::as_outsider(&LowerStat::of(&fd)?, || set(&value)),
+                    None => self.with_rights_of(caller, &LowerStat::of(&fd)?, None, || set(&value)),
+                }
             }
             Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
             Content::Capability => set(&capability::down(value, &self.maps)?),
@@ -124,10 +130,16 @@ impl FileSystem {
         XattrReply::fit(names, size)
     }
 
-    /// Removes an attribute.
-    pub fn removexattr(&self, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
-        let path = self.xattr_path(nodeid)?;
-        rustix::fs::removexattr(&*path, name).call("removexattr")
+    /// Removes an attribute. On some file systems removing an access ACL clears the
+    /// set-group-ID bit as setting one does.
+    pub fn removexattr(&self, caller: Caller, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
+        let inode = self.lower.inode(nodeid)?;
+        let fd = self.lower.path_fd(&inode)?;
+        let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
+        if Content::of(name) == Content::AccessAcl {
+            return self.with_rights_of(caller, &LowerStat::of(&fd)?, None, remove);
+        }
+        remove()
     }
 
     /// The xattr calls refuse `O_PATH` descriptors, so they go by the descriptor's own path.

@@ -5,22 +5,24 @@
 //! forgets the inode or too many are idle.
 
 use std::collections::HashMap;
-use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fuser::{BackingId, InitFlags};
 use lru::LruCache;
 use rustix::io::Errno;
 
+use super::device::Device;
 use crate::error::FsError;
+use crate::sys::fuse::{backing_close, backing_open};
 
 /// Each idle id holds a lower file open in the kernel.
 const MAX_IDLE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The backing ids of one mount.
 pub(super) struct Backings {
+    device: Device,
     on: AtomicBool,
     table: Mutex<Table>,
 }
@@ -35,6 +37,20 @@ struct Busy {
     opens: usize,
 }
 
+/// A lower file that is registered with the connection until this is dropped.
+struct BackingId {
+    device: Device,
+    id: i32,
+}
+
+impl Drop for BackingId {
+    fn drop(&mut self) {
+        if let Err(errno) = backing_close(&self.device, self.id) {
+            tracing::debug!(%errno, "FUSE_DEV_IOC_BACKING_CLOSE");
+        }
+    }
+}
+
 /// One open file's share in the id of its inode; given back when dropped.
 pub(super) struct Backing<'b> {
     backings: &'b Backings,
@@ -44,10 +60,14 @@ pub(super) struct Backing<'b> {
 }
 
 impl Backing<'_> {
-    /// The id for the reply. From here on the share ends with the file's release.
-    pub(super) fn keep(mut self) -> Arc<BackingId> {
+    /// The id for the reply.
+    pub(super) fn id(&self) -> i32 {
+        self.id.id
+    }
+
+    /// The reply went out: from here on the share ends with the file's release.
+    pub(super) fn keep(mut self) {
         self.kept = true;
-        Arc::clone(&self.id)
     }
 }
 
@@ -60,42 +80,39 @@ impl Drop for Backing<'_> {
 }
 
 impl Backings {
-    /// None yet; off unless the kernel offers passthrough.
-    pub(super) fn new() -> Self {
+    /// None yet; `on` says whether the kernel has passthrough at all.
+    pub(super) fn new(device: Device, on: bool) -> Self {
         let table = Table { busy: HashMap::new(), idle: LruCache::new(MAX_IDLE) };
-        Self { on: AtomicBool::new(false), table: Mutex::new(table) }
+        Self { device, on: AtomicBool::new(on), table: Mutex::new(table) }
     }
 
-    /// Notes whether the kernel has passthrough.
-    pub(super) fn offered(&self, capabilities: InitFlags) {
-        self.on.store(capabilities.contains(InitFlags::FUSE_PASSTHROUGH), Ordering::Relaxed);
-    }
-
-    /// A share in the inode's id for one more open file, made by `register` if there is none;
+    /// A share in the inode's id for one more open file, registering `file` if there is none yet;
     /// `None` where passthrough cannot be used.
     pub(super) fn acquire(
         &self,
         nodeid: u64,
-        register: impl FnOnce() -> Result<io::Result<BackingId>, FsError>,
+        file: impl FnOnce() -> Result<Arc<OwnedFd>, FsError>,
     ) -> Result<Option<Backing<'_>>, FsError> {
         if !self.on.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        if let Some(id) = self.table().take(nodeid, None) {
+        let known = self.table().take(nodeid, None);
+        if let Some(id) = known {
             return Ok(Some(Backing { backings: self, nodeid, id, kept: false }));
         }
-        let fresh = match register()? {
-            Ok(id) => Arc::new(id),
-            Err(error) => return self.refused(&error),
-        };
-        let shared = self.table().take(nodeid, Some(fresh));
-        Ok(shared.map(|id| Backing { backings: self, nodeid, id, kept: false }))
+        match backing_open(&self.device, file()?) {
+            Ok(id) => {
+                let fresh = Arc::new(BackingId { device: self.device.clone(), id });
+                let shared = self.table().take(nodeid, Some(fresh));
+                Ok(shared.map(|id| Backing { backings: self, nodeid, id, kept: false }))
+            }
+            Err(errno) => self.refused(errno).map(|()| None),
+        }
     }
 
     /// The first refusal turns passthrough off: the user, or the lower file system, is not allowed
     /// it. Later ones are errors, since opens of both kinds must not meet on one inode.
-    fn refused(&self, error: &io::Error) -> Result<Option<Backing<'_>>, FsError> {
-        let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    fn refused(&self, errno: Errno) -> Result<(), FsError> {
         let table = self.table();
         if !table.busy.is_empty() || !table.idle.is_empty() {
             return Err(FsError::Os { call: "FUSE_DEV_IOC_BACKING_OPEN", errno });
@@ -103,7 +120,7 @@ impl Backings {
         if self.on.swap(false, Ordering::Relaxed) {
             tracing::info!(%errno, "no passthrough: contents are copied through the server");
         }
-        Ok(None)
+        Ok(())
     }
 
     /// One open file of the inode is closed.

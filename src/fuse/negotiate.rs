@@ -1,14 +1,14 @@
 //! What is agreed with the kernel when the connection starts: one table, which the log, `idshift
 //! probe` and the documentation print.
 
-use fuser::{InitFlags, KernelConfig};
+use super::wire::{InitIn, InitOut, MAJOR, MINOR};
 
 /// A feature of the kernel's FUSE that idshift asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature {
     /// The name of its flag in include/uapi/linux/fuse.h.
     pub name: &'static str,
-    /// The flag's bit.
+    /// The flag.
     pub bits: u64,
     /// The first kernel that has it.
     pub since: &'static str,
@@ -19,66 +19,123 @@ pub struct Feature {
 }
 
 macro_rules! features {
-    ($($flag:ident $since:literal $why:literal else $without:literal;)*) => {
-        &[$(Feature {
+    ($($flag:ident $bit:literal $since:literal $why:literal else $without:literal;)*) => {
+        $(pub(super) const $flag: u64 = 1 << $bit;)*
+        /// The features, in the order of their bits.
+        pub const FEATURES: &[Feature] = &[$(Feature {
             name: stringify!($flag),
-            bits: InitFlags::$flag.bits(),
+            bits: $flag,
             since: $since,
             why: $why,
             without: $without,
-        }),*]
+        }),*];
     };
 }
 
-/// The features, in the order in which they came to the kernel.
-pub const FEATURES: &[Feature] = features! {
-    FUSE_ATOMIC_O_TRUNC "2.6.24" "O_TRUNC is part of opening, as the lower file system does it"
+features! {
+    FUSE_ASYNC_READ 0 "2.6.20" "several reads of one file at once" else "one at a time";
+    FUSE_ATOMIC_O_TRUNC 3 "2.6.24" "O_TRUNC is part of opening, as the lower file system does it"
         else "a message more, and some bits survive it on empty files";
-    FUSE_DONT_MASK "2.6.35" "the server applies the umask, so that default ACLs can override it"
+    FUSE_BIG_WRITES 5 "2.6.27" "writes of more than a page" else "page by page";
+    FUSE_DONT_MASK 6 "2.6.35" "the server applies the umask, so that default ACLs can override it"
         else "inherited ACLs are cut by the umask";
-    FUSE_AUTO_INVAL_DATA "3.6" "cached pages go when a file changed below"
+    FUSE_HAS_IOCTL_DIR 11 "2.6.36" "lsattr and chattr on directories" else "files only";
+    FUSE_AUTO_INVAL_DATA 12 "3.6" "cached pages go when a file changed below"
         else "changes below show after reopening";
-    FUSE_DO_READDIRPLUS "3.9" "listings bring attributes along"
+    FUSE_DO_READDIRPLUS 13 "3.9" "listings bring attributes along"
         else "one lookup per listed file";
-    FUSE_READDIRPLUS_AUTO "3.9" "…but only for listings that use them"
+    FUSE_READDIRPLUS_AUTO 14 "3.9" "… but only for listings that use them"
         else "always with attributes";
-    FUSE_ASYNC_DIO "3.13" "direct I/O in parallel" else "direct I/O one request at a time";
-    FUSE_PARALLEL_DIROPS "4.7" "several lookups in one directory at once"
+    FUSE_ASYNC_DIO 15 "3.13" "direct I/O in parallel" else "direct I/O one request at a time";
+    FUSE_PARALLEL_DIROPS 18 "4.7" "several lookups in one directory at once"
         else "one at a time per directory";
-    FUSE_HAS_IOCTL_DIR "2.6.36" "lsattr and chattr on directories" else "files only";
-    FUSE_POSIX_ACL "4.9" "the kernel enforces shifted ACLs" else "ACLs are not supported";
-    FUSE_CACHE_SYMLINKS "4.20" "targets of symbolic links are read once" else "read each time";
-    FUSE_HANDLE_KILLPRIV_V2 "5.11" "writes need no question about file capabilities first"
+    FUSE_POSIX_ACL 20 "4.9" "the kernel enforces shifted ACLs" else "ACLs are not supported";
+    FUSE_MAX_PAGES 22 "4.20" "reads and writes of 1 MiB" else "of 128 KiB";
+    FUSE_CACHE_SYMLINKS 23 "4.20" "targets of symbolic links are read once" else "read each time";
+    FUSE_HANDLE_KILLPRIV_V2 28 "5.11"
+        "writes need no question about file capabilities first, and requests say whose bits to clear"
         else "one more message before each write";
-    FUSE_PASSTHROUGH "6.9" "the kernel reads and writes lower files without the server"
+    FUSE_SETXATTR_EXT 29 "5.14" "setting an ACL says whether S_ISGID must go"
+        else "the caller's groups are read from /proc";
+    FUSE_INIT_EXT 30 "5.17" "room for the flags that follow" else "none of them";
+    FUSE_PASSTHROUGH 37 "6.9" "the kernel reads and writes lower files without the server"
         else "contents are copied through the server";
-};
+}
 
-/// Asks for every feature of the table that the kernel offers, and says in the log what is missing.
-/// `stack_depth` is how deep the file systems of backing files may be stacked.
-pub(super) fn negotiate(config: &mut KernelConfig, stack_depth: u32) {
-    for feature in FEATURES {
-        let wanted = InitFlags::from_bits_retain(feature.bits);
-        if config.add_capabilities(wanted).is_ok() {
-            tracing::debug!(feature = feature.name, "on: {}", feature.why);
-        } else {
-            tracing::info!(
-                feature = feature.name,
-                "not in this kernel (Linux {}): {}",
-                feature.since,
-                feature.without
-            );
-        }
-    }
-    if config.set_max_stack_depth(stack_depth).is_err() {
-        tracing::debug!(stack_depth, "the kernel stacks file systems less deep");
-    }
-    // Requests of 1 MiB are the most that the kernel's default page limit lets through.
-    if config.set_max_write(MAX_WRITE).is_err() || config.set_max_background(BACKGROUND).is_err() {
-        tracing::debug!("the library keeps its own request sizes");
+/// The most that one write carries; with the page limit it is also what the kernel lets through.
+pub(super) const MAX_WRITE: u32 = 1 << 20;
+const PAGE_SIZE: u32 = 4096;
+/// Requests that may wait without a caller blocking on them, such as read-ahead.
+const BACKGROUND: u16 = 64;
+
+/// What both sides have agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Agreed(u64);
+
+impl Agreed {
+    /// Whether a feature is on.
+    pub(super) fn has(self, feature: u64) -> bool {
+        self.0 & feature == feature
     }
 }
 
-const MAX_WRITE: u32 = 1 << 20;
-/// Requests that may wait without a caller blocking on them, such as read-ahead.
-const BACKGROUND: u16 = 64;
+/// Chooses from what the kernel offers; `offered_high` are its flags from bit 32 up. Features that
+/// it lacks are named in the log with what that means.
+pub(super) fn agree(init: InitIn, offered_high: u32, stack_depth: u32) -> (Agreed, InitOut) {
+    let high = if u64::from(init.flags) & FUSE_INIT_EXT == 0 { 0 } else { offered_high };
+    let offered = u64::from(init.flags) | u64::from(high) << 32;
+    let agreed = FEATURES.iter().map(|f| f.bits).fold(0, |all, bits| all | bits) & offered;
+    for feature in FEATURES.iter().filter(|f| agreed & f.bits == 0) {
+        let Feature { name, since, without, .. } = feature;
+        tracing::info!("{name} is not in this kernel (Linux {since}): {without}");
+    }
+    let out = InitOut {
+        major: MAJOR,
+        minor: MINOR,
+        max_readahead: init.max_readahead,
+        flags: u32::try_from(agreed & u64::from(u32::MAX)).unwrap_or(0),
+        flags2: u32::try_from(agreed >> 32).unwrap_or(0),
+        max_background: BACKGROUND,
+        congestion_threshold: BACKGROUND / 4 * 3,
+        max_write: MAX_WRITE,
+        time_gran: 1,
+        max_pages: u16::try_from(MAX_WRITE / PAGE_SIZE).unwrap_or(u16::MAX),
+        max_stack_depth: if agreed & FUSE_PASSTHROUGH == 0 { 0 } else { stack_depth },
+        ..InitOut::default()
+    };
+    (Agreed(agreed), out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(flags: u64) -> (Agreed, InitOut) {
+        let low = u32::try_from(flags & 0xffff_ffff).unwrap();
+        let init = InitIn { major: 7, minor: 45, max_readahead: 131_072, flags: low };
+        agree(init, u32::try_from(flags >> 32).unwrap(), 1)
+    }
+
+    #[test]
+    fn nothing_is_taken_that_is_not_offered() {
+        assert_eq!(offer(0).0, Agreed(0));
+        let (agreed, out) = offer(FUSE_POSIX_ACL | FUSE_DONT_MASK);
+        assert!(agreed.has(FUSE_POSIX_ACL) && !agreed.has(FUSE_PASSTHROUGH));
+        assert_eq!((out.flags2, out.max_stack_depth), (0, 0));
+    }
+
+    #[test]
+    fn high_flags_count_only_with_their_extension() {
+        assert!(!offer(FUSE_PASSTHROUGH).0.has(FUSE_PASSTHROUGH));
+        let (agreed, out) = offer(FUSE_PASSTHROUGH | FUSE_INIT_EXT);
+        assert!(agreed.has(FUSE_PASSTHROUGH));
+        assert_eq!((out.flags2, out.max_stack_depth), (1 << 5, 1));
+    }
+
+    #[test]
+    fn nothing_is_taken_that_is_not_in_the_table() {
+        let (_, out) = offer(u64::MAX);
+        let known = FEATURES.iter().fold(0, |all, f| all | f.bits);
+        assert_eq!(u64::from(out.flags) | u64::from(out.flags2) << 32, known);
+    }
+}

@@ -1,14 +1,18 @@
-//! A FUSE connection that is being served.
+//! A FUSE connection, from the handshake to its end.
 
-use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{Config, MountOption, Session, SessionACL};
+use rustix::io::Errno;
 
-use super::adapter::Adapter;
 use super::backing::Backings;
+use super::device::{Device, Read, bytes};
+use super::negotiate::{self, Agreed, FUSE_INIT_EXT, FUSE_PASSTHROUGH};
+use super::request::Request;
+use super::server::Server;
+use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
+use super::workers;
 use crate::fs::FileSystem;
 
 /// How a connection is served.
@@ -21,74 +25,82 @@ pub struct Settings {
     /// How deep the lower file system is stacked already, plus one: how much the kernel must allow
     /// for passthrough.
     pub stack_depth: u32,
-    /// Worker threads.
+    /// The most worker threads.
     pub threads: usize,
 }
 
 /// A connection that has shaken hands and can be served.
-pub struct Connection(Session<Adapter>);
+pub struct Connection {
+    server: Arc<Server>,
+    threads: usize,
+}
 
 impl Connection {
-    /// Shakes hands with the kernel on an open `/dev/fuse` that has been mounted.
-    pub fn on_device(fs: FileSystem, device: OwnedFd, settings: &Settings) -> io::Result<Self> {
-        let adapter = adapter(fs, settings);
-        // Whom the kernel lets in, the mount's own options say.
-        Session::from_fd(adapter, device, SessionACL::All, config(settings)).map(Self)
-    }
-
-    /// Mounts through `fusermount3`, for users who may not mount, and shakes hands.
-    pub fn with_helper(
-        fs: FileSystem,
-        mountpoint: &Path,
-        options: Vec<MountOption>,
-        settings: &Settings,
-    ) -> io::Result<Self> {
-        let mut config = config(settings);
-        // The library adds `allow_other` by itself for everything but the owner alone.
-        let for_others = options.contains(&MountOption::CUSTOM("allow_other".to_owned()));
-        config.acl = if for_others { SessionACL::All } else { SessionACL::Owner };
-        config.mount_options = options;
-        Session::new(adapter(fs, settings), mountpoint, &config).map(Self)
+    /// Shakes hands with the kernel on a `/dev/fuse` that has been mounted.
+    ///
+    /// `EPROTO` if the kernel is too old, `ENODEV` if it was unmounted meanwhile.
+    pub fn establish(fs: FileSystem, device: OwnedFd, settings: &Settings) -> Result<Self, Errno> {
+        let device = Device::new(device)?;
+        let agreed = shake_hands(&device, settings.stack_depth)?;
+        let server = Server {
+            fs,
+            agreed,
+            timeout: settings.timeout,
+            flush: settings.flush,
+            backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
+            device,
+        };
+        Ok(Self { server: Arc::new(server), threads: settings.threads })
     }
 
     /// Serves requests until the file system is unmounted.
-    pub fn serve(self) -> io::Result<()> {
-        self.0.run()
+    pub fn serve(self) -> Result<(), Errno> {
+        workers::run(&self.server, self.threads)
     }
 }
 
-fn adapter(fs: FileSystem, settings: &Settings) -> Adapter {
-    Adapter {
-        fs,
-        timeout: settings.timeout,
-        flush: settings.flush,
-        stack_depth: settings.stack_depth,
-        backings: Backings::new(),
+/// Reads INIT, which the kernel sends first and once, and answers it.
+fn shake_hands(device: &Device, stack_depth: u32) -> Result<Agreed, Errno> {
+    let mut buffer = vec![0; workers::BUFFER];
+    loop {
+        device.wait()?;
+        let length = match device.read(&mut buffer)? {
+            Read::Request(length) => length,
+            Read::Nothing => continue,
+            Read::Ended => return Err(Errno::NODEV),
+        };
+        let mut request = Request::parse(&buffer[..length]).ok_or(Errno::PROTO)?;
+        if request.opcode() != Some(Opcode::Init) {
+            return Err(Errno::PROTO);
+        }
+        let init: InitIn = request.take().map_err(|_| Errno::PROTO)?;
+        // Only kernels with FUSE_INIT_EXT send the second half.
+        let high = request.take::<[u8; 4]>().map_or(0, u32::from_ne_bytes);
+        let unique = request.unique();
+        if init.major > MAJOR {
+            // It speaks a newer major version: it asks again in ours.
+            let version = InitOut { major: MAJOR, minor: MINOR, ..InitOut::default() };
+            device.reply(unique, &[bytes(&version)])?;
+            continue;
+        }
+        if (init.major, init.minor) < (MAJOR, OLDEST_MINOR) {
+            device.reply_error(unique, Errno::PROTO)?;
+            return Err(Errno::PROTO);
+        }
+        let (agreed, out) = negotiate::agree(init, high, stack_depth);
+        device.reply(unique, &[bytes(&out)])?;
+        return Ok(agreed);
     }
 }
 
-fn config(settings: &Settings) -> Config {
-    let mut config = Config::default();
-    config.n_threads = Some(settings.threads);
-    config.acl = SessionACL::All;
-    config
-}
-
-/// A mount option for the helper.
-pub fn helper_option(option: &str) -> MountOption {
-    match option {
-        "default_permissions" => MountOption::DefaultPermissions,
-        "nosuid" => MountOption::NoSuid,
-        "nodev" => MountOption::NoDev,
-        "noexec" => MountOption::NoExec,
-        "noatime" => MountOption::NoAtime,
-        "ro" => MountOption::RO,
-        "sync" => MountOption::Sync,
-        "dirsync" => MountOption::DirSync,
-        other => match other.split_once('=') {
-            Some(("fsname", name)) => MountOption::FSName(name.to_owned()),
-            Some(("subtype", name)) => MountOption::Subtype(name.to_owned()),
-            _ => MountOption::CUSTOM(other.to_owned()),
-        },
+/// The version that an INIT message offers: for showing what a kernel can do.
+pub fn offered(message: &[u8]) -> Option<(u32, u32, u64)> {
+    let mut request = Request::parse(message)?;
+    if request.opcode() != Some(Opcode::Init) {
+        return None;
     }
+    let init: InitIn = request.take().ok()?;
+    let high = request.take::<[u8; 4]>().map_or(0, u32::from_ne_bytes);
+    let high = if u64::from(init.flags) & FUSE_INIT_EXT == 0 { 0 } else { high };
+    Some((init.major, init.minor, u64::from(init.flags) | u64::from(high) << 32))
 }

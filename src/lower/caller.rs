@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use crate::shift::id::INVALID;
+
 /// A capability (capabilities(7)), by its bit number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -62,9 +64,11 @@ impl ProcCaller {
 
     /// Whether it has the capability over a file with these upper ids: the kernel's
     /// `capable_wrt_inode_uidgid()`. In a namespace of its own a caller has it over the files
-    /// whose ids that namespace maps.
+    /// whose ids that namespace maps; over one with an invalid id nobody has it.
     pub fn has_over(&self, capability: Capability, uid: u32, gid: u32) -> bool {
         self.holds(capability)
+            && uid != INVALID
+            && gid != INVALID
             && (self.same_namespace || (self.maps("uid_map", uid) && self.maps("gid_map", gid)))
     }
 

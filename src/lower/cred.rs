@@ -53,8 +53,13 @@ pub fn as_creator<T>(
     create()
 }
 
-/// Runs `call` with this fsgid, where the server may choose one; else with its own.
-pub fn with_fsgid<T>(gid: LowerGid, call: impl FnOnce() -> T) -> T {
+/// Runs `call` as a member of these groups and no others, where the server may choose its groups;
+/// else with its own.
+pub fn with_groups<T>(
+    gid: LowerGid,
+    supplementary: &[LowerGid],
+    call: impl FnOnce() -> Result<T, FsError>,
+) -> Result<T, FsError> {
     let now = NOW.get();
     let uid = now.map_or_else(own_uid, |now| Some(now.uid));
     if let Some(uid) = uid {
@@ -63,7 +68,22 @@ pub fn with_fsgid<T>(gid: LowerGid, call: impl FnOnce() -> T) -> T {
             NOW.set(Some(acting));
         }
     }
-    call()
+    let groups: Vec<u32> = supplementary.iter().map(|gid| gid.raw()).collect();
+    let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then_some(NoGroups);
+    let result = call();
+    drop(restore);
+    result
+}
+
+/// Takes the thread out of all supplementary groups again, also when the call panics.
+struct NoGroups;
+
+impl Drop for NoGroups {
+    fn drop(&mut self) {
+        if cred::set_groups(&[]).is_err() {
+            std::process::abort(); // as `Restore`
+        }
+    }
 }
 
 fn own_uid() -> Option<LowerUid> {

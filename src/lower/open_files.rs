@@ -25,6 +25,33 @@ pub struct OpenFile {
     pub dir: Mutex<DirStream>,
 }
 
+/// A file that has been opened and that the kernel has not been told of yet: dropping it closes it.
+pub struct Opened<'f> {
+    files: &'f OpenFiles,
+    handle: u64,
+    kept: bool,
+}
+
+impl Opened<'_> {
+    /// The number by which the kernel will call it.
+    pub fn handle(&self) -> u64 {
+        self.handle
+    }
+
+    /// The reply goes out: from now on it is open until the kernel releases it.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.files.remove(self.handle);
+        }
+    }
+}
+
 /// Open files by handle number, and by inode.
 #[derive(Default)]
 pub struct OpenFiles {
@@ -41,7 +68,7 @@ struct Tables {
 impl OpenFiles {
     /// Enters a file and returns its handle number, which is never used again. Without a
     /// descriptor it is opened when a request needs one ([`LowerTree::file_fd`]).
-    pub fn insert(&self, inode: Arc<Inode>, flags: OFlags, fd: Option<OwnedFd>) -> u64 {
+    pub fn insert(&self, inode: Arc<Inode>, flags: OFlags, fd: Option<OwnedFd>) -> Opened<'_> {
         let handle = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let nodeid = inode.nodeid;
         let fd = fd.map_or_else(OnceLock::new, |fd| OnceLock::from(Arc::new(fd)));
@@ -49,7 +76,7 @@ impl OpenFiles {
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.by_handle.insert(handle, Arc::new(file));
         tables.by_node.entry(nodeid).or_default().push(handle);
-        handle
+        Opened { files: self, handle, kept: false }
     }
 
     /// The open file with this handle number.

@@ -56,6 +56,8 @@ pub struct LowerStat {
     pub mtime: Timestamp,
     /// Last change of the inode.
     pub ctime: Timestamp,
+    /// Birth, where the file system keeps it.
+    pub btime: Option<Timestamp>,
     /// Whether this is the root of a mount.
     pub mount_root: bool,
     identity: Identity,
@@ -106,6 +108,7 @@ impl From<&Statx> for LowerStat {
             atime: time(raw.stx_atime),
             mtime: time(raw.stx_mtime),
             ctime: time(raw.stx_ctime),
+            btime: has_birth.then(|| time(raw.stx_btime)),
             mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
             identity: Identity {
                 dev: rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor),

@@ -1,7 +1,7 @@
 //! The inode table: nodeid → inode, with exact lookup counts.
 //!
-//! An inode's nodeid is its lower inode number, so that the two agree wherever the FUSE library
-//! sends only one of them. Where that number is taken (another device, or a reused number whose
+//! An inode's nodeid is its lower inode number, which saves a second index. Where that number is
+//! taken (another device, or a reused number whose
 //! former owner the kernel still knows) a number from [`ALIAS_BASE`] up is given instead: two
 //! files never share a nodeid, because a right checked on one must not open the other.
 

@@ -12,11 +12,21 @@ use crate::config::{MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::lower::proc_path;
 
+use super::fusermount;
+
 /// The type that /proc/mounts shows.
 pub const FS_TYPE: &str = "fuse.idshift";
 
-/// Mounts with mount(2) and returns the connection's descriptor; `None` if the user may not mount.
-pub(super) fn mount(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
+/// Mounts and returns the connection's descriptor: with mount(2), or through `fusermount3` if the
+/// user may not.
+pub(super) fn mount(config: &MountConfig) -> Result<OwnedFd, StartError> {
+    match mount_directly(config)? {
+        Some(device) => Ok(device),
+        None => fusermount::mount(config),
+    }
+}
+
+fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
     let device = open_device()?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let mountpoint =
@@ -98,48 +108,16 @@ fn mount_flags(flags: MountFlags) -> Flags {
     .fold(Flags::empty(), Flags::union)
 }
 
-/// The options for `fusermount3`, which mounts for users who may not.
-pub(super) fn helper_options(config: &MountConfig) -> Vec<String> {
-    let flags = config.flags;
-    let mut options = vec![
-        "default_permissions".to_owned(),
-        format!("fsname={}", config.source),
-        "subtype=idshift".to_owned(),
-    ];
-    let named = [
-        (config.allow_other, "allow_other"),
-        (flags.read_only, "ro"),
-        (flags.noexec, "noexec"),
-        (flags.noatime, "noatime"),
-        (flags.sync, "sync"),
-        (flags.dirsync, "dirsync"),
-    ];
-    options.extend(named.into_iter().filter(|(on, _)| *on).map(|(_, name)| name.to_owned()));
-    options
-}
-
 /// Detaches the mount, so that nobody can enter it any more; it ends with its last open file.
 pub fn detach(mountpoint: &Path) -> Result<(), StartError> {
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
     match rustix::mount::unmount(mountpoint, flags) {
         // Not mounted here any more: what was asked for.
         Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(Errno::PERM) => detach_with_helper(mountpoint),
+        Err(Errno::PERM) => fusermount::detach(mountpoint),
         Err(errno) => Err(StartError::System {
             what: format!("cannot unmount '{}'", mountpoint.display()),
             source: errno.into(),
         }),
-    }
-}
-
-fn detach_with_helper(mountpoint: &Path) -> Result<(), StartError> {
-    let status = std::process::Command::new("fusermount3")
-        .args(["-u", "-q", "-z", "--"])
-        .arg(mountpoint)
-        .status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(StartError::Mount(format!("fusermount3 -u failed: {status}"))),
-        Err(source) => Err(StartError::System { what: "cannot run fusermount3".into(), source }),
     }
 }

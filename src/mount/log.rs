@@ -84,7 +84,6 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
     let text = match level {
         "off" => "off".to_owned(),
         "error" => "error".to_owned(),
-        _ if one_word => format!("{level},fuser=warn"),
         other => other.to_owned(),
     };
     let looks_like_filter = one_word || text.contains('=');

@@ -1,8 +1,8 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
-use std::io;
 use std::thread;
 
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -12,7 +12,7 @@ use super::fuse;
 use crate::config::MountConfig;
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
-use crate::fuse::session::{Connection, Settings, helper_option};
+use crate::fuse::session::{Connection, Settings};
 use crate::lower::{LowerTree, cred};
 use crate::shift::acl::Unmapped;
 use crate::sys;
@@ -35,9 +35,10 @@ pub fn serve(
     let connection = connect(fs, config)?;
     unmount_on_signal(config)?;
     ready(config);
-    connection
-        .serve()
-        .map_err(|source| StartError::System { what: "the FUSE connection broke".into(), source })
+    connection.serve().map_err(|errno| StartError::System {
+        what: "the FUSE connection broke".into(),
+        source: errno.into(),
+    })
 }
 
 fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartError> {
@@ -47,16 +48,18 @@ fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartErro
         stack_depth: stack_depth(&fs),
         threads: config.threads.unwrap_or_else(default_threads),
     };
-    let failed = |error: io::Error| StartError::Mount(error.to_string());
-    if let Some(device) = fuse::mount(config)? {
-        return Connection::on_device(fs, device, &settings).map_err(failed);
-    }
-    let options = fuse::helper_options(config).iter().map(|o| helper_option(o)).collect();
-    Connection::with_helper(fs, &config.mountpoint, options, &settings).map_err(failed)
+    let device = fuse::mount(config)?;
+    Connection::establish(fs, device, &settings).map_err(|errno| {
+        StartError::Mount(match errno {
+            Errno::PROTO => "this kernel's FUSE is older than Linux 5.10's".to_owned(),
+            Errno::NODEV => "it was unmounted before it could answer".to_owned(),
+            other => format!("no handshake with the kernel's FUSE: {other}"),
+        })
+    })
 }
 
 fn default_threads() -> usize {
-    thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8))
+    thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8) * 2
 }
 
 /// Raises the soft limit to the hard one; returns how many descriptors may be cached.
@@ -87,7 +90,7 @@ fn prepare_credentials() {
     }
 }
 
-fn drop_sys_resource() -> Result<(), rustix::io::Errno> {
+fn drop_sys_resource() -> Result<(), Errno> {
     let now = rustix::thread::capabilities(None)?;
     let without = |set: CapabilitySet| set.difference(CapabilitySet::SYS_RESOURCE);
     let reduced = CapabilitySets {

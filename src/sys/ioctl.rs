@@ -6,6 +6,9 @@ use rustix::io::Errno;
 
 use super::check;
 
+/// The longest value that one of these ioctls carries, in bytes.
+pub const MAX_VALUE: u32 = 32;
+
 /// An ioctl on a file whose argument is a plain value of known size (ioctl_fs(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileIoctl {

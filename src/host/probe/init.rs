@@ -123,22 +123,9 @@ fn read_offer() -> Result<Init, String> {
     decode(&message[..length]).ok_or_else(|| "the kernel's message is too short".to_owned())
 }
 
-/// `struct fuse_in_header` (40 bytes, the operation at 4), then `struct fuse_init_in`; the second
-/// word of flags came with Linux 5.17 and counts if `FUSE_INIT_EXT` is set.
 fn decode(message: &[u8]) -> Option<Init> {
-    const FUSE_INIT: u32 = 26;
-    const FUSE_INIT_EXT: u32 = 1 << 30;
-    let word = |at: usize| message.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
-    if word(4)? != FUSE_INIT {
-        return None;
-    }
-    let flags = word(52)?;
-    let more = if flags & FUSE_INIT_EXT == 0 { 0 } else { word(56)? };
-    Some(Init {
-        major: word(40)?,
-        minor: word(44)?,
-        flags: u64::from(flags) | u64::from(more) << 32,
-    })
+    let (major, minor, flags) = crate::fuse::session::offered(message)?;
+    Some(Init { major, minor, flags })
 }
 
 #[cfg(test)]

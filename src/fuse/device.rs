@@ -1,0 +1,95 @@
+//! The connection's descriptor: requests are read from it, replies and notices written to it.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use zerocopy::{Immutable, IntoBytes};
+
+use super::wire::OutHeader;
+
+/// An open /dev/fuse that belongs to a mount.
+#[derive(Clone)]
+pub(super) struct Device(Arc<OwnedFd>);
+
+/// What became of an attempt to read a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Read {
+    /// A request of this many bytes.
+    Request(usize),
+    /// None is waiting.
+    Nothing,
+    /// The file system has been unmounted, or the connection aborted.
+    Ended,
+}
+
+impl Device {
+    /// Takes over the descriptor; reading from it never blocks from here on.
+    pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    /// Reads a request if one is waiting.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Read, Errno> {
+        loop {
+            match rustix::io::read(&self.0, &mut *buffer) {
+                Ok(length) => return Ok(Read::Request(length)),
+                Err(Errno::AGAIN) => return Ok(Read::Nothing),
+                Err(Errno::NODEV) => return Ok(Read::Ended),
+                // The request was taken back while it was being read.
+                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// Sleeps until a request is waiting or the connection has ended.
+    pub(super) fn wait(&self) -> Result<(), Errno> {
+        let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Answers the request `unique`. `Err(NOENT)` means that nobody waits for it any more.
+    pub(super) fn reply(&self, unique: u64, parts: &[&[u8]]) -> Result<(), Errno> {
+        self.send(unique, 0, parts)
+    }
+
+    /// Answers the request `unique` with an errno.
+    pub(super) fn reply_error(&self, unique: u64, errno: Errno) -> Result<(), Errno> {
+        self.send(unique, -errno.raw_os_error(), &[])
+    }
+
+    fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {
+        let length = size_of::<OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
+        let header = OutHeader { len: u32::try_from(length).unwrap_or(0), error, unique };
+        let mut slices = [IoSlice::new(&[]); MAX_PARTS + 1];
+        slices[0] = IoSlice::new(header.as_bytes());
+        let used = parts.len().min(MAX_PARTS);
+        for (slice, part) in slices[1..].iter_mut().zip(parts) {
+            *slice = IoSlice::new(part);
+        }
+        rustix::io::writev(&self.0, &slices[..=used]).map(drop)
+    }
+}
+
+/// More parts than any message has.
+const MAX_PARTS: usize = 3;
+
+impl AsFd for Device {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The bytes of a protocol struct.
+pub(super) fn bytes<T: IntoBytes + Immutable>(value: &T) -> &[u8] {
+    value.as_bytes()
+}

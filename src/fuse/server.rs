@@ -1,0 +1,280 @@
+//! One request: take it apart, call [`crate::fs`], send what comes back. Nothing is decided here.
+
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::backing::{Backing, Backings};
+use super::device::Device;
+use super::negotiate::{Agreed, FUSE_SETXATTR_EXT};
+use super::reply::{self, Payload};
+use super::request::Request;
+use super::wire::{self, Opcode};
+use crate::error::FsError;
+use crate::fs::{Attr, Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
+use crate::lower::table::Lookup;
+
+mod data;
+mod listing;
+mod names;
+
+/// Everything that a request needs.
+pub(super) struct Server {
+    pub(super) fs: FileSystem,
+    pub(super) device: Device,
+    pub(super) agreed: Agreed,
+    /// How long the kernel may remember names and attributes.
+    pub(super) timeout: Duration,
+    /// Whether errors of close(2) matter on this lower file system.
+    pub(super) flush: bool,
+    pub(super) backings: Backings,
+}
+
+/// What a reply hands over to the kernel. If the reply cannot be delivered, because the caller has
+/// been killed meanwhile, dropping it takes everything back.
+#[derive(Default)]
+struct Handover<'s> {
+    lookup: Option<Lookup<'s>>,
+    listed: Vec<Lookup<'s>>,
+    opened: Option<Opened<'s>>,
+    backing: Option<Backing<'s>>,
+}
+
+impl Handover<'_> {
+    fn keep(self) {
+        self.listed.into_iter().chain(self.lookup).for_each(Lookup::give_to_kernel);
+        self.opened.into_iter().for_each(Opened::keep);
+        self.backing.into_iter().for_each(Backing::keep);
+    }
+}
+
+/// How a request ends.
+enum Outcome<'s> {
+    /// With the payload, which hands this over.
+    Reply(Handover<'s>),
+    /// The kernel waits for no answer.
+    Silent,
+}
+
+/// An answer that hands nothing over.
+#[allow(clippy::unnecessary_wraps)] // the last word of every handler
+fn done<'s>() -> Done<'s> {
+    Ok(Outcome::Reply(Handover::default()))
+}
+
+type Done<'s> = Result<Outcome<'s>, FsError>;
+
+impl Server {
+    /// Serves one message. `payload` is reused from request to request.
+    pub(super) fn serve(&self, message: &[u8], payload: &mut Payload) {
+        payload.bytes.clear();
+        let Some(mut request) = Request::parse(message) else {
+            tracing::error!(length = message.len(), "a message that is no request");
+            return;
+        };
+        let unique = request.unique();
+        let sent = match self.dispatch(&mut request, payload) {
+            Ok(Outcome::Silent) => Ok(()),
+            Ok(Outcome::Reply(handover)) => {
+                let sent = self.device.reply(unique, &[&payload.bytes]);
+                if sent.is_ok() {
+                    handover.keep();
+                }
+                sent
+            }
+            Err(error) => {
+                tracing::trace!(opcode = ?request.opcode(), %error, "refused");
+                self.device.reply_error(unique, error.errno())
+            }
+        };
+        match sent {
+            // Nobody waits for the answer any more, or the mount has gone.
+            Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(errno) => tracing::error!(opcode = ?request.opcode(), %errno, "cannot reply"),
+        }
+    }
+
+    fn dispatch(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let Some(opcode) = request.opcode() else { return Err(NOT_OFFERED) };
+        match opcode {
+            Opcode::Lookup => self.lookup(request, payload),
+            Opcode::Forget => Ok(self.forget(request)),
+            Opcode::BatchForget => Ok(self.batch_forget(request)),
+            Opcode::Getattr => self.getattr(request, payload),
+            Opcode::Statx => self.statx(request, payload),
+            Opcode::Setattr => self.setattr(request, payload),
+            Opcode::Readlink => self.readlink(request, payload),
+            Opcode::Symlink => self.symlink(request, payload),
+            Opcode::Mknod => self.mknod(request, payload),
+            Opcode::Mkdir => self.mkdir(request, payload),
+            Opcode::Unlink => self.unlink(request),
+            Opcode::Rmdir => self.rmdir(request),
+            Opcode::Rename => self.rename(request),
+            Opcode::Rename2 => self.rename2(request),
+            Opcode::Link => self.link(request, payload),
+            Opcode::Open => self.open(request, payload),
+            Opcode::Create => self.create(request, payload),
+            Opcode::Tmpfile => self.tmpfile(request, payload),
+            Opcode::Read => self.read(request, payload),
+            Opcode::Write => self.write(request, payload),
+            Opcode::Flush => self.flush(request),
+            Opcode::Release => self.release(request),
+            Opcode::Fsync | Opcode::Fsyncdir => self.fsync(request),
+            Opcode::Fallocate => self.fallocate(request),
+            Opcode::Lseek => self.lseek(request, payload),
+            Opcode::CopyFileRange => self.copy_file_range(request, payload),
+            Opcode::Ioctl => self.ioctl(request, payload),
+            Opcode::Opendir => self.opendir(request, payload),
+            Opcode::Readdir => self.readdir(request, payload),
+            Opcode::Readdirplus => self.readdirplus(request, payload),
+            Opcode::Releasedir => self.releasedir(request),
+            Opcode::Statfs => self.statfs(request, payload),
+            Opcode::Syncfs => self.syncfs(),
+            Opcode::Getxattr => self.getxattr(request, payload),
+            Opcode::Setxattr => self.setxattr(request),
+            Opcode::Listxattr => self.listxattr(request, payload),
+            Opcode::Removexattr => self.removexattr(request),
+            Opcode::Destroy => done(),
+            // The kernel has its own locks and asks no more; it interrupts nothing that it cannot
+            // wait for; a second INIT never comes.
+            Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw | Opcode::Interrupt | Opcode::Init => {
+                Err(NOT_OFFERED)
+            }
+        }
+    }
+
+    /// Hands an entry to the kernel.
+    #[allow(clippy::unnecessary_wraps)] // as `done`
+    fn entry<'s>(&self, entry: Entry<'s>, payload: &mut Payload) -> Done<'s> {
+        let Entry { lookup, attr } = entry;
+        payload.push(&reply::entry_out(lookup.nodeid(), &attr, self.timeout));
+        Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // as `done`
+    fn attr(&self, attr: &Attr, payload: &mut Payload) -> Done<'_> {
+        payload.push(&reply::attr_out(attr, self.timeout));
+        done()
+    }
+
+    fn getattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::GetattrIn = request.take()?;
+        let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let attr = self.fs.getattr(request.nodeid(), handle)?;
+        self.attr(&attr, payload)
+    }
+
+    fn statx(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::StatxIn = request.take()?;
+        let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let attr = self.fs.getattr(request.nodeid(), handle)?;
+        payload.push(&reply::statx_out(&attr, self.timeout));
+        done()
+    }
+
+    fn setattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::SetattrIn = request.take()?;
+        let set = set_attr(&args);
+        let attr = self.fs.setattr(request.caller(), request.nodeid(), &set)?;
+        self.attr(&attr, payload)
+    }
+
+    fn statfs(&self, request: &Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let s = self.fs.statfs(request.nodeid())?;
+        payload.push(&wire::StatfsOut {
+            blocks: s.blocks,
+            bfree: s.bfree,
+            bavail: s.bavail,
+            files: s.files,
+            ffree: s.ffree,
+            bsize: s.bsize,
+            namelen: s.namelen,
+            frsize: s.frsize,
+            ..wire::StatfsOut::default()
+        });
+        done()
+    }
+
+    fn syncfs(&self) -> Done<'_> {
+        self.fs.syncfs()?;
+        done()
+    }
+
+    fn getxattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::GetxattrIn = request.take()?;
+        let value = self.fs.getxattr(request.nodeid(), request.take_str()?, args.size)?;
+        xattr(value, payload)
+    }
+
+    fn listxattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::GetxattrIn = request.take()?;
+        let names = self.fs.listxattr(request.caller(), request.nodeid(), args.size)?;
+        xattr(names, payload)
+    }
+
+    fn setxattr(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::SetxattrIn = request.take()?;
+        let outside_group = if self.agreed.has(FUSE_SETXATTR_EXT) {
+            let ext: wire::SetxattrExt = request.take()?;
+            Some(ext.setxattr_flags & wire::SETXATTR_ACL_KILL_SGID != 0)
+        } else {
+            None
+        };
+        let name = request.take_str()?;
+        let value = request.take_bytes(args.size)?;
+        let (caller, nodeid) = (request.caller(), request.nodeid());
+        self.fs.setxattr(caller, nodeid, name, value, args.flags, outside_group)?;
+        done()
+    }
+
+    fn removexattr(&self, request: &mut Request<'_>) -> Done<'_> {
+        let name = request.take_str()?;
+        self.fs.removexattr(request.caller(), request.nodeid(), name)?;
+        done()
+    }
+}
+
+/// An attribute's value, or how long it is.
+#[allow(clippy::unnecessary_wraps)] // as `done`
+fn xattr<'s>(reply: XattrReply, payload: &mut Payload) -> Done<'s> {
+    match reply {
+        XattrReply::Size(size) => payload.push(&wire::GetxattrOut { size, padding: 0 }),
+        XattrReply::Data(data) => payload.bytes = data,
+    }
+    done()
+}
+
+fn new_file(request: &Request<'_>, mode: u32, umask: u32) -> NewFile {
+    NewFile { caller: request.caller(), mode, umask }
+}
+
+fn place<'m>(parent: u64, request: &mut Request<'m>) -> Result<Place<'m>, FsError> {
+    Ok(Place { parent, name: request.take_name()? })
+}
+
+fn set_attr(args: &wire::SetattrIn) -> SetAttr {
+    use crate::fs::SetTime;
+    use crate::lower::stat::Timestamp;
+    use crate::shift::id::Id;
+    use wire::fattr;
+
+    let has = |flag: u32| args.valid & flag != 0;
+    let time = |set: u32, now: u32, sec: i64, nsec: u32| match (has(set), has(now)) {
+        (false, _) => None,
+        (true, true) => Some(SetTime::Now),
+        (true, false) => Some(SetTime::At(Timestamp { sec, nsec })),
+    };
+    SetAttr {
+        mode: has(fattr::MODE).then_some(args.mode),
+        uid: has(fattr::UID).then(|| Id::new(args.uid)),
+        gid: has(fattr::GID).then(|| Id::new(args.gid)),
+        size: has(fattr::SIZE).then_some(args.size),
+        atime: time(fattr::ATIME, fattr::ATIME_NOW, args.atime, args.atimensec),
+        mtime: time(fattr::MTIME, fattr::MTIME_NOW, args.mtime, args.mtimensec),
+        handle: has(fattr::FH).then_some(args.fh),
+        clear_privileges: has(fattr::KILL_SUIDGID),
+    }
+}
+
+/// The kernel then does without, and for most requests asks no more.
+const NOT_OFFERED: FsError = FsError::Refused(Errno::NOSYS);

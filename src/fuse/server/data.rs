@@ -1,0 +1,144 @@
+//! Requests about open files and their contents.
+
+use super::{Done, Handover, Outcome, Server, done, new_file};
+use crate::error::FsError;
+use crate::fs::{Entry, Opened, Range};
+use crate::fuse::backing::Backing;
+use crate::fuse::reply::{Payload, entry_out};
+use crate::fuse::request::Request;
+use crate::fuse::wire::{self, fopen};
+use crate::sys::ioctl::MAX_VALUE;
+use rustix::io::Errno;
+
+impl Server {
+    pub(super) fn open(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::OpenIn = request.take()?;
+        let nodeid = request.nodeid();
+        let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
+        let clear = args.open_flags & wire::OPEN_KILL_SUIDGID != 0;
+        let opened =
+            self.fs.open(request.caller(), nodeid, args.flags, clear, backing.is_some())?;
+        payload.push(&open_out(&opened, backing.as_ref()));
+        Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
+    }
+
+    pub(super) fn create(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::CreateIn = request.take()?;
+        let new = new_file(request, args.mode, args.umask);
+        let name = request.take_name()?;
+        let (entry, opened) = self.fs.create(request.nodeid(), name, new, args.flags)?;
+        self.created(entry, opened, payload)
+    }
+
+    pub(super) fn tmpfile(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::CreateIn = request.take()?;
+        let new = new_file(request, args.mode, args.umask);
+        let (entry, opened) = self.fs.tmpfile(request.nodeid(), new, args.flags)?;
+        self.created(entry, opened, payload)
+    }
+
+    fn created<'s>(
+        &'s self,
+        entry: Entry<'s>,
+        opened: Opened<'s>,
+        payload: &mut Payload,
+    ) -> Done<'s> {
+        let Entry { lookup, attr } = entry;
+        let nodeid = lookup.nodeid();
+        let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
+        payload.push(&wire::CreateOut {
+            entry: entry_out(nodeid, &attr, self.timeout),
+            open: open_out(&opened, backing.as_ref()),
+        });
+        Ok(Outcome::Reply(Handover {
+            lookup: Some(lookup),
+            opened: Some(opened),
+            backing,
+            ..Handover::default()
+        }))
+    }
+
+    pub(super) fn read(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::ReadIn = request.take()?;
+        self.fs.read(args.fh, args.offset, args.size, &mut payload.bytes)?;
+        done()
+    }
+
+    pub(super) fn write(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::WriteIn = request.take()?;
+        let data = request.take_bytes(args.size)?;
+        let clear = args.write_flags & wire::WRITE_KILL_SUIDGID != 0;
+        let written = self.fs.write(request.caller(), args.fh, args.offset, data, clear)?;
+        let size = u32::try_from(written).unwrap_or(u32::MAX);
+        payload.push(&wire::WriteOut { size, padding: 0 });
+        done()
+    }
+
+    pub(super) fn flush(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::FlushIn = request.take()?;
+        if !self.flush {
+            return Err(super::NOT_OFFERED);
+        }
+        self.fs.flush(args.fh)?;
+        done()
+    }
+
+    pub(super) fn release(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::ReleaseIn = request.take()?;
+        self.fs.release(args.fh);
+        self.backings.release(request.nodeid());
+        done()
+    }
+
+    pub(super) fn fsync(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::FsyncIn = request.take()?;
+        self.fs.fsync(args.fh, args.fsync_flags & wire::FSYNC_DATA != 0)?;
+        done()
+    }
+
+    pub(super) fn fallocate(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::FallocateIn = request.take()?;
+        self.fs.fallocate(args.fh, args.mode, args.offset, args.length)?;
+        done()
+    }
+
+    pub(super) fn lseek(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::LseekIn = request.take()?;
+        let whence = i32::try_from(args.whence).map_err(|_| FsError::Refused(Errno::INVAL))?;
+        let offset = self.fs.lseek(args.fh, args.offset, whence)?;
+        payload.push(&wire::LseekOut { offset });
+        done()
+    }
+
+    pub(super) fn copy_file_range(
+        &self,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
+        let args: wire::CopyFileRangeIn = request.take()?;
+        let from = Range { handle: args.fh_in, offset: args.off_in };
+        let to = Range { handle: args.fh_out, offset: args.off_out };
+        let size = self.fs.copy_file_range(from, to, args.len)?;
+        payload.push(&wire::WriteOut { size, padding: 0 });
+        done()
+    }
+
+    pub(super) fn ioctl(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::IoctlIn = request.take()?;
+        if args.flags & wire::IOCTL_UNRESTRICTED != 0 {
+            return Err(FsError::Refused(Errno::NOTTY));
+        }
+        let length = args.in_size.min(MAX_VALUE);
+        let input = request.take_bytes(length)?;
+        let result = self.fs.ioctl(request.nodeid(), args.cmd, input, args.out_size)?;
+        payload.push(&wire::IoctlOut::default());
+        payload.bytes.extend_from_slice(result.bytes());
+        done()
+    }
+}
+
+fn open_out(opened: &Opened<'_>, backing: Option<&Backing<'_>>) -> wire::OpenOut {
+    let (open_flags, backing_id) =
+        backing.map_or((0, 0), |backing| (fopen::PASSTHROUGH, backing.id()));
+    wire::OpenOut { fh: opened.handle(), open_flags, backing_id }
+}

@@ -1,0 +1,56 @@
+//! Requests about open directories.
+
+use std::time::Duration;
+
+use super::{Done, Handover, Outcome, Server, done};
+use crate::fuse::reply::{Payload, entry_out, is_dot};
+use crate::fuse::request::Request;
+use crate::fuse::wire::{self, fopen};
+
+/// From this timeout on, what the kernel remembers outlives a walk of a large tree.
+const LONG: Duration = Duration::from_secs(60);
+
+impl Server {
+    pub(super) fn opendir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let opened = self.fs.opendir(request.nodeid())?;
+        // The kernel may keep the listing as long as the directory's attributes do not change. It
+        // pays where it may keep what is listed as well; else a fresh listing with attributes
+        // saves a lookup per file.
+        let keep = self.timeout >= LONG;
+        let open_flags = if keep { fopen::CACHE_DIR | fopen::KEEP_CACHE } else { 0 };
+        payload.push(&wire::OpenOut { fh: opened.handle(), open_flags, backing_id: 0 });
+        Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }))
+    }
+
+    pub(super) fn readdir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::ReadIn = request.take()?;
+        let limit = args.size as usize;
+        self.fs.readdir(args.fh, args.offset, |entry| payload.push_dirent(&entry, None, limit))?;
+        done()
+    }
+
+    pub(super) fn readdirplus(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+        let args: wire::ReadIn = request.take()?;
+        let limit = args.size as usize;
+        let mut listed = Vec::new();
+        self.fs.readdirplus(args.fh, args.offset, |dirent, entry| {
+            let Some(entry) = entry else {
+                // A nodeid of zero: the name alone.
+                return payload.push_dirent(&dirent, Some(&wire::EntryOut::default()), limit);
+            };
+            let plus = entry_out(entry.lookup.nodeid(), &entry.attr, self.timeout);
+            let fits = payload.push_dirent(&dirent, Some(&plus), limit);
+            if fits && !is_dot(dirent.name) {
+                listed.push(entry.lookup);
+            }
+            fits
+        })?;
+        Ok(Outcome::Reply(Handover { listed, ..Handover::default() }))
+    }
+
+    pub(super) fn releasedir(&self, request: &mut Request<'_>) -> Done<'_> {
+        let args: wire::ReleaseIn = request.take()?;
+        self.fs.release(args.fh);
+        done()
+    }
+}
