@@ -12,6 +12,7 @@ pub mod cred;
 pub mod descriptors;
 pub mod dirents;
 pub mod inode;
+pub mod locks;
 pub mod open_files;
 pub mod reopen;
 pub mod stat;
@@ -30,6 +31,7 @@ use crate::error::{CallExt, FsError, StartError};
 use crate::sys::handle;
 use descriptors::Descriptors;
 use inode::{Inode, Locator};
+use locks::LockOwners;
 use open_files::OpenFiles;
 use stat::LowerStat;
 use table::{InodeTable, Lookup};
@@ -50,6 +52,8 @@ pub struct LowerTree {
     descriptors: Descriptors,
     /// Files that callers have open.
     pub open_files: OpenFiles,
+    /// Callers that hold locks on lower files.
+    lock_owners: LockOwners,
 }
 
 impl LowerTree {
@@ -82,6 +86,7 @@ impl LowerTree {
             inodes: InodeTable::new(stat.identity(), stat.kind()),
             descriptors: Descriptors::new(max_descriptors),
             open_files: OpenFiles::default(),
+            lock_owners: LockOwners::default(),
         })
     }
 

@@ -10,6 +10,7 @@ pub mod fuse;
 pub mod handle;
 pub mod idmapped;
 pub mod ioctl;
+pub mod lock;
 pub mod namespace;
 pub mod process;
 

@@ -94,5 +94,6 @@ impl FileSystem {
     /// Closes a file or directory.
     pub fn release(&self, handle: u64) {
         self.lower.open_files.remove(handle);
+        self.lower.drop_locks_through(handle);
     }
 }

@@ -34,11 +34,15 @@ macro_rules! features {
 
 features! {
     FUSE_ASYNC_READ 0 "2.6.20" "several reads of one file at once" else "one at a time";
+    FUSE_POSIX_LOCKS 1 "2.6.15" "with locks=lower: fcntl(2) locks are held on the lower files"
+        else "locks are seen on this mount alone";
     FUSE_ATOMIC_O_TRUNC 3 "2.6.24" "O_TRUNC is part of opening, as the lower file system does it"
         else "a message more, and some bits survive it on empty files";
     FUSE_BIG_WRITES 5 "2.6.27" "writes of more than a page" else "page by page";
     FUSE_DONT_MASK 6 "2.6.35" "the server applies the umask, so that default ACLs can override it"
         else "inherited ACLs are cut by the umask";
+    FUSE_FLOCK_LOCKS 10 "3.1" "with locks=lower: flock(2) locks are held on the lower files"
+        else "locks are seen on this mount alone";
     FUSE_HAS_IOCTL_DIR 11 "2.6.36" "lsattr and chattr on directories" else "files only";
     FUSE_AUTO_INVAL_DATA 12 "3.6" "cached pages go when a file changed below"
         else "changes below show after reopening";
@@ -80,12 +84,19 @@ impl Agreed {
 }
 
 /// Chooses from what the kernel offers; `offered_high` are its flags from bit 32 up. Features that
-/// it lacks are named in the log with what that means.
-pub(super) fn agree(init: InitIn, offered_high: u32, stack_depth: u32) -> (Agreed, InitOut) {
+/// it lacks are named in the log with what that means. `left_out` are features that the options do
+/// not ask for.
+pub(super) fn agree(
+    init: InitIn,
+    offered_high: u32,
+    stack_depth: u32,
+    left_out: u64,
+) -> (Agreed, InitOut) {
     let high = if u64::from(init.flags) & FUSE_INIT_EXT == 0 { 0 } else { offered_high };
     let offered = u64::from(init.flags) | u64::from(high) << 32;
-    let agreed = FEATURES.iter().map(|f| f.bits).fold(0, |all, bits| all | bits) & offered;
-    for feature in FEATURES.iter().filter(|f| agreed & f.bits == 0) {
+    let wanted = || FEATURES.iter().filter(|feature| feature.bits & left_out == 0);
+    let agreed = wanted().fold(0, |all, feature| all | feature.bits) & offered;
+    for feature in wanted().filter(|feature| feature.bits & offered == 0) {
         let Feature { name, since, without, .. } = feature;
         tracing::info!("{name} is not in this kernel (Linux {since}): {without}");
     }
@@ -113,7 +124,7 @@ mod tests {
     fn offer(flags: u64) -> (Agreed, InitOut) {
         let low = u32::try_from(flags & 0xffff_ffff).unwrap();
         let init = InitIn { major: 7, minor: 45, max_readahead: 131_072, flags: low };
-        agree(init, u32::try_from(flags >> 32).unwrap(), 1)
+        agree(init, u32::try_from(flags >> 32).unwrap(), 1, 0)
     }
 
     #[test]
@@ -130,6 +141,12 @@ mod tests {
         let (agreed, out) = offer(FUSE_PASSTHROUGH | FUSE_INIT_EXT);
         assert!(agreed.has(FUSE_PASSTHROUGH));
         assert_eq!((out.flags2, out.max_stack_depth), (1 << 5, 1));
+    }
+
+    #[test]
+    fn nothing_is_taken_that_the_options_leave_out() {
+        let init = InitIn { major: 7, minor: 45, max_readahead: 0, flags: u32::MAX };
+        assert!(!agree(init, 0, 1, FUSE_POSIX_LOCKS).0.has(FUSE_POSIX_LOCKS));
     }
 
     #[test]

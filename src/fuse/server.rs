@@ -16,7 +16,10 @@ use crate::lower::table::Lookup;
 
 mod data;
 mod listing;
+mod locks;
 mod names;
+
+pub(super) use locks::LockWaiters;
 
 /// Everything that a request needs.
 pub(super) struct Server {
@@ -28,6 +31,8 @@ pub(super) struct Server {
     /// Whether errors of close(2) matter on this lower file system.
     pub(super) flush: bool,
     pub(super) backings: Backings,
+    /// Where locks are held on the lower files.
+    pub(super) lock_waiters: Option<LockWaiters>,
 }
 
 /// What a reply hands over to the kernel. If the reply cannot be delivered, because the caller has
@@ -135,11 +140,12 @@ impl Server {
             Opcode::Listxattr => self.listxattr(request, payload),
             Opcode::Removexattr => self.removexattr(request),
             Opcode::Destroy => done(),
-            // The kernel has its own locks and asks no more; it interrupts nothing that it cannot
-            // wait for; a second INIT never comes.
-            Opcode::Getlk | Opcode::Setlk | Opcode::Setlkw | Opcode::Interrupt | Opcode::Init => {
-                Err(NOT_OFFERED)
-            }
+            Opcode::Getlk => self.getlk(request, payload),
+            Opcode::Setlk => self.setlk(request, false),
+            Opcode::Setlkw => self.setlk(request, true),
+            Opcode::Interrupt => self.interrupt(request),
+            // It comes once, before all others.
+            Opcode::Init => Err(NOT_OFFERED),
         }
     }
 

@@ -8,9 +8,11 @@ use rustix::io::Errno;
 
 use super::backing::Backings;
 use super::device::{Device, Read, bytes};
-use super::negotiate::{self, Agreed, FUSE_INIT_EXT, FUSE_PASSTHROUGH};
+use super::negotiate::{
+    self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS,
+};
 use super::request::Request;
-use super::server::Server;
+use super::server::{LockWaiters, Server};
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
 use crate::fs::FileSystem;
@@ -25,6 +27,8 @@ pub struct Settings {
     /// How deep the lower file system is stacked already, plus one: how much the kernel must allow
     /// for passthrough.
     pub stack_depth: u32,
+    /// Whether callers' locks are held on the lower files.
+    pub lower_locks: bool,
     /// The most worker threads.
     pub threads: usize,
 }
@@ -41,12 +45,16 @@ impl Connection {
     /// `EPROTO` if the kernel is too old, `ENODEV` if it was unmounted meanwhile.
     pub fn establish(fs: FileSystem, device: OwnedFd, settings: &Settings) -> Result<Self, Errno> {
         let device = Device::new(device)?;
-        let agreed = shake_hands(&device, settings.stack_depth)?;
+        let left_out = if settings.lower_locks { 0 } else { FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS };
+        let agreed = shake_hands(&device, settings.stack_depth, left_out)?;
+        let lock_waiters =
+            settings.lower_locks.then(|| LockWaiters::start(device.clone())).transpose()?;
         let server = Server {
             fs,
             agreed,
             timeout: settings.timeout,
             flush: settings.flush,
+            lock_waiters,
             backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
             device,
         };
@@ -60,7 +68,7 @@ impl Connection {
 }
 
 /// Reads INIT, which the kernel sends first and once, and answers it.
-fn shake_hands(device: &Device, stack_depth: u32) -> Result<Agreed, Errno> {
+fn shake_hands(device: &Device, stack_depth: u32, left_out: u64) -> Result<Agreed, Errno> {
     let mut buffer = vec![0; workers::BUFFER];
     loop {
         device.wait()?;
@@ -87,7 +95,7 @@ fn shake_hands(device: &Device, stack_depth: u32) -> Result<Agreed, Errno> {
             device.reply_error(unique, Errno::PROTO)?;
             return Err(Errno::PROTO);
         }
-        let (agreed, out) = negotiate::agree(init, high, stack_depth);
+        let (agreed, out) = negotiate::agree(init, high, stack_depth, left_out);
         device.reply(unique, &[bytes(&out)])?;
         return Ok(agreed);
     }

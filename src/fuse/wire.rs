@@ -33,6 +33,8 @@ pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 pub(super) const SETXATTR_ACL_KILL_SGID: u32 = 1;
 /// `FUSE_FSYNC_FDATASYNC`.
 pub(super) const FSYNC_DATA: u32 = 1;
+/// `FUSE_LK_FLOCK`: a lock of flock(2).
+pub(super) const LK_FLOCK: u32 = 1;
 /// `FUSE_IOCTL_UNRESTRICTED`.
 pub(super) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 
@@ -100,6 +102,10 @@ incoming! {
     /// What follows [`SetxattrIn`] where `FUSE_SETXATTR_EXT` was agreed on.
     SetxattrExt { setxattr_flags: u32, padding: u32 }
     GetxattrIn { size: u32, padding: u32 }
+    LkIn {
+        fh: u64, owner: u64, start: u64, end: u64, kind: u32, pid: u32, lk_flags: u32, padding: u32,
+    }
+    InterruptIn { unique: u64 }
     IoctlIn { fh: u64, flags: u32, cmd: u32, arg: u64, in_size: u32, out_size: u32 }
     FallocateIn { fh: u64, offset: u64, length: u64, mode: u32, padding: u32 }
     LseekIn { fh: u64, offset: u64, whence: u32, padding: u32 }
@@ -144,6 +150,7 @@ outgoing! {
     }
     GetxattrOut { size: u32, padding: u32 }
     LseekOut { offset: u64 }
+    LkOut { start: u64, end: u64, kind: u32, pid: u32 }
     IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     /// A directory entry, before its name.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
@@ -188,6 +195,7 @@ mod tests {
         assert_eq!(size_of::<SetattrIn>(), 88);
         assert_eq!(size_of::<ReadIn>(), 40);
         assert_eq!(size_of::<WriteIn>(), 40);
+        assert_eq!(size_of::<LkIn>(), 48);
         assert_eq!(size_of::<IoctlIn>(), 32);
         assert_eq!(size_of::<CopyFileRangeIn>(), 56);
         assert_eq!(size_of::<StatxIn>(), 24);

@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::fuse;
-use crate::config::MountConfig;
+use crate::config::{LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
 use crate::fuse::session::{Connection, Settings};
@@ -46,6 +46,7 @@ fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartErro
         timeout: config.cache.timeout(),
         flush: reports_errors_on_close(&fs),
         stack_depth: stack_depth(&fs),
+        lower_locks: config.locks == LockMode::Lower,
         threads: config.threads.unwrap_or_else(default_threads),
     };
     let device = fuse::mount(config)?;

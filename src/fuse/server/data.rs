@@ -76,10 +76,14 @@ impl Server {
 
     pub(super) fn flush(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::FlushIn = request.take()?;
-        if !self.flush {
+        if self.lock_waiters.is_some() {
+            self.fs.drop_locks_of(request.nodeid(), args.lock_owner);
+        } else if !self.flush {
             return Err(super::NOT_OFFERED);
         }
-        self.fs.flush(args.fh)?;
+        if self.flush {
+            self.fs.flush(args.fh)?;
+        }
         done()
     }
 

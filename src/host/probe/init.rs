@@ -135,7 +135,7 @@ mod tests {
 
     fn message(flags: u32, more: u32) -> Vec<u8> {
         let mut message = vec![0; 104];
-        for (at, word) in [(4, 26), (40, 7), (44, 45), (52, flags), (56, more)] {
+        for (at, word) in [(0, 104), (4, 26), (40, 7), (44, 45), (52, flags), (56, more)] {
             message[at..at + 4].copy_from_slice(&u32::to_ne_bytes(word));
         }
         message
