@@ -72,7 +72,7 @@ impl FileSystem {
         let shown = Attr::up(stat, &self.maps);
         let all_stay = stat.mode & (S_ISUID | S_IXGRP) == 0
             && stat.gid.is_some_and(|gid| self.groups(caller, &process, stat, None).contains(gid));
-        if all_stay || process.has_over(Capability::Fowner, shown.uid, shown.gid) {
+        if all_stay || process.may_act_as_owner(shown.uid) {
             Ok(())
         } else {
             Err(FsError::NotOwner)

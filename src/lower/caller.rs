@@ -72,6 +72,14 @@ impl ProcCaller {
             && (self.same_namespace || (self.maps("uid_map", uid) && self.maps("gid_map", gid)))
     }
 
+    /// Whether it may act as the owner of a file with this upper owner by `CAP_FOWNER`: the
+    /// kernel's `inode_owner_or_capable()`, which does not ask about the group.
+    pub fn may_act_as_owner(&self, uid: u32) -> bool {
+        self.holds(Capability::Fowner)
+            && uid != INVALID
+            && (self.same_namespace || self.maps("uid_map", uid))
+    }
+
     fn holds(&self, capability: Capability) -> bool {
         self.capabilities >> (capability as u32) & 1 == 1
     }

@@ -15,8 +15,11 @@ use crate::step::encode;
 /// must agree in: inode number, times, size, links.
 pub fn upper(path: &Path, lower: &Path) -> String {
     let seen = describe_entry(path);
-    let agree = match (stat(path), stat(lower)) {
-        (Ok(upper), Ok(lower)) => difference(&upper, &lower),
+    let (path, below) = (c_path(path), c_path(lower));
+    let agree = match (basic(&path), basic(&below)) {
+        (Ok(upper), Ok(lower)) => {
+            format!("{}{}", difference(&upper, &lower), births(&path, &below))
+        }
         (Err(upper), Err(lower)) if upper == lower => String::new(),
         (upper, lower) => format!(
             " AND-BELOW upper:{} lower:{}",
@@ -93,7 +96,23 @@ fn c_path(path: &Path) -> CString {
 }
 
 fn stat(path: &Path) -> Result<libc::statx, i32> {
-    statx(libc::AT_FDCWD, &c_path(path), libc::AT_SYMLINK_NOFOLLOW)
+    basic(&c_path(path))
+}
+
+/// Without the birth time, for which a FUSE mount asks its server again: what the kernel remembers
+/// would never be looked at.
+fn basic(path: &std::ffi::CStr) -> Result<libc::statx, i32> {
+    statx(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, libc::STATX_BASIC_STATS)
+}
+
+fn births(path: &std::ffi::CStr, below: &std::ffi::CStr) -> &'static str {
+    let birth = |path| {
+        let seen =
+            statx(libc::AT_FDCWD, path, libc::AT_SYMLINK_NOFOLLOW, libc::STATX_BTIME).ok()?;
+        let given = seen.stx_mask & libc::STATX_BTIME != 0;
+        given.then_some((seen.stx_btime.tv_sec, seen.stx_btime.tv_nsec))
+    };
+    if birth(path) == birth(below) { "" } else { " NOT-AS-BELOW:btime" }
 }
 
 /// What the mount must take from below as it is.

@@ -25,7 +25,7 @@ impl Hands {
             }
             "btime" => {
                 let (dir, path) = self.place(args.word(0))?;
-                let stat = statx(dir, &path, libc::AT_SYMLINK_NOFOLLOW)?;
+                let stat = statx(dir, &path, libc::AT_SYMLINK_NOFOLLOW, libc::STATX_BTIME)?;
                 Ok((stat.stx_mask & libc::STATX_BTIME != 0).to_string())
             }
             "statfs" => statfs(&self.path(args.word(0))?),
@@ -125,9 +125,8 @@ pub fn time(time: &libc::statx_timestamp) -> String {
     }
 }
 
-/// A statx of the basic fields and the birth time.
-pub fn statx(dir: RawFd, path: &std::ffi::CStr, flags: i32) -> Result<libc::statx, i32> {
-    let mask = libc::STATX_BASIC_STATS | libc::STATX_BTIME;
+/// A statx of the fields in the mask.
+pub fn statx(dir: RawFd, path: &std::ffi::CStr, flags: i32, mask: u32) -> Result<libc::statx, i32> {
     // SAFETY: a live C string, and a whole `struct statx` to write to.
     unsafe {
         let mut stat: libc::statx = std::mem::zeroed();
@@ -156,7 +155,7 @@ pub fn describe(stat: &libc::statx) -> String {
 }
 
 fn stat(dir: RawFd, path: &std::ffi::CStr, flags: i32) -> Answer {
-    statx(dir, path, flags).map(|stat| describe(&stat))
+    statx(dir, path, flags, libc::STATX_BASIC_STATS).map(|stat| describe(&stat))
 }
 
 /// What does not change while others work on the same file system.
