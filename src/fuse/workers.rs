@@ -11,9 +11,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam::sync::{Parker, Unparker};
 use rustix::io::Errno;
 
 use super::device::Read;
@@ -52,7 +53,7 @@ struct Workers {
     /// Another reader is wanted because requests queue up.
     backlog: AtomicBool,
     referee_sleeps: AtomicBool,
-    referee: Thread,
+    referee: Unparker,
     bench: Mutex<Bench>,
     called: Condvar,
     failure: Mutex<Option<Errno>>,
@@ -71,6 +72,7 @@ struct Bench {
 /// Serves until the connection ends. The calling thread becomes the referee, whose credentials
 /// nobody changes: new threads inherit them.
 pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
+    let parker = Parker::new();
     let workers = Arc::new(Workers {
         server: Arc::clone(server),
         readers: AtomicUsize::new(0),
@@ -78,14 +80,14 @@ pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
         begun: AtomicU64::new(0),
         backlog: AtomicBool::new(false),
         referee_sleeps: AtomicBool::new(false),
-        referee: thread::current(),
+        referee: parker.unparker().clone(),
         bench: Mutex::default(),
         called: Condvar::new(),
         failure: Mutex::new(None),
     });
     let mut threads = Vec::new();
     workers.call_reader(most, &mut threads)?;
-    workers.referee(most, &mut threads);
+    workers.referee(&parker, most, &mut threads);
     for thread in threads {
         if thread.join().is_err() {
             return Err(Errno::IO);
@@ -97,17 +99,22 @@ pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
 
 impl Workers {
     /// Watches over the readers until the connection ends.
-    fn referee(self: &Arc<Self>, most: usize, threads: &mut Vec<thread::JoinHandle<()>>) {
+    fn referee(
+        self: &Arc<Self>,
+        parker: &Parker,
+        most: usize,
+        threads: &mut Vec<thread::JoinHandle<()>>,
+    ) {
         let mut seen = 0;
         let mut quiet = 0;
         while !self.ended() {
             if quiet >= QUIET_TICKS {
                 self.referee_sleeps.store(true, Ordering::SeqCst);
-                thread::park();
+                parker.park();
                 self.referee_sleeps.store(false, Ordering::SeqCst);
                 quiet = 0;
             } else {
-                thread::park_timeout(TICK);
+                parker.park_timeout(TICK);
             }
             let begun = self.begun.load(Ordering::Relaxed);
             let stuck = begun == seen && self.waiting.load(Ordering::Relaxed) == 0;

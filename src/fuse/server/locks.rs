@@ -3,9 +3,9 @@
 //! A caller that waits for a lock must not occupy a worker: the one that would release the lock
 //! might find none. So waiting attempts go to one thread of their own, which tries them in turn.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::io::Errno;
 
 use super::{Done, Outcome, Server, done};
@@ -38,7 +38,7 @@ enum Message {
 impl LockWaiters {
     /// Starts the thread.
     pub(in crate::fuse) fn start(device: Device) -> Result<Self, Errno> {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = unbounded();
         std::thread::Builder::new()
             .name("locks".into())
             .spawn(move || wait_for_locks(&device, &receiver))
