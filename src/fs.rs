@@ -18,6 +18,8 @@ mod rename;
 mod rights;
 mod setattr;
 mod statfs;
+#[cfg(test)]
+mod tests;
 mod xattr;
 
 pub use attr::Attr;

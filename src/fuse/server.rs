@@ -1,5 +1,6 @@
 //! One request: take it apart, call [`crate::fs`], send what comes back. Nothing is decided here.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -78,7 +79,9 @@ impl Server {
             return;
         };
         let unique = request.unique();
-        let sent = match self.dispatch(&mut request, payload) {
+        // A fault in one request must neither leave its caller waiting nor take the mount down.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.dispatch(&mut request, payload)));
+        let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
             Ok(Outcome::Reply(handover)) => {
                 let sent = self.device.reply(unique, &[&payload.bytes]);

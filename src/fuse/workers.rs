@@ -109,6 +109,7 @@ impl Workers {
         let mut quiet = 0;
         while !self.ended() {
             if quiet >= QUIET_TICKS {
+                self.server.fs.lower.tidy();
                 self.referee_sleeps.store(true, Ordering::SeqCst);
                 parker.park();
                 self.referee_sleeps.store(false, Ordering::SeqCst);

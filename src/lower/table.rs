@@ -186,6 +186,17 @@ impl InodeTable {
         self.root.dev
     }
 
+    /// Gives memory back that a larger tree once needed.
+    pub fn shrink(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            if shard.capacity() > 4 * shard.len() {
+                let room = 2 * shard.len();
+                shard.shrink_to(room);
+            }
+        }
+    }
+
     /// How many inodes the kernel knows.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()

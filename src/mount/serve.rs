@@ -1,5 +1,6 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
+use std::path::Path;
 use std::thread;
 
 use rustix::io::Errno;
@@ -13,6 +14,7 @@ use crate::config::{LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
 use crate::fuse::session::{Connection, Settings};
+use crate::host::mountinfo;
 use crate::lower::{LowerTree, cred};
 use crate::shift::acl::Unmapped;
 use crate::sys;
@@ -136,14 +138,25 @@ fn reports_errors_on_close(fs: &FileSystem) -> bool {
     REMOTE.contains(&fs_magic(fs))
 }
 
+/// The mount that a path shows just now, by the kernel's number for it.
+fn mount_id(mountpoint: &Path) -> Option<u64> {
+    mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
+}
+
 fn unmount_on_signal(config: &MountConfig) -> Result<(), StartError> {
     let failed = |source| StartError::System { what: "cannot wait for signals".into(), source };
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
     let mountpoint = config.mountpoint.clone();
+    let own = mount_id(&mountpoint);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for signal in &mut signals {
+                // Another file system may have been mounted over ours: that is not ours to take away.
+                if mount_id(&mountpoint) != own {
+                    tracing::error!("another mount covers '{}'", mountpoint.display());
+                    continue;
+                }
                 tracing::info!(signal, "unmounting '{}'", mountpoint.display());
                 if let Err(error) = fuse::detach(&mountpoint) {
                     tracing::error!("{error}");

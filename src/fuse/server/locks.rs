@@ -3,6 +3,7 @@
 //! A caller that waits for a lock must not occupy a worker: the one that would release the lock
 //! might find none. So waiting attempts go to one thread of their own, which tries them in turn.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -20,6 +21,9 @@ use crate::sys::lock::{Hold, RangeLock};
 
 /// How often the thread tries again.
 const RETRY: Duration = Duration::from_millis(2);
+/// How many interrupts are remembered that came before what they interrupt. The kernel never uses
+/// a request's number again, so one that stays too long does no harm.
+const MAX_EARLY: usize = 64;
 
 /// Callers that wait for locks.
 pub(in crate::fuse) struct LockWaiters(Sender<Message>);
@@ -53,6 +57,8 @@ impl LockWaiters {
 
 fn wait_for_locks(device: &Device, messages: &Receiver<Message>) {
     let mut waiting: Vec<(u64, Attempt)> = Vec::new();
+    // Interrupts of requests that another worker has not handed over yet.
+    let mut early: VecDeque<u64> = VecDeque::new();
     loop {
         let message = if waiting.is_empty() {
             messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -60,22 +66,34 @@ fn wait_for_locks(device: &Device, messages: &Receiver<Message>) {
             messages.recv_timeout(RETRY)
         };
         match message {
+            Ok(Message::Wait { unique, .. }) if early.contains(&unique) => {
+                answer(device, unique, Err(Errno::INTR));
+            }
             Ok(Message::Wait { unique, attempt }) => waiting.push((unique, attempt)),
-            Ok(Message::Interrupt { unique }) => waiting.retain(|&(waiter, _)| {
-                waiter != unique || !answer(device, unique, Err(Errno::INTR))
-            }),
+            Ok(Message::Interrupt { unique }) => {
+                let found = waiting.iter().position(|&(waiter, _)| waiter == unique);
+                if let Some(found) = found {
+                    waiting.swap_remove(found);
+                    answer(device, unique, Err(Errno::INTR));
+                } else {
+                    early.truncate(MAX_EARLY - 1);
+                    early.push_front(unique);
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         waiting.retain(|(unique, attempt)| match attempt.try_now() {
             Err(FsError::Os { errno: Errno::AGAIN, .. }) => true,
-            result => !answer(device, *unique, result.map_err(FsError::errno)),
+            result => {
+                answer(device, *unique, result.map_err(FsError::errno));
+                false
+            }
         });
     }
 }
 
-/// Answers a request; always true.
-fn answer(device: &Device, unique: u64, result: Result<(), Errno>) -> bool {
+fn answer(device: &Device, unique: u64, result: Result<(), Errno>) {
     let sent = match result {
         Ok(()) => device.reply(unique, &[]),
         Err(errno) => device.reply_error(unique, errno),
@@ -83,7 +101,6 @@ fn answer(device: &Device, unique: u64, result: Result<(), Errno>) -> bool {
     if let Err(errno) = sent {
         tracing::debug!(%errno, "nobody waits for the lock any more");
     }
-    true
 }
 
 impl Server {

@@ -1,0 +1,148 @@
+//! The file system without /dev/fuse: on a directory of the test's own, as whoever runs the test.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use super::*;
+use crate::lower::table::ROOT_ID;
+use crate::shift::id::Id;
+use crate::shift::idmap::{Extent, IdMap};
+
+/// A lower directory whose owner, this process's user, is shown as 5000.
+fn shifted() -> (tempfile::TempDir, FileSystem) {
+    let dir = tempfile::tempdir().unwrap();
+    let meta = dir.path().metadata().unwrap();
+    let maps = Maps {
+        uids: IdMap::new(vec![Extent::from_raw(meta.uid(), 5000, 1).unwrap()]).unwrap(),
+        gids: IdMap::new(vec![Extent::from_raw(meta.gid(), 6000, 1).unwrap()]).unwrap(),
+    };
+    let lower = LowerTree::open(dir.path(), false, 32).unwrap();
+    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder })
+}
+
+fn name(name: &str) -> Name<'_> {
+    Name::new(OsStr::new(name)).unwrap()
+}
+
+fn caller(uid: u32, gid: u32) -> Caller {
+    Caller { uid: Id::new(uid), gid: Id::new(gid), tid: 0 }
+}
+
+fn new_file(caller: Caller) -> NewFile {
+    NewFile { caller, mode: 0o100_666, umask: 0o022 }
+}
+
+#[test]
+fn owners_are_shown_shifted() {
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("f"), "x").unwrap();
+    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    assert_eq!((entry.attr.uid, entry.attr.gid, entry.attr.size), (5000, 6000, 1));
+}
+
+#[test]
+fn a_new_file_is_born_with_the_callers_lower_ids_and_umask() {
+    let (dir, fs) = shifted();
+    let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(caller(5000, 6000)), 0o1).unwrap();
+    assert_eq!((entry.attr.uid, entry.attr.mode & 0o777), (5000, 0o644));
+    fs.write(caller(5000, 6000), opened.handle(), 0, b"hello", false).unwrap();
+    let below = dir.path().join("f").metadata().unwrap();
+    assert_eq!((below.uid(), below.len()), (dir.path().metadata().unwrap().uid(), 5));
+}
+
+#[test]
+fn an_unmapped_caller_touches_nothing() {
+    let (dir, fs) = shifted();
+    for stranger in [caller(1, 6000), caller(5000, 1), caller(u32::MAX, 6000)] {
+        let made = [
+            fs.mkdir(ROOT_ID, name("d"), new_file(stranger)).err(),
+            fs.symlink(ROOT_ID, name("s"), stranger, OsStr::new("x")).err(),
+            fs.create(ROOT_ID, name("f"), new_file(stranger), 0).err(),
+        ];
+        assert_eq!(made, [Some(FsError::UnmappedCaller); 3]);
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_name_that_appeared_meanwhile_is_not_opened_by_create() {
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("secret"), "x").unwrap();
+    let made = fs.create(ROOT_ID, name("secret"), new_file(caller(5000, 6000)), 0);
+    assert_eq!(made.err(), Some(FsError::Stale));
+}
+
+#[test]
+fn an_inode_is_found_again_after_it_was_renamed_below() {
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("old"), "x").unwrap();
+    let entry = fs.lookup(ROOT_ID, name("old")).unwrap();
+    let nodeid = entry.lookup.nodeid();
+    fs.getattr(nodeid, None).unwrap();
+    fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
+    match fs.getattr(nodeid, None) {
+        Ok(attr) => assert_eq!(attr.size, 1),
+        Err(error) => assert_eq!(error, FsError::Stale), // without handles, the name has gone
+    }
+}
+
+#[test]
+fn an_inode_is_never_another_file() {
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("f"), "mine").unwrap();
+    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    fs::write(dir.path().join("g"), "somebody else's").unwrap();
+    fs::rename(dir.path().join("g"), dir.path().join("f")).unwrap();
+    if let Ok(attr) = fs.getattr(entry.lookup.nodeid(), None) {
+        assert_eq!(attr.size, 4, "the file of the first lookup, or none");
+    }
+}
+
+#[test]
+fn a_removed_file_stays_reachable_while_the_kernel_knows_it() {
+    let (_dir, fs) = shifted();
+    let me = caller(5000, 6000);
+    let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(me), 0o2).unwrap();
+    fs.write(me, opened.handle(), 0, b"still here", false).unwrap();
+    drop(opened);
+    fs.unlink(Place { parent: ROOT_ID, name: name("f") }).unwrap();
+    let attr = fs.getattr(entry.lookup.nodeid(), None).unwrap();
+    assert_eq!((attr.nlink, attr.size), (0, 10));
+}
+
+#[test]
+fn a_listing_counts_what_it_hands_out_and_nothing_else() {
+    let (dir, fs) = shifted();
+    for i in 0..10 {
+        fs::write(dir.path().join(format!("f{i}")), "").unwrap();
+    }
+    let opened = fs.opendir(ROOT_ID).unwrap();
+    let mut kept = Vec::new();
+    fs.readdirplus(opened.handle(), 0, |_, entry| {
+        let room = kept.len() < 5;
+        kept.extend(entry.filter(|_| room).map(|entry| entry.lookup));
+        room
+    })
+    .unwrap();
+    assert_eq!(fs.lower.inodes.len(), 1 + 5);
+    drop(kept);
+    assert!(fs.lower.inodes.is_empty());
+}
+
+#[test]
+fn few_descriptors_serve_many_directories() {
+    let (dir, fs) = shifted();
+    let deep: std::path::PathBuf = (0..200).map(|i| format!("d{i}")).collect();
+    fs::create_dir_all(dir.path().join(&deep)).unwrap();
+    let mut nodeid = ROOT_ID;
+    let mut held = Vec::new();
+    for i in 0..200 {
+        let entry = fs.lookup(nodeid, name(&format!("d{i}"))).unwrap();
+        nodeid = entry.lookup.nodeid();
+        held.push(entry);
+    }
+    for entry in &held {
+        assert_eq!(fs.getattr(entry.lookup.nodeid(), None).unwrap().ino, entry.attr.ino);
+    }
+}
