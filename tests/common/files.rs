@@ -142,3 +142,14 @@ pub(crate) fn parse_acl(value: &[u8]) -> Vec<AclEntry> {
         })
         .collect()
 }
+
+/// Waits until it is so; for what the kernel does after a call has returned.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..1_000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("waited in vain: {what}");
+}

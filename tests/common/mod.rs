@@ -12,6 +12,7 @@ pub(crate) mod caller;
 pub(crate) mod files;
 pub(crate) mod kernel;
 pub(crate) mod mount;
+pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod runner;
 

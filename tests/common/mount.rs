@@ -57,8 +57,21 @@ impl Mount {
         Self::of(dir, lower, options)
     }
 
+    /// The same with a server that may hold only so many descriptors.
+    pub(crate) fn with_descriptors(limit: u64, options: &str, fill: impl FnOnce(&Path)) -> Self {
+        let dir = temp_dir();
+        let lower = dir.path().join("lower");
+        put_dir(&lower, 0o777, BASE, BASE);
+        fill(&lower);
+        Self::start(dir, lower, options, Some(limit))
+    }
+
     /// A mount of a lower directory that is there already; `dir` holds the mount point.
     pub(crate) fn of(dir: TempDir, lower: PathBuf, options: &str) -> Self {
+        Self::start(dir, lower, options, None)
+    }
+
+    fn start(dir: TempDir, lower: PathBuf, options: &str, descriptors: Option<u64>) -> Self {
         let upper = dir.path().join("upper");
         put_dir(&upper, 0o755, 0, 0);
         if machine().kernel_backend {
@@ -68,7 +81,7 @@ impl Mount {
         if !Path::new("/dev/fuse").exists() {
             skip("needs /dev/fuse");
         }
-        let mut server = spawn_server(&dir, &lower, &upper, options);
+        let mut server = spawn_server(&dir, &lower, &upper, options, descriptors);
         wait_until_mounted(&mut server, &upper, dir.path());
         let (sender, receiver) = channel();
         let (pid, point) = (server.id(), upper.clone());
@@ -155,11 +168,20 @@ pub(crate) fn server_command(options: &str, lower: &Path, upper: &Path) -> Comma
     command
 }
 
-fn spawn_server(dir: &TempDir, lower: &Path, upper: &Path, options: &str) -> Child {
+fn spawn_server(
+    dir: &TempDir,
+    lower: &Path,
+    upper: &Path,
+    options: &str,
+    descriptors: Option<u64>,
+) -> Child {
     let log = File::create(dir.path().join("server.log")).unwrap();
     let mut command = server_command(options, lower, upper);
     command.stdout(log.try_clone().unwrap()).stderr(log);
     raw::die_with_parent(&mut command);
+    if let Some(limit) = descriptors {
+        raw::limit_descriptors(&mut command, limit);
+    }
     command.spawn().unwrap()
 }
 

@@ -48,6 +48,22 @@ pub(crate) fn die_with_parent(command: &mut std::process::Command) {
     }
 }
 
+/// Runs the command with this limit of open descriptors, as `ulimit -n` does.
+pub(crate) fn limit_descriptors(command: &mut std::process::Command, limit: u64) {
+    use std::os::unix::process::CommandExt;
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: setrlimit is async-signal-safe and reads only the value that was moved in.
+    unsafe {
+        command.pre_exec(move || {
+            if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0 {
+                Ok(())
+            } else {
+                Err(io::Error::last_os_error())
+            }
+        });
+    }
+}
+
 /// `mount_setattr(2)` on the mount behind `fd` itself: sets attributes and, with a user namespace,
 /// the id map.
 pub(crate) fn mount_setattr(
@@ -174,7 +190,7 @@ pub(crate) fn kill(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
     check(unsafe { libc::kill(libc::pid_t::try_from(pid).unwrap(), signal) }.into()).map(drop)
 }
 
-/// Raises the calling process's soft limit of open files; for tests that hold many.
+/// A path as C has it.
 pub(crate) fn c_path(path: &Path) -> std::ffi::CString {
     use std::os::unix::ffi::OsStrExt;
     std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap()
