@@ -21,7 +21,12 @@ pub(crate) struct Called {
 
 /// Runs `idshift` with these arguments.
 pub(crate) fn idshift(arguments: &[&dyn AsRef<OsStr>]) -> Called {
-    let mut command = Command::new(&machine().binary);
+    program(&machine().binary, arguments)
+}
+
+/// Runs a copy of `idshift`, or another program.
+pub(crate) fn program(path: &Path, arguments: &[&dyn AsRef<OsStr>]) -> Called {
+    let mut command = Command::new(path);
     command.args(arguments.iter().map(AsRef::as_ref));
     call(command)
 }

@@ -107,6 +107,7 @@ pub(crate) fn main(tests: &[(&'static str, fn())]) -> ExitCode {
         raw::unshare(libc::CLONE_NEWNS).unwrap();
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         prepare(true, program(), None);
+        open_fuse_to_all(&machine().base);
         failed |= run(&arguments, tests, "root") != ExitCode::SUCCESS;
     }
     fs::remove_dir_all(machine_base()).ok();
