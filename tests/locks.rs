@@ -1,4 +1,4 @@
-//! Advisory locks on the mount: flock, POSIX and OFD.
+//! Advisory locks: flock, POSIX and OFD, on the mount and (`locks=lower`) with the lower side.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
 
 mod common;
@@ -23,12 +23,14 @@ common::tests!(
     ranges_are_independent,
     waiting_lock_gets_its_turn,
     locks_need_the_right_mode,
+    flock_with_the_lower_side,
+    posix_locks_with_the_lower_side,
 );
 
 const LOCKED: Errno = Errno::AGAIN;
 
-fn one_file() -> Mount {
-    Mount::with(common::MAP, |lower| {
+fn one_file(options: &str) -> Mount {
+    Mount::with(&format!("{}{options}", common::MAP), |lower| {
         put_file(&lower.join("file"), b"0123456789", 0o666, lo(0), lo(0));
     })
 }
@@ -84,7 +86,7 @@ impl Drop for Holder {
 }
 
 fn flock_excludes() {
-    let mount = one_file();
+    let mount = one_file("");
     let (one, two) = (rw(&mount.up("file")), rw(&mount.up("file")));
     try_flock(&one, FlockOperation::NonBlockingLockExclusive).unwrap();
     assert_errno!(try_flock(&two, FlockOperation::NonBlockingLockExclusive), LOCKED);
@@ -94,7 +96,7 @@ fn flock_excludes() {
 }
 
 fn flock_is_shared() {
-    let mount = one_file();
+    let mount = one_file("");
     let (one, two) = (rw(&mount.up("file")), rw(&mount.up("file")));
     try_flock(&one, FlockOperation::NonBlockingLockShared).unwrap();
     try_flock(&two, FlockOperation::NonBlockingLockShared).unwrap();
@@ -102,7 +104,7 @@ fn flock_is_shared() {
 }
 
 fn flock_ends_with_the_last_descriptor() {
-    let mount = one_file();
+    let mount = one_file("");
     let one = rw(&mount.up("file"));
     try_flock(&one, FlockOperation::NonBlockingLockExclusive).unwrap();
     let copy = one.try_clone().unwrap();
@@ -114,7 +116,7 @@ fn flock_ends_with_the_last_descriptor() {
 }
 
 fn posix_locks_exclude_another_process() {
-    let mount = one_file();
+    let mount = one_file("");
     let holder = Holder::of(&mount.up("file"));
     let fd = rw(&mount.up("file"));
     assert_errno!(try_posix(&fd, libc::F_WRLCK, 0, 0), LOCKED);
@@ -125,7 +127,7 @@ fn posix_locks_exclude_another_process() {
 }
 
 fn posix_lock_is_reported_with_its_owner() {
-    let mount = one_file();
+    let mount = one_file("");
     let holder = Holder::of(&mount.up("file"));
     let fd = rw(&mount.up("file"));
     let found = lock(fd.as_fd(), libc::F_GETLK, libc::F_WRLCK, 0, 0).unwrap();
@@ -138,7 +140,7 @@ fn posix_lock_is_reported_with_its_owner() {
 }
 
 fn posix_locks_end_with_the_process() {
-    let mount = one_file();
+    let mount = one_file("");
     for _ in 0..3 {
         let holder = Holder::of(&mount.up("file"));
         raw::kill(holder.0.id(), libc::SIGKILL).unwrap();
@@ -151,7 +153,7 @@ fn posix_locks_end_with_the_process() {
 }
 
 fn ofd_locks_exclude_each_other() {
-    let mount = one_file();
+    let mount = one_file("");
     let (one, two) = (rw(&mount.up("file")), rw(&mount.up("file")));
     try_ofd(&one, libc::F_WRLCK, 0, 5).unwrap();
     assert_errno!(try_ofd(&two, libc::F_WRLCK, 4, 2), LOCKED);
@@ -163,7 +165,7 @@ fn ofd_locks_exclude_each_other() {
 }
 
 fn ranges_are_independent() {
-    let mount = one_file();
+    let mount = one_file("");
     let (one, two) = (rw(&mount.up("file")), rw(&mount.up("file")));
     try_ofd(&one, libc::F_WRLCK, 0, 10).unwrap();
     try_ofd(&two, libc::F_WRLCK, 10, 10).unwrap();
@@ -177,7 +179,7 @@ fn ranges_are_independent() {
 }
 
 fn waiting_lock_gets_its_turn() {
-    let mount = one_file();
+    let mount = one_file("");
     let one = rw(&mount.up("file"));
     try_flock(&one, FlockOperation::NonBlockingLockExclusive).unwrap();
     let (sender, receiver) = std::sync::mpsc::channel();
@@ -197,10 +199,49 @@ fn waiting_lock_gets_its_turn() {
 }
 
 fn locks_need_the_right_mode() {
-    let mount = one_file();
+    let mount = one_file("");
     let read_only = open(&mount.up("file"), OFlags::RDONLY, 0).unwrap();
     assert_errno!(try_posix(&read_only, libc::F_WRLCK, 0, 0), Errno::BADF);
     try_posix(&read_only, libc::F_RDLCK, 0, 0).unwrap();
     let write_only = open(&mount.up("file"), OFlags::WRONLY, 0).unwrap();
     assert_errno!(try_posix(&write_only, libc::F_RDLCK, 0, 0), Errno::BADF);
+}
+
+/// As on the kernel's mount, which is the same inode: with `locks=lower`.
+fn flock_with_the_lower_side() {
+    let mount = one_file(",locks=lower");
+    let (up, low) = (rw(&mount.up("file")), rw(&mount.low("file")));
+    try_flock(&low, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_errno!(try_flock(&up, FlockOperation::NonBlockingLockExclusive), LOCKED);
+    try_flock(&low, FlockOperation::Unlock).unwrap();
+    try_flock(&up, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_errno!(try_flock(&low, FlockOperation::NonBlockingLockShared), LOCKED);
+    let second = rw(&mount.up("file"));
+    assert_errno!(try_flock(&second, FlockOperation::NonBlockingLockShared), LOCKED);
+    drop(up);
+    common::eventually("the lock ends with its descriptor", || {
+        try_flock(&low, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+}
+
+fn posix_locks_with_the_lower_side() {
+    let mount = one_file(",locks=lower");
+    let up = rw(&mount.up("file"));
+    let holder = Holder::of(&mount.low("file"));
+    assert_errno!(try_posix(&up, libc::F_WRLCK, 0, 0), LOCKED);
+    assert_errno!(try_ofd(&up, libc::F_WRLCK, 0, 0), LOCKED);
+    drop(holder);
+    try_posix(&up, libc::F_WRLCK, 0, 4).unwrap();
+    let low = rw(&mount.low("file"));
+    assert_errno!(try_ofd(&low, libc::F_WRLCK, 0, 1), LOCKED);
+    try_ofd(&low, libc::F_WRLCK, 4, 1).unwrap();
+    drop((up, low));
+    // Two processes on the mount are two owners.
+    let holder = Holder::of(&mount.up("file"));
+    let up = rw(&mount.up("file"));
+    assert_errno!(try_posix(&up, libc::F_WRLCK, 0, 1), LOCKED);
+    drop(holder);
+    common::eventually("the lock ends with its process", || {
+        try_posix(&up, libc::F_WRLCK, 0, 1).is_ok()
+    });
 }

@@ -28,7 +28,7 @@ pub(crate) fn lo(upper: u32) -> u32 {
 }
 
 /// How long a mount of a test may live before its server is taken for hung.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 /// How long mounting and unmounting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 

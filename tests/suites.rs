@@ -1,0 +1,160 @@
+//! Test suites of others, run on a shifted mount: pjdfstest (what POSIX says of each call) and fsx
+//! (random changes of one file, compared with a copy in memory).
+//!
+//! Found in `$IDSHIFT_SUITES` or in `target/suites/bin`, where `.ci/run` installs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::runner::{needs_program, needs_real_root};
+use common::{Caller, Mount, lo, machine, put_dir, set_mode, skip};
+
+common::tests!(pjdfstest, fsx_with_mmap, fsx_without_mmap, fsx_as_an_ordinary_user);
+
+/// pjdfstest uses ids up to 65535.
+const WIDE_MAP: &str = "map=b:100000:0:65536";
+const OPERATIONS: &str = "100000";
+
+fn suite(name: &str) -> PathBuf {
+    let built = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from);
+    let places = [
+        std::env::var_os("IDSHIFT_SUITES").map(PathBuf::from),
+        Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("target/suites/bin")),
+        Some(built.join("suites/bin")),
+    ];
+    let found = places.into_iter().flatten().map(|dir| dir.join(name)).find(|path| path.exists());
+    found.unwrap_or_else(|| skip(format!("needs {name}: .ci/run installs it in target/suites")))
+}
+
+fn settings(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suites").join(name)
+}
+
+fn without_colours(output: &Output) -> String {
+    let text = [&*output.stdout, &*output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    let mut plain = String::new();
+    let mut parts = text.split('\u{1b}');
+    plain.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        plain.push_str(part.split_once('m').map_or(part, |(_, rest)| rest));
+    }
+    plain
+}
+
+fn pjdfstest() {
+    needs_real_root("pjdfstest makes device nodes");
+    needs_program("mount");
+    let program = suite("pjdfstest");
+    let dir = common::mount::temp_dir();
+    let lower = dir.path().join("lower");
+    put_dir(&lower, 0o755, 100_000, 100_000);
+    let mount = Mount::of(dir, lower, WIDE_MAP);
+    let beside = mount.beside();
+    let second = beside.join("second");
+    fs::create_dir(&second).unwrap();
+    let expected: Vec<String> = fs::read_to_string(settings("pjdfstest.expected"))
+        .unwrap()
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
+        .map(|line| format!("{:?}", line.trim()))
+        .collect();
+    // On the kernel's idmapped mount this would remount the lower file system.
+    let may_remount = !machine().kernel_backend;
+    let config = fs::read_to_string(settings("pjdfstest.toml"))
+        .unwrap()
+        .replace("@SECONDARY@", second.to_str().unwrap())
+        .replace("@REMOUNT@", &may_remount.to_string())
+        .replace("@EXPECTED@", &expected.join(", "));
+    fs::write(beside.join("config.toml"), config).unwrap();
+    let sbin = helper_in_sbin(beside);
+    let script = format!(
+        "set -e; {sbin}mount -t tmpfs tmpfs {second}; exec {program} -c {config} -p {path}",
+        second = second.display(),
+        program = program.display(),
+        config = beside.join("config.toml").display(),
+        path = mount.up("").display(),
+    );
+    let out = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
+    let text = without_colours(&out);
+    let summary = text.lines().find(|line| line.starts_with("Summary")).unwrap_or("no summary");
+    println!("pjdfstest: {summary}; {} in the list of expected failures", expected.len());
+    let failures: Vec<&str> = text
+        .lines()
+        .scan(false, |shown, line| {
+            let is_result = line.contains("::") && !line.starts_with(char::is_whitespace);
+            if is_result {
+                *shown = line.contains("FAILED") || line.contains("UNEXPECTEDLY");
+            }
+            Some((*shown, line))
+        })
+        .filter_map(|(shown, line)| shown.then_some(line))
+        .collect();
+    assert!(out.status.success(), "{summary}\n{}", failures.join("\n"));
+    assert!(summary.contains("0 failed"), "{text}");
+}
+
+/// mount(8) looks for the helper of a FUSE file system in /usr/sbin when it remounts one. The
+/// script puts it there, for itself alone.
+fn helper_in_sbin(dir: &Path) -> String {
+    if machine().kernel_backend {
+        return String::new();
+    }
+    for name in ["sbin", "work"] {
+        fs::create_dir(dir.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink(&machine().binary, dir.join("sbin/mount.fuse.idshift")).unwrap();
+    format!(
+        "mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir={0}/sbin,workdir={0}/work /usr/sbin; ",
+        dir.display()
+    )
+}
+
+fn fsx(config: &str, seed: &str, caller: &Caller) {
+    let program = suite("fsx");
+    let mount = Mount::with(common::MAP, |lower| put_dir(&lower.join("dir"), 0o777, lo(0), lo(0)));
+    let artifacts = mount.beside().join("artifacts");
+    fs::create_dir(&artifacts).unwrap();
+    set_mode(&artifacts, 0o777).unwrap();
+    // Where the program may be reached by the caller, whatever the mode of the build directory.
+    let copy = mount.beside().join("fsx");
+    fs::copy(program, &copy).unwrap();
+    let config_copy = mount.beside().join("fsx.toml");
+    fs::copy(settings(config), &config_copy).unwrap();
+    let file = mount.up("dir/file");
+    let out = caller
+        .run(|| {
+            Command::new(&copy)
+                .args(["-N", OPERATIONS, "-S", seed, "-f"])
+                .arg(&config_copy)
+                .arg("-P")
+                .arg(&artifacts)
+                .arg(&file)
+                .output()
+        })
+        .unwrap();
+    let text = without_colours(&out);
+    println!("fsx: {config}, {OPERATIONS} operations, seed {seed}: {}", out.status);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(60)..].join("\n");
+    assert!(out.status.success(), "seed {seed}\n{tail}");
+    let (above, below) = (fs::read(&file), fs::read(mount.low("dir/file")));
+    assert!(above.unwrap() == below.unwrap(), "the lower file is the same");
+}
+
+fn fsx_with_mmap() {
+    fsx("fsx.toml", "20240711", &Caller::user(0));
+}
+
+fn fsx_without_mmap() {
+    fsx("fsx-nommap.toml", "20250103", &Caller::user(0));
+}
+
+fn fsx_as_an_ordinary_user() {
+    fsx("fsx.toml", "424242", &Caller::user(1000).umask(0o022));
+}
