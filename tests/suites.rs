@@ -13,7 +13,13 @@ use std::process::{Command, Output};
 use common::runner::{needs_program, needs_real_root};
 use common::{Caller, Mount, lo, machine, put_dir, set_mode, skip};
 
-common::tests!(pjdfstest, fsx_with_mmap, fsx_without_mmap, fsx_as_an_ordinary_user);
+common::tests!(
+    pjdfstest,
+    pjdfstest_read_only,
+    fsx_with_mmap,
+    fsx_without_mmap,
+    fsx_as_an_ordinary_user
+);
 
 /// pjdfstest uses ids up to 65535.
 const WIDE_MAP: &str = "map=b:100000:0:65536";
@@ -48,6 +54,22 @@ fn without_colours(output: &Output) -> String {
 }
 
 fn pjdfstest() {
+    // pjdfstest keeps a file open somewhere, so that its tests with a read-only file system fail
+    // behind the others, on ext4 too; alone they pass. Hence two runs.
+    let (failed, passed) = run_pjdfstest(false, "");
+    assert!(passed > 380, "{passed} passed");
+    assert_eq!(failed, 0);
+}
+
+fn pjdfstest_read_only() {
+    // On the kernel's idmapped mount this would remount the lower file system.
+    common::runner::needs_idshift();
+    let (failed, passed) = run_pjdfstest(true, "erofs");
+    assert_eq!((failed, passed), (0, 13));
+}
+
+/// Runs the tests whose names contain `pattern`; how many failed and passed.
+fn run_pjdfstest(may_remount: bool, pattern: &str) -> (usize, usize) {
     needs_real_root("pjdfstest makes device nodes");
     needs_program("mount");
     let program = suite("pjdfstest");
@@ -64,17 +86,15 @@ fn pjdfstest() {
         .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
         .map(|line| format!("{:?}", line.trim()))
         .collect();
-    // On the kernel's idmapped mount this would remount the lower file system.
-    let may_remount = !machine().kernel_backend;
     let config = fs::read_to_string(settings("pjdfstest.toml"))
         .unwrap()
         .replace("@SECONDARY@", second.to_str().unwrap())
         .replace("@REMOUNT@", &may_remount.to_string())
         .replace("@EXPECTED@", &expected.join(", "));
     fs::write(beside.join("config.toml"), config).unwrap();
-    let sbin = helper_in_sbin(beside);
     let script = format!(
-        "set -e; {sbin}mount -t tmpfs tmpfs {second}; exec {program} -c {config} -p {path}",
+        "set -e; {sbin}mount -t tmpfs tmpfs {second}; exec {program} -c {config} -p {path} {pattern}",
+        sbin = if may_remount { helper_in_sbin(beside) } else { String::new() },
         second = second.display(),
         program = program.display(),
         config = beside.join("config.toml").display(),
@@ -83,28 +103,29 @@ fn pjdfstest() {
     let out = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
     let text = without_colours(&out);
     let summary = text.lines().find(|line| line.starts_with("Summary")).unwrap_or("no summary");
-    println!("pjdfstest: {summary}; {} in the list of expected failures", expected.len());
-    let failures: Vec<&str> = text
-        .lines()
-        .scan(false, |shown, line| {
-            let is_result = line.contains("::") && !line.starts_with(char::is_whitespace);
-            if is_result {
-                *shown = line.contains("FAILED") || line.contains("UNEXPECTEDLY");
-            }
-            Some((*shown, line))
-        })
-        .filter_map(|(shown, line)| shown.then_some(line))
-        .collect();
-    assert!(out.status.success(), "{summary}\n{}", failures.join("\n"));
-    assert!(summary.contains("0 failed"), "{text}");
+    println!("pjdfstest {pattern}: {summary}; {} in the list of expected failures", expected.len());
+    // A result, or what is said below one that failed.
+    let mut failing = false;
+    for line in text.lines().take_while(|line| *line != summary) {
+        let is_result = line.contains("::") && !line.starts_with(char::is_whitespace);
+        if is_result {
+            failing = line.contains("FAILED") || line.contains("UNEXPECTEDLY");
+        }
+        if failing && (is_result || line.starts_with('\t')) {
+            println!("{line}");
+        }
+    }
+    assert_eq!(out.status.success(), summary.contains(" 0 failed"), "{text}");
+    let count = |what: &str| {
+        let (number, _) = summary.split_once(what)?;
+        number.trim_end().rsplit(' ').next()?.parse().ok()
+    };
+    (count("failed").expect("a summary"), count("passed").expect("a summary"))
 }
 
-/// mount(8) looks for the helper of a FUSE file system in /usr/sbin when it remounts one. The
-/// script puts it there, for itself alone.
+/// mount(8) looks for the helper of a FUSE file system in /usr/sbin when it remounts one. These
+/// words of a script put it there, for the script alone.
 fn helper_in_sbin(dir: &Path) -> String {
-    if machine().kernel_backend {
-        return String::new();
-    }
     for name in ["sbin", "work"] {
         fs::create_dir(dir.join(name)).unwrap();
     }
