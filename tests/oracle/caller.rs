@@ -1,6 +1,6 @@
 //! Who calls: the roster. Ids are given by lower id; the map says what the process itself has.
 
-use crate::maps::MapSpec;
+use crate::maps::{MapSpec, OTHER};
 
 /// Where a caller lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,9 @@ pub enum Home {
     Upper,
     /// In a child user namespace with the map of the mount, reaching the tree through the mount.
     Namespace,
+    /// On the host, reaching the tree through a second mount of the same lower tree, with the map
+    /// [`OTHER`](crate::maps::OTHER).
+    Other,
     /// On the host, at the lower directory: prepares trees, changes them from below.
     Lower,
 }
@@ -26,6 +29,8 @@ pub struct Caller {
     pub caps: u64,
     /// The ids are host ids as they stand.
     pub raw: bool,
+    /// The lower id, of user and group, that it really is where it acts as another.
+    pub real: Option<u32>,
 }
 
 const ALL_CAPS: u64 = u64::MAX;
@@ -35,7 +40,7 @@ const CAP_FOWNER: u64 = 1 << 3;
 const CAP_FSETID: u64 = 1 << 4;
 
 const fn user(name: &'static str, uid: u32, gid: u32, groups: &'static [u32]) -> Caller {
-    Caller { name, home: Home::Upper, uid, gid, groups, caps: 0, raw: false }
+    Caller { name, home: Home::Upper, uid, gid, groups, caps: 0, raw: false, real: None }
 }
 
 /// Everyone. 2000 is the group that files are shared by.
@@ -56,6 +61,10 @@ pub const ROSTER: &[Caller] = &[
     Caller { raw: true, ..user("nobody", 65_534, 65_534, &[]) },
     // A mapped user in an unmapped group.
     user("halfling", 1000, 800_000, &[]),
+    // Alice runs a set-user-ID program of bob's.
+    Caller { real: Some(1000), ..user("masked", 1001, 1001, &[]) },
+    Caller { home: Home::Other, ..user("other", 1000, 1000, &[]) },
+    Caller { home: Home::Other, caps: ALL_CAPS, ..user("otherroot", 0, 0, &[]) },
     Caller { caps: CAP_CHOWN, ..user("chowner", 1003, 1003, &[]) },
     Caller { caps: CAP_DAC_OVERRIDE, ..user("overrider", 1003, 1003, &[]) },
     Caller { caps: CAP_FOWNER, ..user("fowner", 1003, 1003, &[]) },
@@ -74,6 +83,7 @@ impl Caller {
     pub fn calls(&self, map: &MapSpec, kind: char, lower: u32) -> u32 {
         match self.home {
             Home::Upper => map.up(kind, lower),
+            Home::Other => OTHER.up(kind, lower),
             Home::Namespace | Home::Lower => lower,
         }
     }
@@ -82,6 +92,12 @@ impl Caller {
     pub fn ids(&self, map: &MapSpec) -> (u32, u32, Vec<u32>) {
         let own = |kind, id| if self.raw { id } else { self.calls(map, kind, id) };
         (own('u', self.uid), own('g', self.gid), self.groups.iter().map(|&g| own('g', g)).collect())
+    }
+
+    /// Its real user and group id, as it names them.
+    pub fn real_ids(&self, map: &MapSpec) -> (u32, u32) {
+        let (uid, gid, _) = self.ids(map);
+        self.real.map_or((uid, gid), |id| (self.calls(map, 'u', id), self.calls(map, 'g', id)))
     }
 
     /// Whether the caller can exist under this map: a namespace needs its ids mapped.

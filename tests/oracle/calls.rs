@@ -12,6 +12,7 @@ use crate::step::decode;
 pub mod attributes;
 pub mod data;
 mod names;
+mod uring;
 pub mod xattrs;
 
 /// What a call gave: its value as words, or its errno.
@@ -135,11 +136,12 @@ impl Hands {
             | "list" | "exec" | "install" | "socket" | "chdir" => self.name_call(call, args),
             "read" | "pread" | "write" | "pwrite" | "ftruncate" | "truncate" | "fallocate"
             | "copy" | "seek" | "fsync" | "fdatasync" | "syncfs" | "flock" | "lock" | "getlk"
-            | "mmapw" | "mmapr" => self.data_call(call, args),
+            | "mmapw" | "mmapr" | "storm" | "count" => self.data_call(call, args),
             "chmod" | "fchmod" | "chown" | "lchown" | "fchown" | "utime" | "futime" | "access"
             | "stat" | "lstat" | "fstat" | "btime" | "statfs" | "getflags" | "setflags" => {
                 self.attribute_call(call, args)
             }
+            "uring" | "uringas" | "uringstat" => self.uring_call(call, args),
             "getx" | "setx" | "listx" | "rmx" | "fgetx" | "fsetx" | "lgetx" | "lsetx" => {
                 self.xattr_call(call, args)
             }

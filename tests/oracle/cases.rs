@@ -2,11 +2,13 @@
 //!
 //! `== name` starts a case. `maps NAME…` and `storage NAME…` narrow where it runs. With
 //! `callers NAME…` it runs once for each of them, in the place of `*`; with `values WORD…` once for
-//! each of these, in the place of `$`.
+//! each of these, in the place of `$`. After `unwatched` nobody looks at files before the end:
+//! looking refreshes what the kernel remembers of them.
 
 use crate::maps::{self, MapSpec};
 use crate::step::Step;
 use crate::storage;
+use crate::world::Watch;
 
 pub struct Case {
     pub name: String,
@@ -17,6 +19,7 @@ pub struct Case {
     /// What `$` stands for in arguments, one after the other.
     values: Vec<String>,
     steps: Vec<Step>,
+    pub watch: Watch,
 }
 
 impl Case {
@@ -61,6 +64,7 @@ const FILES: &[(&str, &str)] = files![
     "data",
     "exec",
     "locks",
+    "mounts",
     "names",
     "orphan",
     "owners",
@@ -92,6 +96,7 @@ pub fn read(file: &str, text: &str) -> Vec<Case> {
                 callers: vec!["*".into()],
                 values: vec!["$".into()],
                 steps: Vec::new(),
+                watch: Watch::Touched,
             }),
             (_, None) => panic!("{file}: a step before the first case: {line}"),
             (["maps" | "map", names @ ..], Some(case)) => {
@@ -103,6 +108,7 @@ pub fn read(file: &str, text: &str) -> Vec<Case> {
             (["values", words @ ..], Some(case)) => {
                 case.values = words.iter().map(|&word| word.to_owned()).collect();
             }
+            (["unwatched"], Some(case)) => case.watch = Watch::AtEnd,
             (["storage", names @ ..], Some(case)) => {
                 case.storage.retain(|kind| names.contains(kind));
             }

@@ -76,7 +76,9 @@ fn privileges_lost_on_refusal(step: &Step, left: &str, right: &str) -> bool {
 
 /// The oracle makes a whiteout of a caller without lower ids and stores the invalid id.
 fn unmapped_whiteout(step: &Step, _: &str, right: &str) -> bool {
-    step.call == "rename" && step.args[2].contains("WHITEOUT") && right == "EOVERFLOW"
+    step.call == "rename"
+        && step.args.get(2).is_some_and(|flags| flags.contains("WHITEOUT"))
+        && right == "EOVERFLOW"
 }
 
 /// That the lower file is open for writing by a process below cannot be seen through the mount.

@@ -9,7 +9,11 @@
 //! | `IDSHIFT_ORACLE_REPLAY` | a file with saved sequences, run alone |
 //! | `IDSHIFT_ORACLE_STRICT` | the faults that are still to be mended count |
 //! | `IDSHIFT_ORACLE_OPTIONS` | mount options for idshift, besides the map |
-//! | `IDSHIFT_ORACLE_AGAINST` | `kernel` or `bind` instead of idshift: tries the comparison itself |
+//! | `IDSHIFT_ORACLE_AGAINST` | `recorded`: the hand-written cases against what the oracle said elsewhere, as without being told where the kernel has no idmapped mounts |
+//! | `IDSHIFT_ORACLE_RECORDING` | the file of that (`tests/oracle/recorded/…`) |
+//! | `IDSHIFT_ORACLE_RECORD` | makes that file anew |
+//! | `IDSHIFT_ORACLE_SERVER` | the idshift to run instead of the one that was built with the test |
+//! | `IDSHIFT_ORACLE_TESTED` | `kernel` or `bind` instead of idshift: tries the comparison itself |
 
 // The callers make raw system calls, with arguments that a safe wrapper would refuse.
 #![allow(unsafe_code)]
@@ -32,6 +36,8 @@ mod random;
 mod side;
 mod step;
 mod storage;
+mod sysctl;
+mod tape;
 mod trials;
 mod worker;
 mod world;

@@ -17,6 +17,10 @@ pub struct MapSpec {
 pub const OFFSET: MapSpec =
     MapSpec { name: "offset", uids: &[(0, 100_000, 65_536)], gids: &[(0, 100_000, 65_536)] };
 
+/// The map of the second mount of a lower tree.
+pub const OTHER: MapSpec =
+    MapSpec { name: "other", uids: &[(0, 500_000, 65_536)], gids: &[(0, 500_000, 65_536)] };
+
 pub const ALL: &[MapSpec] = &[
     OFFSET,
     // Only one user's files; root's stay unmapped.

@@ -29,6 +29,11 @@ impl Pool {
         Self { shown, place, storages: Mutex::default(), worlds: Mutex::default() }
     }
 
+    /// What stands in for the oracle.
+    pub fn shown(&self) -> Shown {
+        self.shown[0]
+    }
+
     pub fn place(&self) -> &Path {
         self.place.path()
     }

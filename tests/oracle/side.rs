@@ -3,12 +3,14 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags};
 use rustix::mount::UnmountFlags;
 
-use crate::maps::MapSpec;
+use crate::maps::{MapSpec, OTHER};
 
 /// What shows the lower directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub enum Shown {
     Kernel,
     /// A plain bind mount, to show that the comparison can fail.
     Bind,
+    /// Nothing: what the oracle says was recorded before.
+    Recorded,
     /// This program's server.
     Idshift,
 }
@@ -27,6 +31,7 @@ pub struct Side {
     pub lower: PathBuf,
     pub upper: PathBuf,
     server: Option<Child>,
+    second: Option<Box<Side>>,
 }
 
 impl Side {
@@ -39,13 +44,14 @@ impl Side {
         for path in [&lower, &upper] {
             std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
         }
-        let mut side = Self { shown, lower, upper, server: None };
+        let mut side = Self { shown, lower, upper, server: None, second: None };
         match shown {
             Shown::Kernel => {
                 idshift::mount::kernel::mount(&side.config(map)).map_err(|e| e.to_string())?;
             }
             Shown::Bind => rustix::mount::mount_bind(&side.lower, &side.upper)
                 .map_err(|errno| format!("bind mount: {errno}"))?,
+            Shown::Recorded => unreachable!("has no side"),
             Shown::Idshift => side.serve(map)?,
         }
         Ok(side)
@@ -74,7 +80,8 @@ impl Side {
         let log = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let mut options = map.options();
         options.extend(std::env::var("IDSHIFT_ORACLE_OPTIONS").ok());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_idshift"));
+        let built = env!("CARGO_BIN_EXE_idshift").into();
+        let mut command = Command::new(std::env::var_os("IDSHIFT_ORACLE_SERVER").unwrap_or(built));
         command
             .args(["mount", "-f", "-o", &options.join(",")])
             .args([&self.lower, &self.upper])
@@ -89,8 +96,7 @@ impl Side {
                 Ok(())
             });
         }
-        let child = command.spawn().map_err(|e| format!("idshift: {e}"))?;
-        self.server = Some(child);
+        self.server = Some(spawn(command).map_err(|e| format!("idshift: {e}"))?);
         self.wait_for_mount()
     }
 
@@ -107,6 +113,17 @@ impl Side {
             std::thread::sleep(Duration::from_millis(10));
         }
         Err(format!("idshift mount does not answer\n{}", self.log()))
+    }
+
+    /// A second mount of the lower tree, with another map, made when first asked for.
+    pub fn other(&mut self) -> PathBuf {
+        if self.second.is_none() {
+            let mut place = self.upper.clone().into_os_string();
+            place.push("-other");
+            let side = Self::mount(self.shown, &OTHER, self.lower.clone(), place.into());
+            self.second = Some(Box::new(side.expect("a second mount")));
+        }
+        self.second.as_ref().map(|side| side.upper.clone()).expect("made above")
     }
 
     /// What the server has logged, for a failure's report.
@@ -129,6 +146,25 @@ impl Drop for Side {
         let _killed = server.kill();
         let _reaped = server.wait();
     }
+}
+
+/// Starts a process from a thread that lives as long as the test: `PR_SET_PDEATHSIG` counts the
+/// end of the thread that started it, and a trial's thread ends before the worlds do.
+fn spawn(command: Command) -> std::io::Result<Child> {
+    type Order = (Command, Sender<std::io::Result<Child>>);
+    static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
+        let (orders, inbox) = channel::<Order>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in inbox {
+                let _heard = reply.send(command.spawn());
+            }
+        });
+        Mutex::new(orders)
+    });
+    let (reply, answer) = channel();
+    let orders = SPAWNER.lock().unwrap_or_else(PoisonError::into_inner);
+    orders.send((command, reply)).expect("the thread lives");
+    answer.recv().expect("it answers")
 }
 
 fn is_fuse(path: &Path) -> bool {

@@ -3,10 +3,14 @@
 //!
 //! `alice open 1 d/file CREAT|RDWR 0644`
 //!
+//! `alice+bob write …` is done by both at the same time.
+//!
 //! Words are separated by spaces; `%XX` in a word stands for a byte, a `%` alone for the empty
-//! word. `@u1000` and `@g1000` stand for "the id that the caller calls this lower id by".
+//! word. `long:4000:a/b` is the path `a/b` behind as many `./` as make it that long. `@u1000` and `@g1000` stand for "the id that the caller calls this lower id by".
 
 use std::fmt;
+
+use crate::caller::{Caller, Home};
 
 /// One call by one caller. Both sides get it word for word, but for `@` ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,17 @@ impl Step {
         Some(Self { caller, call, args: words.collect() })
     }
 
+    /// Who makes the call: more than one at the same time.
+    pub fn callers(&self) -> Vec<Caller> {
+        self.caller.split('+').map(Caller::named).collect()
+    }
+
+    /// Whether all callers are people who use the mount under test.
+    pub fn through_the_mount(&self) -> bool {
+        let beside = [Home::Lower, Home::Other];
+        self.callers().iter().all(|caller| !beside.contains(&caller.home))
+    }
+
     /// The line that the worker gets: ids resolved.
     pub fn request(&self, resolve: impl Fn(char, u32) -> u32) -> String {
         let mut line = self.call.clone();
@@ -49,12 +64,14 @@ impl Step {
         let at = |n: usize| self.args.get(n).map(String::as_str);
         let found = match self.call.as_str() {
             "rename" | "link" => vec![at(0), at(1)],
-            "open" | "symlink" => vec![at(1)],
+            "open" | "uring" | "symlink" => vec![at(1)],
             "close" | "read" | "pread" | "write" | "pwrite" | "ftruncate" | "fallocate"
             | "copy" | "seek" | "fsync" | "fdatasync" | "syncfs" | "fchmod" | "fchown"
-            | "futime" | "fstat" | "umask" | "flock" | "lock" | "getlk" | "mmapw" | "mmapr" => {
+            | "futime" | "fstat" | "umask" | "flock" | "lock" | "getlk" | "mmapw" | "mmapr"
+            | "storm" | "count" => {
                 vec![]
             }
+            "uringas" => vec![at(3)],
             _ => vec![at(0)],
         };
         // A path that starts at a descriptor is seen through the other names in the tree.
@@ -90,6 +107,11 @@ fn resolved(word: &str, resolve: &impl Fn(char, u32) -> u32) -> String {
 pub fn decode(word: &str) -> Vec<u8> {
     if word == "%" {
         return Vec::new();
+    }
+    if let Some((length, path)) = word.strip_prefix("long:").and_then(|word| word.split_once(':')) {
+        let missing = length.parse::<usize>().expect("a length") - path.len();
+        let front = "./".repeat(missing / 2) + &"/"[..missing % 2];
+        return (front + path).into_bytes();
     }
     let bytes = word.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

@@ -1,7 +1,7 @@
 //! The trials: what is run, and what is left out and why.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -13,7 +13,9 @@ use crate::random;
 use crate::side::Shown;
 use crate::step::Step;
 use crate::storage;
-use crate::world::Watch;
+use crate::sysctl::Protected;
+use crate::tape::{Archive, Tape};
+use crate::world::Difference;
 
 /// Reports of one case are cut after this many worlds.
 const REPORTS: usize = 3;
@@ -24,24 +26,40 @@ pub fn run() -> ExitCode {
     if missing.is_none() {
         private_mounts();
     }
-    let pool = Arc::new(Pool::new([Shown::Kernel, tested()]));
+    let against = against();
+    let archive = Arc::new(Mutex::new(match against {
+        Shown::Recorded => Archive::read(&Archive::place()).expect("the recording"),
+        _ => Archive::default(),
+    }));
+    let pool = Arc::new(Pool::new([against, tested()]));
+    let of_case = |case| of_case(&pool, &archive, case);
     let mut trials = Vec::new();
     if let Some(file) = std::env::var_os("IDSHIFT_ORACLE_REPLAY") {
         let text = std::fs::read_to_string(&file).expect("the saved sequences");
-        trials.extend(cases::read("replay", &text).into_iter().map(|case| of_case(&pool, case)));
+        trials.extend(cases::read("replay", &text).into_iter().map(of_case));
     } else {
-        trials.extend(cases::all().into_iter().map(|case| of_case(&pool, case)));
-        trials.extend(random_trials(&pool));
+        trials.extend(cases::all().into_iter().map(of_case));
         trials.push(Trial::test("deviations are in docs/semantics.md", deviations_are_documented));
-        trials.push(self_test(&pool, Shown::Kernel));
-        trials.push(self_test(&pool, Shown::Bind));
+        if against == Shown::Kernel && !recording() {
+            trials.extend(random_trials(&pool));
+            trials.push(self_test(&pool, Shown::Kernel));
+            trials.push(self_test(&pool, Shown::Bind));
+        }
     }
     if let Some(why) = missing {
         println!("all trials are ignored: {why}");
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
     }
+    let protected = missing.is_none().then(Protected::on);
     let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(protected);
     pool.close();
+    if recording() {
+        let place = Archive::place();
+        let archive = archive.lock().unwrap_or_else(PoisonError::into_inner);
+        archive.write(&place).expect("the recording is written");
+        println!("recorded: {}", place.display());
+    }
     conclusion.exit_code()
 }
 
@@ -49,10 +67,6 @@ pub fn run() -> ExitCode {
 fn missing() -> Option<&'static str> {
     if !rustix::process::geteuid().is_root() {
         return Some("idmapped mounts and callers of many ids need root");
-    }
-    if let Err(why) = idshift::mount::kernel::supported(&std::env::temp_dir()) {
-        println!("{why}");
-        return Some("this kernel makes no idmapped mounts here");
     }
     (!std::path::Path::new("/dev/fuse").exists()).then_some("/dev/fuse is missing")
 }
@@ -67,24 +81,47 @@ fn private_mounts() {
         .expect("private");
 }
 
+/// The oracle: the kernel's mount, or where there is none, what one said elsewhere.
+fn against() -> Shown {
+    if std::env::var("IDSHIFT_ORACLE_AGAINST").as_deref() == Ok("recorded") {
+        return Shown::Recorded;
+    }
+    match idshift::mount::kernel::supported(&std::env::temp_dir()) {
+        Ok(()) => Shown::Kernel,
+        Err(why) => {
+            println!("against the recording: {why}");
+            Shown::Recorded
+        }
+    }
+}
+
+fn recording() -> bool {
+    std::env::var_os("IDSHIFT_ORACLE_RECORD").is_some()
+}
+
 fn tested() -> Shown {
-    match std::env::var("IDSHIFT_ORACLE_AGAINST").as_deref() {
+    match std::env::var("IDSHIFT_ORACLE_TESTED").as_deref() {
+        _ if recording() => Shown::Kernel,
         Ok("kernel") => Shown::Kernel,
         Ok("bind") => Shown::Bind,
         _ => Shown::Idshift,
     }
 }
 
-fn of_case(pool: &Arc<Pool>, case: Case) -> Trial {
-    let pool = pool.clone();
+fn of_case(pool: &Arc<Pool>, archive: &Arc<Mutex<Archive>>, case: Case) -> Trial {
+    let (pool, archive) = (pool.clone(), archive.clone());
     Trial::test(case.name.clone(), move || {
         let mut reports = Vec::new();
-        for (turn, (kind, map)) in worlds(&case).into_iter().enumerate() {
+        let worlds = worlds(&case, pool.shown());
+        for (turn, (kind, map)) in worlds.into_iter().enumerate() {
             let turn = (turn > 0).then_some(turn);
             let found = pool.with(kind, map, |world| {
                 let sequences = case.sequences(turn).into_iter();
                 sequences.enumerate().find_map(|(number, steps)| {
-                    let found = world.run(&steps, Watch::Touched)?;
+                    let key = format!("{}, {kind}, {}, {number}", case.name, map.name);
+                    let found = taped(&archive, pool.shown(), &key, |tape| {
+                        world.run_taped(&steps, case.watch, tape)
+                    })?;
                     let ran: Vec<String> = steps.iter().map(Step::to_string).collect();
                     Some(format!("sequence {number}, {found}\n  {}", ran.join("\n  ")))
                 })
@@ -98,12 +135,36 @@ fn of_case(pool: &Arc<Pool>, case: Case) -> Trial {
     })
 }
 
+/// Runs a sequence with the tape that the oracle needs.
+fn taped(
+    archive: &Mutex<Archive>,
+    against: Shown,
+    key: &str,
+    run: impl FnOnce(&mut Tape) -> Option<Difference>,
+) -> Option<Difference> {
+    let archive = || archive.lock().unwrap_or_else(PoisonError::into_inner);
+    if against == Shown::Recorded {
+        let tape = archive().tape(key);
+        return run(&mut tape.unwrap_or_else(|| panic!("not recorded: {key}")));
+    }
+    let mut tape = if recording() { Tape::Recording(Vec::new()) } else { Tape::Live };
+    let found = run(&mut tape);
+    if let Tape::Recording(said) = tape {
+        archive().add(key.to_owned(), said);
+    }
+    found
+}
+
 /// Where a case runs: on one file system with every map, on the others with one. What depends on
 /// both at once is left to the random sequences. The first world gets all callers and values.
-fn worlds(case: &Case) -> Vec<(&'static str, maps::MapSpec)> {
+/// A recording has that one only.
+fn worlds(case: &Case, against: Shown) -> Vec<(&'static str, maps::MapSpec)> {
     let (Some(&first), Some(&map)) = (case.storage.first(), case.maps.first()) else {
         return Vec::new();
     };
+    if against == Shown::Recorded || recording() {
+        return vec![(first, map)];
+    }
     let maps = case.maps.iter().map(|&map| (first, map));
     maps.chain(case.storage[1..].iter().map(|&kind| (kind, map))).collect()
 }

@@ -27,11 +27,13 @@ pub struct Worker {
 impl Worker {
     pub fn start(caller: &Caller, map: &MapSpec) -> Self {
         let (uid, gid, groups) = caller.ids(map);
+        let (real_uid, real_gid) = caller.real_ids(map);
         let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
         let home = if caller.home == Home::Namespace { "namespace" } else { "host" };
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args([MARK, home, &uid.to_string(), &gid.to_string()])
             .args([groups.join(","), caller.caps.to_string()])
+            .args([real_uid.to_string(), real_gid.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -85,7 +87,9 @@ impl Drop for Worker {
 
 /// The worker's end: never returns to the test runner.
 pub fn main(args: &[String]) {
-    let [home, uid, gid, groups, caps] = args else { panic!("five arguments") };
+    let [home, uid, gid, groups, caps, real_uid, real_gid] = args else {
+        panic!("seven arguments")
+    };
     let mut lines = std::io::stdin().lines();
     let mut next = move || lines.next().map(|line| line.expect("text"));
     let number = |text: &String| text.parse::<u32>().expect("an id");
@@ -97,7 +101,12 @@ pub fn main(args: &[String]) {
     }
     let groups: Vec<u32> =
         groups.split(',').filter(|id| !id.is_empty()).map(|id| id.parse().expect("id")).collect();
-    become_caller(number(uid), number(gid), &groups, caps.parse().expect("a mask"));
+    become_caller(
+        [number(real_uid), number(uid)],
+        [number(real_gid), number(gid)],
+        &groups,
+        caps.parse().expect("a mask"),
+    );
     println!("ready");
     let mut hands = Hands::default();
     while let Some(request) = next() {
@@ -119,7 +128,8 @@ struct CapData {
     inheritable: u32,
 }
 
-fn become_caller(uid: u32, gid: u32, groups: &[u32], caps: u64) {
+/// Ids are given as real and effective one.
+fn become_caller(uid: [u32; 2], gid: [u32; 2], groups: &[u32], caps: u64) {
     let header = CapHeader { version: 0x2008_0522, pid: 0 };
     let mut data = [CapData::default(); 2];
     // SAFETY: the pointers are to live values of the layout that the version stands for; the
@@ -129,8 +139,8 @@ fn become_caller(uid: u32, gid: u32, groups: &[u32], caps: u64) {
         assert_eq!(libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()), 0);
         assert_eq!(libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0), 0);
         assert_eq!(libc::setgroups(groups.len(), groups.as_ptr()), 0, "setgroups");
-        assert_eq!(libc::setresgid(gid, gid, gid), 0, "setresgid {gid}");
-        assert_eq!(libc::setresuid(uid, uid, uid), 0, "setresuid {uid}");
+        assert_eq!(libc::setresgid(gid[0], gid[1], gid[1]), 0, "setresgid {gid:?}");
+        assert_eq!(libc::setresuid(uid[0], uid[1], uid[1]), 0, "setresuid {uid:?}");
         let words = [(caps & 0xffff_ffff) as u32, (caps >> 32) as u32];
         for (data, word) in data.iter_mut().zip(words) {
             data.permitted &= word;

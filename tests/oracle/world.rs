@@ -14,6 +14,7 @@ use crate::observe;
 use crate::side::{Shown, Side};
 use crate::step::{Step, decode, encode};
 use crate::storage::Storage;
+use crate::tape::Tape;
 use crate::worker::Worker;
 
 /// How much is looked at, and when. Looking refreshes what the kernel remembers, so a difference
@@ -51,7 +52,8 @@ pub struct World {
     pub storage: Arc<Storage>,
     // Before the sides: fields are dropped in order, and a worker stands in a mount.
     workers: BTreeMap<(usize, &'static str), Worker>,
-    sides: [Side; 2],
+    /// The oracle's, if it is here and not only on record, and the tested one.
+    sides: [Option<Side>; 2],
     sequences: u64,
 }
 
@@ -66,7 +68,8 @@ impl World {
         let name = |n: usize| format!("{}-{}-{n}-{:?}", map.name, storage.kind, shown[n]);
         let side = |n: usize| {
             let lower = storage.root.join(place.file_name().unwrap_or_default()).join(name(n));
-            Side::mount(shown[n], &map, lower, place.join(name(n)))
+            let here = shown[n] != Shown::Recorded;
+            here.then(|| Side::mount(shown[n], &map, lower, place.join(name(n)))).transpose()
         };
         let sides = [side(0)?, side(1)?];
         Ok(Self { map, storage, sides, workers: BTreeMap::new(), sequences: 0 })
@@ -74,9 +77,19 @@ impl World {
 
     /// Runs the steps on both sides, on fresh directories. `None`: no difference.
     pub fn run(&mut self, steps: &[Step], watch: Watch) -> Option<Difference> {
+        self.run_taped(steps, watch, &mut Tape::Live)
+    }
+
+    /// The same, where the oracle's side is recorded or comes from a recording.
+    pub fn run_taped(
+        &mut self,
+        steps: &[Step],
+        watch: Watch,
+        tape: &mut Tape,
+    ) -> Option<Difference> {
         self.sequences += 1;
         let base = format!("s{}", self.sequences);
-        for side in &self.sides {
+        for side in self.sides.iter().flatten() {
             let directory = side.lower.join(&base);
             std::fs::create_dir(&directory).expect("a fresh directory");
             rustix::fs::chmod(&directory, 0o777.into()).expect("its mode");
@@ -86,11 +99,11 @@ impl World {
         let prepared = steps.iter().take_while(|step| step.caller == "lower").count();
         let mut present = self.gather(&steps[..prepared], &base);
         for step in &steps[..prepared] {
-            let answers = self.both(&Caller::named("lower"), step);
-            assert_eq!(answers[0], answers[1], "the lower trees differ: {step}");
+            let [left, right] = self.answers(step);
+            assert!(left.is_none() || left == right, "the lower trees differ: {step}");
         }
         present.extend(self.gather(&steps[prepared..], &base));
-        let found = self.walk(steps, prepared, watch, &base);
+        let found = self.walk(steps, prepared, watch, &base, tape);
         for key in present {
             if let Some(worker) = self.workers.get_mut(&key) {
                 worker.ask("reset /");
@@ -99,7 +112,7 @@ impl World {
         if found.as_ref().is_some_and(|found| found.left == "HANGS" || found.right == "HANGS") {
             self.workers.clear();
         }
-        for side in &self.sides {
+        for side in self.sides.iter().flatten() {
             retire_tree(&side.lower.join(&base));
         }
         found
@@ -107,7 +120,8 @@ impl World {
 
     /// What the server has logged, for the report of a failure.
     pub fn log(&self) -> String {
-        let logs = self.sides.iter().filter(|side| side.shown == Shown::Idshift).map(Side::log);
+        let logs =
+            self.sides.iter().flatten().filter(|side| side.shown == Shown::Idshift).map(Side::log);
         let all: String = logs.collect();
         let tail: Vec<&str> =
             all.lines().filter(|line| !line.contains(" INFO ")).rev().take(15).collect();
@@ -120,19 +134,20 @@ impl World {
         prepared: usize,
         watch: Watch,
         base: &str,
+        tape: &mut Tape,
     ) -> Option<Difference> {
         for (number, step) in steps.iter().enumerate().skip(prepared) {
-            let caller = Caller::named(&step.caller);
-            if !caller.exists(&self.map) {
+            if step.callers().iter().any(|caller| !caller.exists(&self.map)) {
                 continue;
             }
-            let [left, right] = self.both(&caller, step);
-            let mut seen = vec![(step.to_string(), left, right)];
-            // A change below shows after the cache's time.
-            if caller.home != Home::Lower {
+            let [left, right] = self.answers(step);
+            let left = tape.next(|| left.unwrap_or_default())?;
+            let mut seen = vec![(step.to_string(), left, right.unwrap_or_default())];
+            // A change beside the mount shows after the cache's time.
+            if step.through_the_mount() {
                 match watch {
-                    Watch::Everything => seen.extend(self.compare_trees(base)),
-                    Watch::Touched => seen.extend(self.compare_paths(step, base)),
+                    Watch::Everything => seen.extend(self.compare_trees(base, tape)?),
+                    Watch::Touched => seen.extend(self.compare_paths(step, base, tape)?),
                     Watch::AtEnd => {}
                 }
             }
@@ -143,8 +158,8 @@ impl World {
             }
         }
         let number = steps.len().checked_sub(1)?;
-        let mut seen = self.compare_trees(base);
-        seen.extend(self.compare_lower(base));
+        let mut seen = self.compare_trees(base, tape)?;
+        seen.extend(self.compare_lower(base, tape)?);
         match verdict(number, &steps[number], seen) {
             Verdict::Different(found) => Some(found),
             _ => None,
@@ -153,14 +168,19 @@ impl World {
 
     /// Brings all callers of the steps to the fresh directories, while everyone may go there.
     fn gather(&mut self, steps: &[Step], base: &str) -> BTreeSet<(usize, &'static str)> {
-        let callers = steps.iter().map(|step| Caller::named(&step.caller));
+        let callers = steps.iter().flat_map(Step::callers);
         let mut present = BTreeSet::new();
         for caller in callers.filter(|caller| caller.exists(&self.map)) {
-            for (n, side) in self.sides.iter().enumerate() {
+            for (n, side) in self.sides.iter_mut().enumerate() {
+                let Some(side) = side else { continue };
                 if !present.insert((n, caller.name)) {
                     continue;
                 }
-                let root = if caller.home == Home::Lower { &side.lower } else { &side.upper };
+                let root = match caller.home {
+                    Home::Lower => side.lower.clone(),
+                    Home::Other => side.other(),
+                    Home::Upper | Home::Namespace => side.upper.clone(),
+                };
                 let directory = encode(root.join(base).as_os_str().as_encoded_bytes());
                 let worker = self.workers.entry((n, caller.name));
                 let worker = worker.or_insert_with(|| Worker::start(&caller, &self.map));
@@ -171,50 +191,70 @@ impl World {
         present
     }
 
-    /// One step on both sides, at the same time.
-    fn both(&mut self, caller: &Caller, step: &Step) -> [String; 2] {
-        let request = step.request(|kind, lower| caller.calls(&self.map, kind, lower));
-        for n in [0, 1] {
-            self.worker(n, caller).send(&request);
+    /// One step on the sides that are here, at the same time. Several callers' answers are sorted.
+    fn answers(&mut self, step: &Step) -> [Option<String>; 2] {
+        let callers = step.callers();
+        let here = [0, 1].map(|n| self.sides[n].is_some());
+        for n in (0..2).filter(|&n| here[n]) {
+            for caller in &callers {
+                let request = step.request(|kind, lower| caller.calls(&self.map, kind, lower));
+                self.worker(n, caller).send(&request);
+            }
         }
-        [0, 1].map(|n| self.worker(n, caller).receive())
+        [0, 1].map(|n| {
+            let receive = |caller| self.worker(n, caller).receive();
+            here[n].then(|| {
+                let mut answers: Vec<String> = callers.iter().map(receive).collect();
+                answers.sort();
+                answers.join(" and ")
+            })
+        })
     }
 
     fn worker(&mut self, side: usize, caller: &Caller) -> &mut Worker {
         self.workers.get_mut(&(side, caller.name)).expect("gathered")
     }
 
-    fn roots(&self, base: &str) -> [(PathBuf, PathBuf); 2] {
-        [0, 1].map(|n| (self.sides[n].upper.join(base), self.sides[n].lower.join(base)))
+    /// A sequence's directory through the mount and on the lower side. The oracle's is asked for
+    /// only where it is here.
+    fn root(&self, n: usize, base: &str) -> (PathBuf, PathBuf) {
+        let side = self.sides[n].as_ref().expect("a side that is here");
+        (side.upper.join(base), side.lower.join(base))
     }
 
-    fn compare_trees(&self, base: &str) -> Vec<Seen> {
-        let [left, right] =
-            self.roots(base).map(|(upper, lower)| observe::upper_tree(&upper, &lower));
-        let found = observe::differences(&left, &right).into_iter();
-        found.map(|(path, l, r)| (format!("{path} through the mount"), l, r)).collect()
+    fn compare_trees(&self, base: &str, tape: &mut Tape) -> Option<Vec<Seen>> {
+        let look = |n| {
+            let (upper, lower) = self.root(n, base);
+            observe::upper_tree(&upper, &lower)
+        };
+        let left = tape.tree(|| look(0))?;
+        let found = observe::differences(&left, &look(1)).into_iter();
+        Some(found.map(|(path, l, r)| (format!("{path} through the mount"), l, r)).collect())
     }
 
-    fn compare_lower(&self, base: &str) -> Vec<Seen> {
-        let [left, right] = self.roots(base).map(|(_, lower)| observe::lower_tree(&lower));
-        let found = observe::differences(&left, &right).into_iter();
-        found.map(|(path, l, r)| (format!("{path} on the lower side"), l, r)).collect()
+    fn compare_lower(&self, base: &str, tape: &mut Tape) -> Option<Vec<Seen>> {
+        let look = |n| observe::lower_tree(&self.root(n, base).1);
+        let left = tape.tree(|| look(0))?;
+        let found = observe::differences(&left, &look(1)).into_iter();
+        Some(found.map(|(path, l, r)| (format!("{path} on the lower side"), l, r)).collect())
     }
 
-    fn compare_paths(&self, step: &Step, base: &str) -> Vec<Seen> {
+    fn compare_paths(&self, step: &Step, base: &str, tape: &mut Tape) -> Option<Vec<Seen>> {
         let mut paths = BTreeSet::new();
         for path in step.paths().into_iter().filter(|path| !path.starts_with('/')) {
             let path = PathBuf::from(OsString::from_vec(decode(path)));
             paths.insert(path.parent().map(Path::to_path_buf).unwrap_or_default());
             paths.insert(path);
         }
-        let look = |path: &PathBuf| {
-            let [left, right] = self
-                .roots(base)
-                .map(|(upper, lower)| observe::upper(&upper.join(path), &lower.join(path)));
-            (format!("{} through the mount", path.display()), left, right)
+        let mut look = |path: &PathBuf| {
+            let look = |n| {
+                let (upper, lower) = self.root(n, base);
+                observe::upper(&upper.join(path), &lower.join(path))
+            };
+            let left = tape.next(|| look(0))?;
+            Some((format!("{} through the mount", path.display()), left, look(1)))
         };
-        paths.iter().map(look).collect()
+        paths.iter().map(&mut look).collect()
     }
 }
 

@@ -79,6 +79,8 @@ impl Hands {
             "write" | "pwrite" => write(call, fd, args),
             "copy" => self.copy(fd, args),
             "lock" | "getlk" => lock(call, fd, args),
+            "storm" => storm(fd, args),
+            "count" => count(fd, args),
             "mmapw" => map(fd, args, true),
             "mmapr" => map(fd, args, false),
             _ => panic!("no call is named {call:?}"),
@@ -152,6 +154,47 @@ fn lock(call: &str, fd: i32, args: &Args<'_>) -> Answer {
     }
     // The holder's process id differs between the sides; that there is one must not.
     Ok(format!("{} {} {} holder:{}", lock.l_type, lock.l_start, lock.l_len, lock.l_pid.signum()))
+}
+
+/// `storm SLOT COUNT LENGTH SEED` writes the same bytes again and again: what two callers append at
+/// once must all be there in the end.
+fn storm(fd: i32, args: &Args<'_>) -> Answer {
+    let bytes = pattern(args.number(2).cast_unsigned() as usize, args.number(3));
+    for _ in 0..args.number(1) {
+        // SAFETY: the buffer is as long as it says.
+        let put = check(unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) })?;
+        assert_eq!(put.cast_unsigned(), bytes.len(), "a short write");
+    }
+    Ok(String::new())
+}
+
+/// `count SLOT posix|ofd|flock TIMES` adds one to the number in a file, each time under a lock that
+/// it waits for: two callers at once miss none.
+fn count(fd: i32, args: &Args<'_>) -> Answer {
+    // SAFETY: all bytes zero are a valid `struct flock`; it stays live; the buffer is as long as
+    // it says.
+    unsafe {
+        let locked = |how: i32| {
+            let mut lock: libc::flock = std::mem::zeroed();
+            lock.l_type = how as i16;
+            let flock = if how == libc::F_UNLCK { libc::LOCK_UN } else { libc::LOCK_EX };
+            check(match args.word(1) {
+                "flock" => libc::flock(fd, flock),
+                "ofd" => libc::fcntl(fd, libc::F_OFD_SETLKW, &raw mut lock),
+                _ => libc::fcntl(fd, libc::F_SETLKW, &raw mut lock),
+            })
+        };
+        for _ in 0..args.number(2) {
+            locked(libc::F_WRLCK)?;
+            let mut text = [b'0'; 8];
+            check(libc::pread(fd, text.as_mut_ptr().cast(), text.len(), 0))?;
+            let number: u32 = String::from_utf8_lossy(&text).parse().map_err(|_| libc::EIO)?;
+            let text = format!("{:08}", number + 1);
+            check(libc::pwrite(fd, text.as_ptr().cast(), text.len(), 0))?;
+            locked(libc::F_UNLCK)?;
+        }
+    }
+    Ok(String::new())
 }
 
 fn fstat(fd: i32) -> Result<libc::stat, i32> {
