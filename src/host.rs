@@ -1,7 +1,6 @@
-//! This machine: what is mounted where, what this process may do, what is possible here.
+//! This machine: what is mounted where, who has it open, what this process may do.
 
 pub mod holders;
 pub mod mountinfo;
 pub mod privilege;
-pub mod probe;
 pub mod userns;

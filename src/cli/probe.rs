@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::error::StartError;
-use crate::host::probe::{self, Row, init};
+use facts::{Answer, Row, init};
+
+pub mod facts;
 
 /// Show what this kernel, this user and LOWER's file system can do
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
             }
         };
     }
-    let rows = probe::all(args.lower.as_deref());
+    let rows = facts::all(args.lower.as_deref());
     print!("{}", if args.json { json(&rows) } else { table(&rows) });
     Ok(0)
 }
@@ -58,9 +60,9 @@ fn json(rows: &[Row]) -> String {
         .iter()
         .map(|row| {
             let answer = match row.answer {
-                probe::Answer::Yes => "true",
-                probe::Answer::No => "false",
-                probe::Answer::Unknown | probe::Answer::Fact => "null",
+                Answer::Yes => "true",
+                Answer::No => "false",
+                Answer::Unknown | Answer::Fact => "null",
             };
             format!(
                 "  {{\"section\": {}, \"what\": {}, \"answer\": {answer}, \"detail\": {}}}",
@@ -93,8 +95,8 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
 mod tests {
+    use super::facts::Answer;
     use super::*;
-    use probe::Answer;
 
     fn row(what: &str, answer: Answer, detail: &str) -> Row {
         Row { section: "S", what: what.to_owned(), answer, detail: detail.to_owned() }

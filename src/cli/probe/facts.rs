@@ -202,7 +202,7 @@ fn namespaces(standing: Standing) -> Vec<Row> {
         }
     }
     if standing == Standing::Ordinary {
-        match super::userns::granted_ranges() {
+        match crate::host::userns::granted_ranges() {
             Some((uids, gids)) => section.add(
                 "ids of one's own",
                 true,
