@@ -2,11 +2,12 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags};
 
 use crate::error::FsError;
+use crate::lower::open_files::{OpenFile, UNOPENED};
 use crate::lower::stat::LowerStat;
 
 use super::{Attr, Entry, FileSystem};
@@ -25,15 +26,23 @@ pub struct DirEntry<'a> {
 }
 
 impl FileSystem {
+    /// The open directory behind a handle; for [`UNOPENED`], the directory opened for this once.
+    pub fn open_dir(&self, nodeid: u64, handle: u64) -> Result<Arc<OpenFile>, FsError> {
+        if handle != UNOPENED {
+            return self.lower.open_files.get(handle);
+        }
+        let inode = self.lower.inode(nodeid)?;
+        Ok(Arc::new(OpenFile::unopened(inode, OFlags::RDONLY | OFlags::DIRECTORY)))
+    }
+
     /// Lists names from `offset` on, until `add` returns false because its buffer is full.
     pub fn readdir(
         &self,
-        handle: u64,
+        dir: &OpenFile,
         offset: u64,
         mut add: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Result<(), FsError> {
-        let dir = self.lower.open_files.get(handle)?;
-        let fd = self.lower.file_fd(&dir)?;
+        let fd = self.lower.file_fd(dir)?;
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
         stream.visit(fd.as_fd(), offset, |dirent| {
             let entry = DirEntry {
@@ -50,12 +59,11 @@ impl FileSystem {
     /// or drops. `.` and `..` come without: they are no lookups.
     pub fn readdirplus<'fs>(
         &'fs self,
-        handle: u64,
+        dir: &OpenFile,
         offset: u64,
         mut add: impl FnMut(DirEntry<'_>, Option<Entry<'fs>>) -> bool,
     ) -> Result<(), FsError> {
-        let dir = self.lower.open_files.get(handle)?;
-        let fd = self.lower.file_fd(&dir)?;
+        let fd = self.lower.file_fd(dir)?;
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
         stream.visit(fd.as_fd(), offset, |dirent| {
             let mut shown = DirEntry {

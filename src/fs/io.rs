@@ -5,6 +5,7 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
+use crate::lower::open_files::UNOPENED;
 use crate::lower::stat::LowerStat;
 
 use super::{Caller, FileSystem};
@@ -81,8 +82,12 @@ impl FileSystem {
     }
 
     /// Brings a file's contents to the disk, and its attributes unless `data_only`.
-    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<(), FsError> {
-        let fd = self.open_fd(handle)?;
+    pub fn fsync(&self, nodeid: u64, handle: u64, data_only: bool) -> Result<(), FsError> {
+        let fd = if handle == UNOPENED {
+            self.lower.file_fd(&*self.open_dir(nodeid, handle)?)?
+        } else {
+            self.open_fd(handle)?
+        };
         if data_only {
             rustix::fs::fdatasync(&fd).call("fdatasync")
         } else {

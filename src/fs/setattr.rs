@@ -66,7 +66,7 @@ impl FileSystem {
             self.with_rights_of(caller, &stat, owner.lower_gid, || owner.apply(fd))?;
         }
         if let Some(mode) = set.mode {
-            chmod(fd, mode)?;
+            chmod(fd, set.handle.is_some(), mode)?;
         }
         if let Some(size) = set.size {
             let truncate = || truncate(fd, set.handle.is_some(), size);
@@ -121,9 +121,12 @@ impl Owner {
     }
 }
 
-fn chmod(fd: BorrowedFd<'_>, mode: u32) -> Result<(), FsError> {
-    // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
+fn chmod(fd: BorrowedFd<'_>, open: bool, mode: u32) -> Result<(), FsError> {
     let mode = Mode::from_bits_truncate(mode);
+    if open {
+        return rustix::fs::fchmod(fd, mode).call("fchmod");
+    }
+    // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
     rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
 }
 

@@ -19,6 +19,9 @@ use super::{Caller, FileSystem};
 /// The longest value and the longest list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX: usize = 64 * 1024;
 
+/// Room for a file capability, or an ACL of thirty entries.
+const USUAL: usize = 256;
+
 /// An attribute's value or a list of names, or only how long it is when the caller asked that.
 #[derive(Debug, PartialEq, Eq)]
 pub enum XattrReply {
@@ -68,10 +71,14 @@ impl FileSystem {
             let length = rustix::fs::getxattr_query(&*path, name).call("getxattr")?;
             return Ok(XattrReply::Size(u32::try_from(length).unwrap_or(u32::MAX)));
         }
-        let room = if content == Content::Plain { size as usize } else { MAX };
-        let mut value = Vec::with_capacity(room.min(MAX));
-        let spare = rustix::buffer::spare_capacity(&mut value);
-        rustix::fs::getxattr(&*path, name, spare).call("getxattr")?;
+        let value = match content {
+            Content::Plain => read_value(&path, name, size as usize)?,
+            // The caller's room is for the translated value, which may be longer than the stored.
+            _ => match read_value(&path, name, USUAL) {
+                Err(FsError::Os { errno: Errno::RANGE, .. }) => read_value(&path, name, MAX)?,
+                read => read?,
+            },
+        };
         let value = match content {
             Content::AccessAcl | Content::DefaultAcl => {
                 acl::up(&value, &self.maps, self.unmapped_acl)?
@@ -148,6 +155,13 @@ impl FileSystem {
         let fd = self.lower.path_fd(&inode)?;
         Ok(DescriptorPath { path: proc_path(&fd), _open: fd })
     }
+}
+
+fn read_value(path: &str, name: &OsStr, room: usize) -> Result<Vec<u8>, FsError> {
+    let mut value = Vec::with_capacity(room.min(MAX));
+    let spare = rustix::buffer::spare_capacity(&mut value);
+    rustix::fs::getxattr(path, name, spare).call("getxattr")?;
+    Ok(value)
 }
 
 /// A path that is good for as long as the descriptor in it stays open.

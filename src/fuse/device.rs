@@ -72,11 +72,12 @@ impl Device {
         let header = OutHeader { len: u32::try_from(length).unwrap_or(0), error, unique };
         let mut slices = [IoSlice::new(&[]); MAX_PARTS + 1];
         slices[0] = IoSlice::new(header.as_bytes());
-        let used = parts.len().min(MAX_PARTS);
-        for (slice, part) in slices[1..].iter_mut().zip(parts) {
-            *slice = IoSlice::new(part);
+        let mut used = 1;
+        for part in parts.iter().filter(|part| !part.is_empty()).take(MAX_PARTS) {
+            slices[used] = IoSlice::new(part);
+            used += 1;
         }
-        rustix::io::writev(&self.0, &slices[..=used]).map(drop)
+        rustix::io::writev(&self.0, &slices[..used]).map(drop)
     }
 }
 

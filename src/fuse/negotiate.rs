@@ -56,6 +56,8 @@ features! {
     FUSE_POSIX_ACL 20 "4.9" "the kernel enforces shifted ACLs" else "ACLs are not supported";
     FUSE_MAX_PAGES 22 "4.20" "reads and writes of 1 MiB" else "of 128 KiB";
     FUSE_CACHE_SYMLINKS 23 "4.20" "targets of symbolic links are read once" else "read each time";
+    FUSE_NO_OPENDIR_SUPPORT 24 "5.1" "with cache=exclusive: listing a directory again costs no message"
+        else "opening and closing it do";
     FUSE_HANDLE_KILLPRIV_V2 28 "5.11"
         "writes need no question about file capabilities first, and requests say whose bits to clear"
         else "one more message before each write";

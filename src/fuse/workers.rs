@@ -27,6 +27,8 @@ pub(super) const BUFFER: usize = MAX_WRITE as usize + 4096;
 
 /// How long a reader looks for the next request before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
+/// Processor pauses between two looks: together about a microsecond.
+const PAUSES: u32 = 30;
 /// A look that took this much longer than one step of it was interrupted: others want the CPU.
 const PREEMPTED: Duration = Duration::from_micros(30);
 /// How long a reader then does not look.
@@ -297,7 +299,8 @@ impl Looking {
         }
         self.last = Some(now);
         if now < until {
-            std::hint::spin_loop();
+            // Each look takes a lock that callers want too.
+            (0..PAUSES).for_each(|_| std::hint::spin_loop());
             return true;
         }
         self.until = None;

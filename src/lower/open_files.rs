@@ -52,6 +52,16 @@ impl Drop for Opened<'_> {
     }
 }
 
+/// The handle number of what the kernel has not opened.
+pub const UNOPENED: u64 = 0;
+
+impl OpenFile {
+    /// A file that is opened when a request needs it ([`LowerTree::file_fd`]), in no table.
+    pub fn unopened(inode: Arc<Inode>, flags: OFlags) -> Self {
+        Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default() }
+    }
+}
+
 /// Open files by handle number, and by inode.
 #[derive(Default)]
 pub struct OpenFiles {

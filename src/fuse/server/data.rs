@@ -96,7 +96,7 @@ impl Server {
 
     pub(super) fn fsync(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::FsyncIn = request.take()?;
-        self.fs.fsync(args.fh, args.fsync_flags & wire::FSYNC_DATA != 0)?;
+        self.fs.fsync(request.nodeid(), args.fh, args.fsync_flags & wire::FSYNC_DATA != 0)?;
         done()
     }
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Done, Handover, Outcome, Server, done};
+use super::{Done, Handover, NOT_OFFERED, Outcome, Server, done};
+use crate::fuse::negotiate::FUSE_NO_OPENDIR_SUPPORT;
 use crate::fuse::reply::{Payload, entry_out, is_dot};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{self, fopen};
@@ -12,11 +13,14 @@ const LONG: Duration = Duration::from_secs(60);
 
 impl Server {
     pub(super) fn opendir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
-        let opened = self.fs.opendir(request.nodeid())?;
         // The kernel may keep the listing as long as the directory's attributes do not change. It
         // pays where it may keep what is listed as well; else a fresh listing with attributes
         // saves a lookup per file.
         let keep = self.timeout >= LONG;
+        if keep && self.agreed.has(FUSE_NO_OPENDIR_SUPPORT) {
+            return Err(NOT_OFFERED); // from now on directories are listed without being opened
+        }
+        let opened = self.fs.opendir(request.nodeid())?;
         let open_flags = if keep { fopen::CACHE_DIR | fopen::KEEP_CACHE } else { 0 };
         payload.push(&wire::OpenOut { fh: opened.handle(), open_flags, backing_id: 0 });
         Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }))
@@ -25,7 +29,8 @@ impl Server {
     pub(super) fn readdir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::ReadIn = request.take()?;
         let limit = args.size as usize;
-        self.fs.readdir(args.fh, args.offset, |entry| payload.push_dirent(&entry, None, limit))?;
+        let dir = self.fs.open_dir(request.nodeid(), args.fh)?;
+        self.fs.readdir(&dir, args.offset, |entry| payload.push_dirent(&entry, None, limit))?;
         done()
     }
 
@@ -33,7 +38,8 @@ impl Server {
         let args: wire::ReadIn = request.take()?;
         let limit = args.size as usize;
         let mut listed = Vec::new();
-        self.fs.readdirplus(args.fh, args.offset, |dirent, entry| {
+        let dir = self.fs.open_dir(request.nodeid(), args.fh)?;
+        self.fs.readdirplus(&dir, args.offset, |dirent, entry| {
             let Some(entry) = entry else {
                 // A nodeid of zero: the name alone.
                 return payload.push_dirent(&dirent, Some(&wire::EntryOut::default()), limit);
