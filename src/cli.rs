@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod helper;
+pub mod json;
 pub mod map;
 pub mod mount;
 pub mod probe;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::StartError;
+use crate::mount::options::Origin;
 
 /// Show a directory with its user and group ids shifted.
 #[derive(Debug, Parser)]
@@ -58,6 +60,18 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// The mount that a command line of this program asks for, in either syntax; `None` if it is
+/// another command, or none. `args[0]` is the program's name.
+fn mount_call(args: &[OsString]) -> Option<(mount::Call, Origin)> {
+    if is_helper_call(args) {
+        return Some((helper::mount_call(&args[1..])?, Origin::MountProgram));
+    }
+    match Cli::try_parse_from(args).ok()?.command {
+        Command::Mount(args) => Some((args.into(), Origin::Command)),
+        _ => None,
+    }
+}
+
 /// Prints what clap has to say: help and version are no errors, and what is one is usage.
 fn explain_usage(error: &clap::Error) -> ExitCode {
     let shown = error.print();
@@ -66,7 +80,7 @@ fn explain_usage(error: &clap::Error) -> ExitCode {
 
 fn dispatch(command: Command) -> Result<u8, StartError> {
     match command {
-        Command::Mount(args) => mount::run(&args),
+        Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Probe(args) => probe::run(&args),

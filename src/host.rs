@@ -1,6 +1,10 @@
-//! This machine: what is mounted where, who has it open, what this process may do.
+//! This machine: what is mounted where, who has it open, what this process may do, which ids are
+//! whose.
 
 pub mod holders;
 pub mod mountinfo;
+pub mod namespaces;
 pub mod privilege;
+pub mod sources;
+pub mod subids;
 pub mod userns;

@@ -13,4 +13,5 @@ pub mod id;
 pub mod idmap;
 pub mod map_error;
 pub mod parse;
+pub mod sources;
 pub mod xattr_error;

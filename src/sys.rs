@@ -13,7 +13,9 @@ pub mod ioctl;
 pub mod lock;
 pub mod memory;
 pub mod namespace;
+pub mod nsfs;
 pub mod process;
+pub mod users;
 
 use rustix::io::Errno;
 

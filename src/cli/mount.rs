@@ -43,6 +43,11 @@ Id maps (map=SPEC; several specs add up):
   offset:N[:COUNT]        b:0:N:COUNT; COUNT is 65536 if left out
   identity                ids as they are
   file:PATH               lines 'u|g|b STORED SHOWN COUNT'
+  userns:PID, userns:/PATH
+                          the map of a user namespace: its ids are stored, this side's are shown
+  subuid:NAME[:COUNT]     the user NAME is shown as root, and NAME's ranges of /etc/subuid and
+                          /etc/subgid as 1, 2, 3, …
+  name:u:STORED=SHOWN     one user by name; name:g: for a group
   'idshift map explain SPEC…' says in words what a map does.
 
 Options of idshift:
@@ -87,18 +92,23 @@ pub struct Call {
     pub namespace: Option<PathBuf>,
 }
 
+impl From<Args> for Call {
+    fn from(args: Args) -> Self {
+        Self {
+            lower: args.lower,
+            mountpoint: args.mountpoint,
+            options: args.options,
+            maps: args.map,
+            foreground: args.foreground,
+            verbose: args.verbose,
+            ..Self::default()
+        }
+    }
+}
+
 /// Runs the command; returns when the mount answers or, in the foreground, when it has ended.
-pub fn run(args: &Args) -> Result<u8, StartError> {
-    let call = Call {
-        lower: args.lower.clone(),
-        mountpoint: args.mountpoint.clone(),
-        options: args.options.clone(),
-        maps: args.map.clone(),
-        foreground: args.foreground,
-        verbose: args.verbose,
-        ..Call::default()
-    };
-    execute(call, Origin::Command)
+pub fn run(args: Args) -> Result<u8, StartError> {
+    execute(args.into(), Origin::Command)
 }
 
 /// Does what both syntaxes of the command ask for.

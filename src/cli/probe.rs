@@ -1,8 +1,8 @@
 //! `idshift probe`: what is possible here, as one table.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
+use crate::cli::json::Json;
 use crate::error::StartError;
 use facts::{Answer, Row, init};
 
@@ -34,7 +34,11 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         };
     }
     let rows = facts::all(args.lower.as_deref());
-    print!("{}", if args.json { json(&rows) } else { table(&rows) });
+    if args.json {
+        println!("{}", json(&rows));
+    } else {
+        print!("{}", table(&rows));
+    }
     Ok(0)
 }
 
@@ -55,41 +59,22 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-fn json(rows: &[Row]) -> String {
-    let objects: Vec<String> = rows
-        .iter()
+fn json(rows: &[Row]) -> Json {
+    rows.iter()
         .map(|row| {
             let answer = match row.answer {
-                Answer::Yes => "true",
-                Answer::No => "false",
-                Answer::Unknown | Answer::Fact => "null",
+                Answer::Yes => Json::Bool(true),
+                Answer::No => Json::Bool(false),
+                Answer::Unknown | Answer::Fact => Json::Null,
             };
-            format!(
-                "  {{\"section\": {}, \"what\": {}, \"answer\": {answer}, \"detail\": {}}}",
-                quoted(row.section),
-                quoted(&row.what),
-                quoted(&row.detail)
-            )
+            Json::Object(vec![
+                ("section", row.section.into()),
+                ("what", row.what.as_str().into()),
+                ("answer", answer),
+                ("detail", row.detail.as_str().into()),
+            ])
         })
-        .collect();
-    format!("[\n{}\n]\n", objects.join(",\n"))
-}
-
-/// A JSON string.
-fn quoted(text: &str) -> String {
-    let mut quoted = "\"".to_owned();
-    for letter in text.chars() {
-        match letter {
-            '"' | '\\' => quoted.extend(['\\', letter]),
-            control if control < ' ' => {
-                // Writing to a string cannot fail.
-                write!(quoted, "\\u{:04x}", u32::from(control)).ok();
-            }
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
+        .collect()
 }
 
 #[cfg(test)]
@@ -109,12 +94,11 @@ mod tests {
     }
 
     #[test]
-    fn json_strings_are_escaped() {
-        assert_eq!(quoted("a\"b\\c\n"), "\"a\\\"b\\\\c\\u000a\"");
-        let text = json(&[row("a", Answer::Unknown, "b")]);
+    fn a_row_is_an_object() {
+        let text = json(&[row("a", Answer::Unknown, "b")]).to_string();
         assert_eq!(
             text,
-            "[\n  {\"section\": \"S\", \"what\": \"a\", \"answer\": null, \"detail\": \"b\"}\n]\n"
+            "[\n  {\"section\": \"S\", \"what\": \"a\", \"answer\": null, \"detail\": \"b\"}\n]"
         );
     }
 }

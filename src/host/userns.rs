@@ -3,17 +3,10 @@
 use std::io;
 use std::process::Command;
 
-use crate::host::privilege;
+use crate::host::{privilege, subids};
+use crate::shift::sources::Range;
 use crate::sys::namespace;
-
-/// A range of ids that `/etc/subuid` or `/etc/subgid` grants to a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Range {
-    /// The first id, as the host counts.
-    pub first: u32,
-    /// How many.
-    pub count: u32,
-}
+use crate::sys::users::{self, User};
 
 /// Moves this process (which must have one thread) into a user and a mount namespace of its own
 /// in which it is root, and no other id exists. What it mounts stays invisible outside.
@@ -42,17 +35,18 @@ pub fn keep_mounts_private() -> io::Result<()> {
 /// both, or without the programs that may write them into a map.
 pub fn granted_ranges() -> Option<(Range, Range)> {
     let uid = rustix::process::getuid().as_raw();
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = user_name(&users, uid);
+    // Without an account there may still be lines with the number.
+    let account = users::user_by_uid(uid).ok().flatten();
+    let account = account.unwrap_or(User { name: String::new(), uid, gid: 0 });
     let largest = |file: &str| {
-        let text = std::fs::read_to_string(file).ok()?;
-        ranges(&text, name, uid).max_by_key(|range| range.count)
+        let text = subids::text_of(file).ok()?;
+        subids::granted_to(&text, &account).into_iter().max_by_key(|range| range.count)
     };
     let programs = ["newuidmap", "newgidmap"];
     if !programs.iter().all(|program| privilege::in_path(program).is_some()) {
         return None;
     }
-    Some((largest("/etc/subuid")?, largest("/etc/subgid")?))
+    Some((largest(subids::SUBUID)?, largest(subids::SUBGID)?))
 }
 
 /// Gives the user namespace of process `pid` a map: its root is this user, and 1, 2, … are the
@@ -94,48 +88,10 @@ fn consecutive(map: &str) -> u32 {
     )
 }
 
-fn user_name(passwd: &str, uid: u32) -> Option<&str> {
-    passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid.to_string()).then_some(name)
-    })
-}
-
-/// Lines `user:first:count` of subuid(5), where the user is a name or a number.
-fn ranges<'a>(text: &'a str, name: Option<&'a str>, uid: u32) -> impl Iterator<Item = Range> + 'a {
-    text.lines().filter_map(move |line| {
-        let mut fields = line.trim().split(':');
-        let user = fields.next()?;
-        if Some(user) != name && user != uid.to_string() {
-            return None;
-        }
-        Some(Range { first: fields.next()?.parse().ok()?, count: fields.next()?.parse().ok()? })
-    })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
 mod tests {
     use super::*;
-
-    #[test]
-    fn granted_ranges_are_found_by_name_and_by_number() {
-        let text = "root:1:5\nann:100000:65536\n# ann:9:9\n1000:300000:7\nann:x:1\nann:1\n";
-        let found: Vec<Range> = ranges(text, Some("ann"), 1000).collect();
-        assert_eq!(
-            found,
-            [Range { first: 100_000, count: 65_536 }, Range { first: 300_000, count: 7 }]
-        );
-        assert_eq!(ranges(text, None, 1001).count(), 0);
-    }
-
-    #[test]
-    fn names_come_from_the_third_field() {
-        let passwd = "root:x:0:0::/:/bin/sh\nann:x:1000:1::/:/bin/sh\n";
-        assert_eq!(user_name(passwd, 1000), Some("ann"));
-        assert_eq!(user_name(passwd, 1), None);
-    }
 
     #[test]
     fn a_map_is_counted_up_to_its_first_hole() {

@@ -11,6 +11,7 @@ use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
+use crate::host::sources::Host;
 use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
 
@@ -89,8 +90,7 @@ pub fn maps(specs: &[String]) -> Result<Maps, StartError> {
                 .to_owned(),
         ));
     }
-    let read = |path: &Path| std::fs::read_to_string(path);
-    Maps::from_specs(specs, &read)
+    Maps::from_specs(specs, &Host)
         .map_err(|error| StartError::Usage(format!("option 'map': {error}")))
 }
 

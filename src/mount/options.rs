@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::{Backend, CacheMode, LockMode, MountFlags};
 use crate::error::StartError;
 use crate::shift::parse::Spec;
+use crate::shift::sources::Namespace;
 use split::Word;
 
 /// The name that the mount carries behind `fuse.` in `/proc/mounts`.
@@ -215,13 +216,15 @@ fn is_from_mountinfo(name: &str) -> bool {
 }
 
 /// One `map=` may hold several specs, separated by blanks; a path may contain blanks, so a value
-/// that starts with `file:` is one spec. The escapes that the option string used up are put back
+/// that starts with `file:` or `userns:/` is one spec. The escapes that the option string used up are put back
 /// for the parser of specs, which has the same.
 fn specs(value: &str) -> Vec<String> {
-    match value.strip_prefix("file:") {
-        Some(path) => vec![Spec::File(path.into()).to_string()],
-        None => value.split_whitespace().map(str::to_owned).collect(),
-    }
+    let spec = match (value.strip_prefix("file:"), value.strip_prefix("userns:")) {
+        (Some(path), _) => Spec::File(path.into()),
+        (_, Some(path)) if path.starts_with('/') => Spec::Namespace(Namespace::Path(path.into())),
+        _ => return value.split_whitespace().map(str::to_owned).collect(),
+    };
+    vec![spec.to_string()]
 }
 
 fn needed<'a>(word: &'a Word, example: &str) -> Result<&'a str, StartError> {

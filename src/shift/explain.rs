@@ -6,10 +6,11 @@ use crate::shift::idmap::{IdMap, Maps};
 /// Says what the maps do: one line for each merged extent, and one for all other ids.
 ///
 /// ```
+/// use std::path::Path;
 /// use idshift::shift::explain::explain;
 /// use idshift::shift::idmap::Maps;
 ///
-/// let maps = Maps::from_specs(&["b:0:100000:65536"], &|path| std::fs::read_to_string(path))?;
+/// let maps = Maps::from_specs(&["b:0:100000:65536"], &|path: &Path| std::fs::read_to_string(path))?;
 /// assert_eq!(
 ///     explain(&maps).lines().next(),
 ///     Some("uid: lower 0–65535 ⇒ shown as 100000–165535"),
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     fn explained(specs: &[&str]) -> String {
-        explain(&Maps::from_specs(specs, &|_| Ok(String::new())).unwrap())
+        explain(&Maps::from_specs(specs, &|_: &std::path::Path| Ok(String::new())).unwrap())
     }
 
     #[test]

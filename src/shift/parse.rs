@@ -6,9 +6,12 @@
 //! | `offset:100000[:65536]` | lower 0.. is shown as 100000.. for both kinds |
 //! | `identity` | ids as they are |
 //! | `file:PATH` | one extent on each line: `u`, `g` or `b`, then the three numbers of `/proc/PID/uid_map` (inside = lower, outside = upper) |
+//! | `userns:PID`, `userns:/PATH` | the map of that user namespace: inside id = lower, the id that this process has for it = upper |
+//! | `subuid:NAME[:COUNT]` | upper 0 is stored as the user NAME, upper 1.. as NAME's ranges in `/etc/subuid` and `/etc/subgid`; COUNT ids in all |
+//! | `name:u:ALICE=BOB`, `name:g:…`, `name:b:…` | one id, by the name (or number) of its user or group: stored = shown |
 //!
-//! Specs combine: several options, or several in one string with spaces between. In the path of
-//! `file:` a space is written `\040`, as in fstab(5).
+//! Specs combine: several options, or several in one string with spaces between. In a path or a
+//! name a space is written `\040`, as in fstab(5); in a name also `:` as `\072` and `=` as `\075`.
 //!
 //! ```
 //! use idshift::shift::id::{LowerGid, UpperGid};
@@ -23,25 +26,28 @@
 //! # Ok::<(), idshift::shift::map_error::MapError>(())
 //! ```
 
-use std::ffi::OsString;
-use std::fmt::{self, Write};
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 pub use crate::shift::explain::explain;
-use crate::shift::id::{Gid, INVALID, Kind, Uid};
+use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
 use crate::shift::map_error::{MapError, RawExtent};
+use crate::shift::sources::{Namespace, Sources};
+use resolve::Extents;
+use text::{number, unescape, write_escaped};
 
 mod hint;
+mod resolve;
+mod text;
 
 /// The count of `offset:N`: what a container usually has.
 const USUAL_COUNT: u32 = 65_536;
 
-/// Reads the file that a `file:` spec names.
-pub type Reader<'a> = &'a dyn Fn(&Path) -> io::Result<String>;
+/// What separates the parts of a spec that holds names.
+const SEPARATORS: &[char] = &[':', '='];
 
 /// Which ids an extent is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +68,14 @@ impl Kinds {
             "g" => Some(Kinds::Gids),
             _ => None,
         }
+    }
+
+    fn uids(self) -> bool {
+        self != Kinds::Gids
+    }
+
+    fn gids(self) -> bool {
+        self != Kinds::Uids
     }
 
     fn prefix(self) -> &'static str {
@@ -94,6 +108,24 @@ pub enum Spec {
     Identity,
     /// `file:PATH`: extents, one on each line.
     File(PathBuf),
+    /// `userns:PID` or `userns:/PATH`: the map of a user namespace.
+    Namespace(Namespace),
+    /// `subuid:NAME[:COUNT]`: the ids of a user are shown as 0, 1, 2, …
+    OwnIds {
+        /// Login name or number.
+        user: String,
+        /// How many ids, the account's own one included; all if not given. At least 1.
+        count: Option<u32>,
+    },
+    /// `name:u:LOWER=UPPER`: one id, by name.
+    Name {
+        /// Users, groups, or a user and a group of the same name.
+        kinds: Kinds,
+        /// Who it is on disk.
+        lower: String,
+        /// Who it is in the mount.
+        upper: String,
+    },
 }
 
 impl Spec {
@@ -120,7 +152,23 @@ impl fmt::Display for Spec {
             Spec::Identity => f.write_str("identity"),
             Spec::File(path) => {
                 f.write_str("file:")?;
-                write_escaped(f, path)
+                write_escaped(f, path.as_os_str().as_bytes(), &[])
+            }
+            Spec::Namespace(Namespace::Pid(pid)) => write!(f, "userns:{pid}"),
+            Spec::Namespace(Namespace::Path(path)) => {
+                f.write_str("userns:")?;
+                write_escaped(f, path.as_os_str().as_bytes(), &[])
+            }
+            Spec::OwnIds { user, count } => {
+                f.write_str("subuid:")?;
+                write_escaped(f, user.as_bytes(), SEPARATORS)?;
+                count.map_or(Ok(()), |count| write!(f, ":{count}"))
+            }
+            Spec::Name { kinds, lower, upper } => {
+                write!(f, "name:{}:", kinds.prefix())?;
+                write_escaped(f, lower.as_bytes(), SEPARATORS)?;
+                f.write_str("=")?;
+                write_escaped(f, upper.as_bytes(), SEPARATORS)
             }
         }
     }
@@ -129,88 +177,53 @@ impl fmt::Display for Spec {
 impl Maps {
     /// The maps that these strings give together, each with one spec or several.
     ///
-    /// `read` opens the file of a `file:` spec; this library does no I/O of its own. Fails where a
+    /// `sources` looks up what the specs name; this library does no I/O of its own. Fails where a
     /// spec cannot be read, extents overlap, or one kind of id has extents and the other none.
-    pub fn from_specs<S: AsRef<str>>(specs: &[S], read: Reader<'_>) -> Result<Self, MapError> {
-        let mut parsed = Vec::new();
-        for text in specs {
-            parsed.extend(Spec::parse_all(text.as_ref())?);
-        }
-        Self::from_parsed(&parsed, read)
+    pub fn from_specs<S: AsRef<str>>(specs: &[S], sources: &dyn Sources) -> Result<Self, MapError> {
+        Self::from_parsed(&parse_each(specs)?, sources)
     }
 
     /// As [`Maps::from_specs`], for specs that are parsed already.
-    pub fn from_parsed(specs: &[Spec], read: Reader<'_>) -> Result<Self, MapError> {
+    pub fn from_parsed(specs: &[Spec], sources: &dyn Sources) -> Result<Self, MapError> {
+        let maps = Self::of_any_kind(specs, sources)?;
+        match (maps.uids.is_empty(), maps.gids.is_empty()) {
+            (false, true) => Err(missing::<Uid, Gid>()),
+            (true, false) => Err(missing::<Gid, Uid>()),
+            _ => Ok(maps),
+        }
+    }
+
+    /// As [`Maps::from_specs`], but one kind of id may be left out, and its map is then empty.
+    /// For maps that are computed with; a mount with such a map is of no use.
+    pub fn from_partial_specs<S: AsRef<str>>(
+        specs: &[S],
+        sources: &dyn Sources,
+    ) -> Result<Self, MapError> {
+        Self::of_any_kind(&parse_each(specs)?, sources)
+    }
+
+    fn of_any_kind(specs: &[Spec], sources: &dyn Sources) -> Result<Self, MapError> {
         let mut extents = Extents::default();
         for spec in specs {
-            extents.add_spec(spec, read)?;
+            extents.add_spec(spec, sources)?;
         }
-        match (extents.uids.is_empty(), extents.gids.is_empty()) {
-            (false, false) => {}
-            (true, true) => return Err(MapError::Empty),
-            (false, true) => return Err(missing::<Uid, Gid>()),
-            (true, false) => return Err(missing::<Gid, Uid>()),
+        if extents.uids.is_empty() && extents.gids.is_empty() {
+            return Err(MapError::Empty);
         }
         Ok(Self { uids: IdMap::new(extents.uids)?, gids: IdMap::new(extents.gids)? })
     }
 }
 
+fn parse_each<S: AsRef<str>>(specs: &[S]) -> Result<Vec<Spec>, MapError> {
+    let mut parsed = Vec::new();
+    for text in specs {
+        parsed.extend(Spec::parse_all(text.as_ref())?);
+    }
+    Ok(parsed)
+}
+
 fn missing<Given: Kind, Missing: Kind>() -> MapError {
     MapError::MissingKind { given: Given::NAME, missing: Missing::NAME, prefix: Missing::PREFIX }
-}
-
-/// The extents of all specs so far, in the order written.
-#[derive(Default)]
-struct Extents {
-    uids: Vec<Extent<Uid>>,
-    gids: Vec<Extent<Gid>>,
-}
-
-impl Extents {
-    fn add_spec(&mut self, spec: &Spec, read: Reader<'_>) -> Result<(), MapError> {
-        match spec {
-            Spec::Extent { kinds, extent } => self.add(*kinds, *extent),
-            Spec::Offset { upper, count } => {
-                self.add(Kinds::Both, RawExtent { lower: 0, upper: *upper, count: *count })
-            }
-            Spec::Identity => {
-                self.add(Kinds::Both, RawExtent { lower: 0, upper: 0, count: INVALID })
-            }
-            Spec::File(path) => {
-                let text = read(path).map_err(|error| MapError::Spec {
-                    spec: spec.to_string(),
-                    why: format!("cannot read the file: {error}"),
-                })?;
-                self.add_file(spec, &text)
-            }
-        }
-    }
-
-    fn add(&mut self, kinds: Kinds, extent: RawExtent) -> Result<(), MapError> {
-        let RawExtent { lower, upper, count } = extent;
-        if kinds != Kinds::Gids {
-            self.uids.push(Extent::from_raw(lower, upper, count)?);
-        }
-        if kinds != Kinds::Uids {
-            self.gids.push(Extent::from_raw(lower, upper, count)?);
-        }
-        Ok(())
-    }
-
-    fn add_file(&mut self, spec: &Spec, text: &str) -> Result<(), MapError> {
-        for (number, line) in text.lines().enumerate() {
-            let words = line.split('#').next().unwrap_or_default().trim();
-            if words.is_empty() {
-                continue;
-            }
-            let (kinds, extent) = parse_line(words).map_err(|why| MapError::Spec {
-                spec: format!("{spec}, line {}: {words}", number + 1),
-                why,
-            })?;
-            self.add(kinds, extent)?;
-        }
-        Ok(())
-    }
 }
 
 fn parse_one(text: &str) -> Result<Spec, String> {
@@ -223,10 +236,10 @@ fn parse_one(text: &str) -> Result<Spec, String> {
     match word {
         "offset" => parse_offset(rest),
         "file" if rest.is_empty() => Err("the path is missing; write file:PATH".to_owned()),
-        "file" => Ok(Spec::File(unescape(rest))),
-        "subuid" | "userns" | "name" => {
-            Err(format!("'{word}:' is not supported yet; supported are {}", hint::SUPPORTED))
-        }
+        "file" => Ok(Spec::File(unescape(rest).into())),
+        "userns" => parse_namespace(rest),
+        "subuid" => parse_own_ids(rest),
+        "name" => parse_name(rest),
         _ => match Kinds::from_prefix(word) {
             Some(kinds) => {
                 let extent = parse_extent(kinds, &rest.split(':').collect::<Vec<_>>())?;
@@ -280,57 +293,63 @@ fn parse_offset(text: &str) -> Result<Spec, String> {
     Ok(Spec::Offset { upper, count })
 }
 
+fn parse_namespace(text: &str) -> Result<Spec, String> {
+    if text.starts_with('/') {
+        return Ok(Spec::Namespace(Namespace::Path(unescape(text).into())));
+    }
+    let form = "; write userns:PID, or userns:/PATH with the whole path of a namespace file such \
+                as /proc/PID/ns/user";
+    match number(text, "the process id").map_err(|why| why + form)? {
+        0 => Err(format!("no process has the id 0{form}")),
+        pid => Ok(Spec::Namespace(Namespace::Pid(pid))),
+    }
+}
+
+fn parse_own_ids(text: &str) -> Result<Spec, String> {
+    let form = "; write subuid:NAME or subuid:NAME:COUNT, where COUNT is how many ids the mount \
+                has in all";
+    let (user, count) = match text.split_once(':') {
+        None => (text, None),
+        Some((user, count)) => (user, Some(count)),
+    };
+    let user = name(user, "the user").map_err(|why| why + form)?;
+    let count = count.map(|count| number(count, "the count")).transpose();
+    match count.map_err(|why| why + form)? {
+        Some(0) => Err(format!("the count is 0, and NAME alone is one id{form}")),
+        count => Ok(Spec::OwnIds { user, count }),
+    }
+}
+
+fn parse_name(text: &str) -> Result<Spec, String> {
+    let form = || {
+        "write name:u:ON-DISK=IN-MOUNT for users, as in name:u:alice=bob; name:g: is for groups"
+            .to_owned()
+    };
+    let (prefix, names) = text.split_once(':').ok_or_else(form)?;
+    let kinds = Kinds::from_prefix(prefix).ok_or_else(form)?;
+    let (lower, upper) = names.split_once('=').ok_or_else(form)?;
+    if upper.contains(SEPARATORS) {
+        return Err(format!("there is more than two names in it; {}", form()));
+    }
+    let name = |text, what| name(text, what).map_err(|why| format!("{why}; {}", form()));
+    let (lower, upper) = (name(lower, "the name on disk")?, name(upper, "the name in the mount")?);
+    Ok(Spec::Name { kinds, lower, upper })
+}
+
+fn name(text: &str, what: &str) -> Result<String, String> {
+    match unescape(text).into_string() {
+        Ok(name) if name.is_empty() => Err(format!("{what} is missing")),
+        Ok(name) => Ok(name),
+        Err(_) => Err(format!("{what} is not valid UTF-8")),
+    }
+}
+
 /// Refuses what no extent can be, while the spec can still be named.
 fn check(extent: RawExtent) -> Result<RawExtent, String> {
     let RawExtent { lower, upper, count } = extent;
     // Both kinds have the same limits.
     Extent::<Uid>::from_raw(lower, upper, count).map_err(|error| error.to_string())?;
     Ok(extent)
-}
-
-/// Decimal digits only: `u32`'s own parser would take a sign too.
-fn number(text: &str, what: &str) -> Result<u32, String> {
-    if text.is_empty() {
-        return Err(format!("{what} is missing"));
-    }
-    if !text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("{what} is '{}', which is no decimal number", text.escape_debug()));
-    }
-    text.parse().map_err(|_| format!("{what} is {text}, past the last id, 4294967294"))
-}
-
-/// Decodes `\040` and its like; a backslash before anything else stays.
-fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match (byte, after) {
-            (b'\\', &[a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ref after @ ..]) => {
-                bytes.push((a - b'0') * 64 + (b - b'0') * 8 + (c - b'0'));
-                rest = after;
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
-/// The inverse of [`unescape`], for every byte that a spec could not carry as it is.
-fn write_escaped(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c == '\\' || c == ' ' || c.is_ascii_control() {
-                write!(f, "\\{:03o}", u32::from(c))?;
-            } else {
-                f.write_char(c)?;
-            }
-        }
-        for byte in chunk.invalid() {
-            write!(f, "\\{byte:03o}")?;
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

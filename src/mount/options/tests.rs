@@ -77,6 +77,8 @@ fn maps_add_up_over_strings_and_blanks() {
     let options = Options::parse(&strings, Origin::Command, MountFlags::default()).unwrap();
     assert_eq!(options.maps, ["u:0:1:2", "g:5:6:7", "b:9:9:9"]);
     assert_eq!(parse(r"map=file:/a b").maps, [r"file:/a\040b"]);
+    assert_eq!(parse(r"map=userns:/a b").maps, [r"userns:/a\040b"]);
+    assert_eq!(parse(r"map=userns:1 name:u:a=b").maps, ["userns:1", "name:u:a=b"]);
     assert_eq!(parse(r"map=file:/a\040b").maps, [r"file:/a\040b"]);
 }
 

@@ -3,7 +3,8 @@
 
 /// What can be given.
 pub(super) const SUPPORTED: &str = "b:ON-DISK:IN-MOUNT:COUNT (users and groups), u:… (users), \
-     g:… (groups), offset:N[:COUNT], identity and file:PATH";
+     g:… (groups), offset:N[:COUNT], identity, file:PATH, userns:PID or userns:/PATH, \
+     subuid:NAME[:COUNT] and name:u:ON-DISK=IN-MOUNT";
 
 /// Why `text` is no spec, with what was probably meant.
 pub(super) fn not_a_spec(text: &str) -> String {
@@ -45,6 +46,14 @@ fn meant(text: &str) -> Option<String> {
             "bindfs's --map=1000/1001 is written u:1000:1001:1, its @1000/@1001 g:1000:1001:1"
                 .to_owned(),
         );
+    }
+    if text.starts_with("subgid:") {
+        return Some(
+            "subuid:NAME is for users and groups; it reads /etc/subgid for the groups".to_owned(),
+        );
+    }
+    if text.starts_with("user:[") || text.contains("/ns/user") {
+        return Some("a user namespace is given as userns:PID or userns:/PATH".to_owned());
     }
     if matches!(text.split(':').next(), Some("uid" | "gid" | "both")) {
         return Some("the prefixes are u, g and b, as in u:0:100000:65536".to_owned());

@@ -1,10 +1,17 @@
 //! Tests of the parent module.
 #![allow(clippy::unwrap_used)] // in a test the panic is the failure
 
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::shift::id::{LowerGid, LowerUid};
+use crate::shift::id::{INVALID, LowerGid, LowerUid};
+
+mod lookups;
 
 fn no_file(path: &Path) -> io::Result<String> {
     Err(io::Error::new(io::ErrorKind::NotFound, format!("no {}", path.display())))
@@ -84,9 +91,19 @@ fn messages_name_the_spec_and_what_is_wrong() {
         ("offset:", ["the offset is missing", "offset:100000:65536", ""]),
         ("offset:4294967294:2", ["past the last id", "at most 1", ""]),
         ("file:", ["path is missing", "", ""]),
-        ("subuid:alice", ["'subuid:' is not supported yet", "offset:N", ""]),
-        ("userns:1", ["not supported yet", "file:PATH", ""]),
-        ("name:u:a=b", ["not supported yet", "identity", ""]),
+        ("subuid:", ["the user is missing", "subuid:NAME:COUNT", ""]),
+        ("subuid:alice:0", ["the count is 0", "", ""]),
+        ("subuid:alice:1:2", ["the count is '1:2'", "COUNT is how many ids", ""]),
+        ("subuid:\\377", ["the user is not valid UTF-8", "", ""]),
+        ("userns:", ["the process id is missing", "userns:/PATH", ""]),
+        ("userns:self", ["the process id is 'self'", "/proc/PID/ns/user", ""]),
+        ("userns:0", ["no process has the id 0", "", ""]),
+        ("name:alice=bob", ["name:u:ON-DISK=IN-MOUNT", "name:g:", ""]),
+        ("name:u:alice", ["as in name:u:alice=bob", "", ""]),
+        ("name:u:=bob", ["the name on disk is missing", "", ""]),
+        ("name:g:a=", ["the name in the mount is missing", "", ""]),
+        ("name:u:a=b=c", ["more than two names", "", ""]),
+        ("subgid:alice", ["subuid:NAME is for users and groups", "", ""]),
         ("nonsense", ["'nonsense'", "no map spec", "b:ON-DISK:IN-MOUNT:COUNT"]),
         ("x:0:1:2", ["no map spec", "", ""]),
     ] {
@@ -107,7 +124,9 @@ fn pastes_from_other_tools_get_a_hint_and_no_guess() {
         ("X-mount.idmap=b:0:1:2", "mount(8)"),
         ("1000/1001", "bindfs"),
         ("both:1000:1000:1", "prefixes are u, g and b"),
-        ("/proc/1/ns/user", "file:PATH"),
+        ("/proc/1/ns/user", "userns:PID"),
+        ("/etc/map", "file:PATH"),
+        ("user:[4026531837]", "userns:PID"),
     ] {
         let text = message(&[spec]);
         assert!(text.contains(part), "{spec}: {text}");
@@ -136,6 +155,14 @@ fn spec() -> impl Strategy<Value = Spec> {
         Just(Spec::Identity),
         prop::collection::vec(1u8..=255, 1..12)
             .prop_map(|bytes| Spec::File(PathBuf::from(OsString::from_vec(bytes)))),
+        (1u32..).prop_map(|pid| Spec::Namespace(Namespace::Pid(pid))),
+        prop::collection::vec(1u8..=255, 0..12).prop_map(|bytes| {
+            let path = [b"/", bytes.as_slice()].concat();
+            Spec::Namespace(Namespace::Path(PathBuf::from(OsString::from_vec(path))))
+        }),
+        (".{1,8}", prop::option::of(1u32..)).prop_map(|(user, count)| Spec::OwnIds { user, count }),
+        (prop::sample::select(vec![Kinds::Both, Kinds::Uids, Kinds::Gids]), ".{1,8}", ".{1,8}")
+            .prop_map(|(kinds, lower, upper)| Spec::Name { kinds, lower, upper }),
     ]
 }
 
@@ -166,12 +193,12 @@ proptest! {
 
     #[test]
     fn nearly_right_text(
-        text in "(b|u|g|offset|file|identity|x)?[: ]?([0-9]{0,11}[: /]?){0,5}\\\\?[0-7]{0,3}",
+        text in "(b|u|g|offset|file|userns|subuid|name:g|x)?[: ]?([0-9a]{0,11}[: /=]?){0,5}\\\\?[0-7]{0,3}",
     ) {
         if let Ok(specs) = Spec::parse_all(&text) {
             let again = specs.iter().map(Spec::to_string).collect::<Vec<_>>().join(" ");
             prop_assert_eq!(Spec::parse_all(&again).unwrap(), specs);
         }
-        let _maps = Maps::from_specs(&[&text], &|_| Ok(text.clone()));
+        let _maps = Maps::from_specs(&[&text], &|_: &Path| Ok(text.clone()));
     }
 }
