@@ -6,6 +6,7 @@ pub mod json;
 pub mod map;
 pub mod mount;
 pub mod probe;
+pub mod ranges;
 pub mod umount;
 
 use std::ffi::{OsStr, OsString};
@@ -30,6 +31,7 @@ enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
     Map(map::Args),
+    Ranges(ranges::Args),
     Probe(probe::Args),
     Demo(demo::Args),
 }
@@ -83,6 +85,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Ranges(args) => ranges::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Demo(args) => demo::run(&args),
     }

@@ -5,6 +5,7 @@ pub mod holders;
 pub mod mountinfo;
 pub mod namespaces;
 pub mod privilege;
+pub mod ranges;
 pub mod sources;
 pub mod subids;
 pub mod userns;
