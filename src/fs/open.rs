@@ -7,6 +7,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::error::FsError;
+use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
 
@@ -26,8 +27,9 @@ pub(super) fn lower_flags(flags: u32) -> OFlags {
 
 impl FileSystem {
     /// Opens a regular file; `clear_privileges` goes with `O_TRUNC` by somebody without
-    /// `CAP_FSETID` (`FUSE_OPEN_KILL_SUIDGID`). With `passthrough` the kernel reads and writes the lower file itself;
-    /// then one that is opened for reading only is not opened here until something needs it.
+    /// `CAP_FSETID` (`FUSE_OPEN_KILL_SUIDGID`); it is `None` where the request does not say whether
+    /// it is. With `passthrough` the kernel reads and writes the lower file itself; then one that
+    /// is opened for reading only is not opened here until something needs it.
     ///
     /// Opening for writing is never put off: the lower file system may refuse it (immutable and
     /// append-only files, a read-only mount, a running program).
@@ -36,14 +38,15 @@ impl FileSystem {
         caller: Caller,
         nodeid: u64,
         flags: u32,
-        clear_privileges: bool,
+        clear_privileges: Option<bool>,
         passthrough: bool,
     ) -> Result<Opened<'_>, FsError> {
         let inode = self.regular(nodeid)?;
         let kept = lower_flags(flags);
         let fd = if OFlags::from_bits_retain(flags).contains(OFlags::TRUNC) {
             let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
-            Some(if clear_privileges {
+            let privileged = || ProcCaller::read(caller.tid).has(Capability::Fsetid);
+            Some(if clear_privileges.unwrap_or_else(|| !privileged()) {
                 self.clearing(caller, &self.stat(nodeid, None)?, open)?
             } else {
                 open()?

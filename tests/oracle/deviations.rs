@@ -1,6 +1,8 @@
 //! Where idshift is known to differ from the oracle. Each entry names its row in
 //! `docs/semantics.md`, and a trial checks that the row is there.
 
+use std::sync::LazyLock;
+
 use crate::step::Step;
 
 /// One known deviation.
@@ -35,6 +37,16 @@ pub const KNOWN: &[Deviation] = &[
     parting("chown-of-nothing-while-written", chown_of_nothing_while_written),
 ];
 
+/// What the FUSE of older kernels lacks, with the first version that has it.
+pub const OLDER: &[((u32, u32), Deviation)] = &[
+    ((6, 6), known("no-birth-time", no_birth_time)),
+    ((6, 1), parting("no-tmpfile", no_tmpfile)),
+    ((6, 9), known("atime-of-cached-reads", atime_of_cached_reads)),
+    ((6, 2), parting("sgid-without-group-execute", sgid_without_group_execute)),
+    ((6, 4), parting("directory-and-create", directory_and_create)),
+    ((6, 6), parting("no-fchmodat2", no_fchmodat2)),
+];
+
 /// Faults that are still to be mended. `IDSHIFT_ORACLE_STRICT` shows them as such.
 pub const PENDING: &[Deviation] = &[];
 
@@ -42,7 +54,60 @@ pub const PENDING: &[Deviation] = &[];
 pub fn find(step: &Step, left: &str, right: &str) -> Option<&'static Deviation> {
     let strict = std::env::var_os("IDSHIFT_ORACLE_STRICT").is_some();
     let pending = if strict { &[] } else { PENDING };
-    KNOWN.iter().chain(pending).find(|known| (known.shown_by)(step, left, right))
+    let older = OLDER.iter().filter(|(since, _)| kernel() < *since).map(|(_, known)| known);
+    KNOWN.iter().chain(pending).chain(older).find(|known| (known.shown_by)(step, left, right))
+}
+
+/// Version and patch level of this kernel.
+fn kernel() -> (u32, u32) {
+    static VERSION: LazyLock<(u32, u32)> = LazyLock::new(|| {
+        let name = rustix::system::uname();
+        let release = name.release().to_string_lossy();
+        let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    });
+    *VERSION
+}
+
+/// A line about a file, without what FUSE cannot tell on this kernel.
+pub fn tellable(line: &str) -> String {
+    if kernel() < (6, 6) { line.replace(" NOT-AS-BELOW:btime", "") } else { line.to_owned() }
+}
+
+fn no_birth_time(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "btime" && (left, right) == ("ok true", "ok false")
+}
+
+fn no_tmpfile(step: &Step, _: &str, right: &str) -> bool {
+    (step.call == "open" || step.call == "uring")
+        && step.args.iter().any(|arg| arg.contains("TMPFILE"))
+        && right == "EOPNOTSUPP"
+}
+
+/// What the kernel has of a file it gives without asking the server; with passthrough it keeps
+/// nothing of its own.
+fn atime_of_cached_reads(_: &Step, left: &str, right: &str) -> bool {
+    field(left, "atime=") == Some("now") && equal_but(left, right, "atime=")
+}
+
+/// Such a bit once marked mandatory locking, and stayed; on the lower file system itself too.
+fn sgid_without_group_execute(_: &Step, left: &str, right: &str) -> bool {
+    let bit_more = lost_bits(right, left) == Some(0o2000);
+    bit_more && field(right, "mode=").is_some_and(|mode| !has_group_execute(mode))
+}
+
+fn has_group_execute(mode: &str) -> bool {
+    u32::from_str_radix(mode, 8).is_ok_and(|mode| mode & 0o010 != 0)
+}
+
+/// Every file system's answer was another.
+fn directory_and_create(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "open" && left == "EINVAL" && right != "EINVAL" && step.args[2].contains("CREAT")
+}
+
+/// The system call itself is missing, for every file system.
+fn no_fchmodat2(step: &Step, _: &str, right: &str) -> bool {
+    step.call == "chmod" && step.args.len() > 2 && right == "ENOSYS"
 }
 
 /// Both refuse; the oracle looks at the map first and says EOVERFLOW, while a FUSE mount's

@@ -12,6 +12,7 @@
 //! | `IDSHIFT_ORACLE_AGAINST` | `recorded`: the hand-written cases against what the oracle said elsewhere, as without being told where the kernel has no idmapped mounts |
 //! | `IDSHIFT_ORACLE_RECORDING` | the file of that (`tests/oracle/recorded/…`) |
 //! | `IDSHIFT_ORACLE_RECORD` | makes that file anew |
+//! | `IDSHIFT_ORACLE_EVERY` | 7: of each case only each seventh sequence, for slow machines |
 //! | `IDSHIFT_ORACLE_SERVER` | the idshift to run instead of the one that was built with the test |
 //! | `IDSHIFT_ORACLE_TESTED` | `kernel` or `bind` instead of idshift: tries the comparison itself |
 

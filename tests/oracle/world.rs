@@ -270,7 +270,8 @@ enum Verdict {
 
 fn verdict(number: usize, step: &Step, seen: Vec<Seen>) -> Verdict {
     let mut new = None;
-    for (what, left, right) in seen.into_iter().filter(|(_, left, right)| left != right) {
+    let seen = seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r)));
+    for (what, left, right) in seen.filter(|(_, left, right)| left != right) {
         match deviations::find(step, &left, &right) {
             Some(known) if known.parts => return Verdict::Parted,
             Some(_) => {}

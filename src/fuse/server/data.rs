@@ -4,6 +4,7 @@ use super::{Done, Handover, Outcome, Server, done, new_file};
 use crate::error::FsError;
 use crate::fs::{Entry, Opened, Range};
 use crate::fuse::backing::Backing;
+use crate::fuse::negotiate::FUSE_HANDLE_KILLPRIV_V2;
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{self, fopen};
@@ -15,7 +16,9 @@ impl Server {
         let args: wire::OpenIn = request.take()?;
         let nodeid = request.nodeid();
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
-        let clear = args.open_flags & wire::OPEN_KILL_SUIDGID != 0;
+        // Without the agreement the kernel clears nothing itself when truncating is part of opening.
+        let told = self.agreed.has(FUSE_HANDLE_KILLPRIV_V2);
+        let clear = told.then_some(args.open_flags & wire::OPEN_KILL_SUIDGID != 0);
         let opened =
             self.fs.open(request.caller(), nodeid, args.flags, clear, backing.is_some())?;
         payload.push(&open_out(&opened, backing.as_ref()));

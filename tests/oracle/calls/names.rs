@@ -140,10 +140,18 @@ impl Hands {
 fn credentials(status: &str) -> String {
     let wanted = ["Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:"];
     let lines = status.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name)));
-    lines
-        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(","))
-        .collect::<Vec<_>>()
-        .join(" ")
+    // Of the capabilities those that file systems look at, and none that the machine may lack.
+    let words = |line: &str| -> Vec<String> {
+        let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        if let [name, mask] = &mut words[..]
+            && name.starts_with("Cap")
+        {
+            let bits = u64::from_str_radix(mask, 16).expect("hex");
+            *mask = format!("{:x}", bits & 0x00ff_ffff);
+        }
+        words
+    };
+    lines.map(|line| words(line).join(",")).collect::<Vec<_>>().join(" ")
 }
 
 fn read_all(fd: OwnedFd) -> Vec<u8> {
