@@ -26,11 +26,10 @@ chmod 755 "$programs"
 cargo build --quiet --bin idshift
 copy_test() { # NAME: the test's program, as cargo names it
     path=$(cargo test --quiet --no-run --test "$1" --message-format=json |
-        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+        sed -n "/\"kind\":\[\"test\"\]/s/.*\"executable\":\"\([^\"]*\)\".*/\\1/p" | tail -n 1)
     strip -g -o "$programs/$1" "$path"
 }
 copy_test oracle
-# Found by the tests at the place where cargo put it.
 strip -g -o "$programs/idshift" "${CARGO_TARGET_DIR:-target}/debug/idshift"
 suites=${IDSHIFT_SUITES:-$here/target/suites/bin}
 if [ -x "$suites/pjdfstest" ]; then cp "$suites/pjdfstest" "$programs/"; fi

@@ -14,14 +14,16 @@ pub struct Deviation {
     /// Whether two answers to a step, or two lines about one file, are this deviation: the
     /// oracle's, ours. Lines begin with `mode=`.
     shown_by: fn(&Step, &str, &str) -> bool,
+    /// Whether it can be, after these steps.
+    after: fn(&[Step]) -> bool,
 }
 
 const fn known(id: &'static str, shown_by: fn(&Step, &str, &str) -> bool) -> Deviation {
-    Deviation { id, parts: false, shown_by }
+    Deviation { id, parts: false, shown_by, after: |_| true }
 }
 
 const fn parting(id: &'static str, shown_by: fn(&Step, &str, &str) -> bool) -> Deviation {
-    Deviation { id, parts: true, shown_by }
+    Deviation { id, parts: true, shown_by, after: |_| true }
 }
 
 /// The list. It may only shrink.
@@ -34,7 +36,10 @@ pub const KNOWN: &[Deviation] = &[
     parting("unmapped-whiteout", unmapped_whiteout),
     parting("text-busy-below", text_busy_below),
     known("trusted-names-on-btrfs", trusted_names_on_btrfs),
-    parting("chown-of-nothing-while-written", chown_of_nothing_while_written),
+    Deviation {
+        after: |before| before.iter().any(opens_for_writing),
+        ..parting("chown-of-nothing-while-written", chown_of_nothing_while_written)
+    },
 ];
 
 /// What the FUSE of older kernels lacks, with the first version that has it.
@@ -44,6 +49,7 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
     ((6, 9), known("atime-of-cached-reads", atime_of_cached_reads)),
     ((6, 2), parting("sgid-without-group-execute", sgid_without_group_execute)),
     ((6, 4), parting("directory-and-create", directory_and_create)),
+    ((6, 10), parting("security-names-with-bpf", security_names)),
     ((6, 6), parting("no-fchmodat2", no_fchmodat2)),
 ];
 
@@ -51,11 +57,15 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
 pub const PENDING: &[Deviation] = &[];
 
 /// The deviation that two answers to a step, or two lines about one file after it, show.
-pub fn find(step: &Step, left: &str, right: &str) -> Option<&'static Deviation> {
+pub fn find(step: &Step, before: &[Step], left: &str, right: &str) -> Option<&'static Deviation> {
     let strict = std::env::var_os("IDSHIFT_ORACLE_STRICT").is_some();
     let pending = if strict { &[] } else { PENDING };
     let older = OLDER.iter().filter(|(since, _)| kernel() < *since).map(|(_, known)| known);
-    KNOWN.iter().chain(pending).chain(older).find(|known| (known.shown_by)(step, left, right))
+    KNOWN
+        .iter()
+        .chain(pending)
+        .chain(older)
+        .find(|known| (known.shown_by)(step, left, right) && (known.after)(before))
 }
 
 /// Version and patch level of this kernel.
@@ -105,6 +115,15 @@ fn directory_and_create(step: &Step, left: &str, right: &str) -> bool {
     step.call == "open" && left == "EINVAL" && right != "EINVAL" && step.args[2].contains("CREAT")
 }
 
+/// With the BPF security module those kernels let everyone set and remove such attributes who may
+/// write to the file, on every file system.
+fn security_names(step: &Step, left: &str, right: &str) -> bool {
+    matches!(step.call.as_str(), "setx" | "lsetx" | "fsetx" | "rmx")
+        && step.args.get(1).is_some_and(|name| name.starts_with("security."))
+        && left == "EPERM"
+        && right != "EPERM"
+}
+
 /// The system call itself is missing, for every file system.
 fn no_fchmodat2(step: &Step, _: &str, right: &str) -> bool {
     step.call == "chmod" && step.args.len() > 2 && right == "ENOSYS"
@@ -149,6 +168,11 @@ fn unmapped_whiteout(step: &Step, _: &str, right: &str) -> bool {
 /// That the lower file is open for writing by a process below cannot be seen through the mount.
 fn text_busy_below(step: &Step, left: &str, _: &str) -> bool {
     step.call == "exec" && left == "ETXTBSY"
+}
+
+fn opens_for_writing(step: &Step) -> bool {
+    let writes = |arg: &String| arg.contains("WRONLY") || arg.contains("RDWR");
+    step.through_the_mount() && step.args.iter().any(writes)
 }
 
 /// The kernel sends one and the same request before a write and for a `chown(-1, -1)`. While

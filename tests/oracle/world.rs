@@ -151,7 +151,7 @@ impl World {
                     Watch::AtEnd => {}
                 }
             }
-            match verdict(number, step, seen) {
+            match verdict(steps, number, seen) {
                 Verdict::Equal => {}
                 Verdict::Parted => return None,
                 Verdict::Different(found) => return Some(found),
@@ -160,7 +160,7 @@ impl World {
         let number = steps.len().checked_sub(1)?;
         let mut seen = self.compare_trees(base, tape)?;
         seen.extend(self.compare_lower(base, tape)?);
-        match verdict(number, &steps[number], seen) {
+        match verdict(steps, number, seen) {
             Verdict::Different(found) => Some(found),
             _ => None,
         }
@@ -268,11 +268,12 @@ enum Verdict {
     Different(Difference),
 }
 
-fn verdict(number: usize, step: &Step, seen: Vec<Seen>) -> Verdict {
+/// Judges what was seen after step `number`.
+fn verdict(steps: &[Step], number: usize, seen: Vec<Seen>) -> Verdict {
     let mut new = None;
     let seen = seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r)));
     for (what, left, right) in seen.filter(|(_, left, right)| left != right) {
-        match deviations::find(step, &left, &right) {
+        match deviations::find(&steps[number], &steps[..number], &left, &right) {
             Some(known) if known.parts => return Verdict::Parted,
             Some(_) => {}
             None => new = new.or(Some(Difference { step: number, what, left, right })),
