@@ -1,0 +1,296 @@
+//! The job that idshift is for: a Debian root file system, owned by 0… on disk, is shown with the
+//! ids of a container, which installs software, adds users and writes files in it.
+//!
+//! The root file system is made once by debootstrap and kept in
+//! `${XDG_CACHE_HOME:-$HOME/.cache}/idshift-tests`; the mirror is the one in apt's configuration.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::mount::temp_dir;
+use common::runner::{needs_program, needs_real_root};
+use common::{Mount, kernel, machine, owner, put_dir, skip};
+use tempfile::TempDir;
+
+common::tests!(container_installs_and_adds_users, read_only_layer_for_two_namespaces);
+
+const COUNT: u32 = 65_536;
+
+/// Runs a command to its end; its output, or a failed test that shows it.
+fn run(command: &mut Command) -> String {
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{command:?}: {}\n{text}\n{errors}", out.status);
+    text
+}
+
+/// The mirror and the name of the release, from apt's own configuration.
+fn mirror() -> (String, String) {
+    let format = "$(REPO_URI)|$(CODENAME)";
+    let out = Command::new("apt-get").args(["indextargets", "--format", format]).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let targets = text.lines().filter_map(|line| line.split_once('|'));
+    // The release itself: its updates and security fixes have a dash in the name.
+    targets
+        .filter(|(_, release)| !release.contains('-'))
+        .map(|(address, release)| (address.to_owned(), release.to_owned()))
+        .next()
+        .unwrap_or_else(|| skip("needs a package source in apt's configuration (apt-get update)"))
+}
+
+fn cache() -> PathBuf {
+    let home =
+        || Path::new(&std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache");
+    let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    base.join("idshift-tests")
+}
+
+/// The root file system as debootstrap makes it, made only once. Two tests may ask at once.
+fn pristine() -> PathBuf {
+    needs_real_root("debootstrap and chroot");
+    for program in ["debootstrap", "apt-get", "chroot", "nsenter", "unshare"] {
+        needs_program(program);
+    }
+    let (address, release) = mirror();
+    let cache = cache();
+    fs::create_dir_all(&cache).unwrap();
+    let lock = File::create(cache.join("lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let ready = cache.join(format!("{release}-minbase"));
+    if ready.exists() {
+        return ready;
+    }
+    let new = cache.join("new");
+    if new.exists() {
+        fs::remove_dir_all(&new).unwrap();
+    }
+    println!("rootfs: debootstrap of {release}, kept in {}", ready.display());
+    let out = Command::new("debootstrap")
+        .args(["--variant=minbase", &release])
+        .arg(&new)
+        .arg(address)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stdout);
+        let last: Vec<&str> = text.lines().rev().take(3).collect();
+        skip(format!("needs debootstrap and a mirror: {}", last.join(" / ")));
+    }
+    fs::rename(&new, &ready).unwrap();
+    ready
+}
+
+/// A copy to work on, with what a container needs to reach the mirror.
+fn copy() -> (TempDir, PathBuf) {
+    let pristine = pristine();
+    let dir = temp_dir();
+    let lower = dir.path().join("lower");
+    run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(pristine).arg(&lower));
+    fs::copy("/etc/resolv.conf", lower.join("etc/resolv.conf")).ok();
+    let settings = Command::new("apt-config").arg("dump").output().unwrap().stdout;
+    let mut file = File::create(lower.join("etc/apt/apt.conf.d/99host")).unwrap();
+    for line in String::from_utf8_lossy(&settings).lines() {
+        // How the host reaches the mirror, and whether it trusts its clock.
+        if line.starts_with("Acquire::http") || line.starts_with("Acquire::Check") {
+            writeln!(file, "{line}").unwrap();
+        }
+    }
+    (dir, lower)
+}
+
+/// A user namespace whose ids 0… are the host's `first`….
+struct Namespace(Child);
+
+impl Namespace {
+    fn new(first: u32) -> Self {
+        let map = format!("0 {first} {COUNT}\n");
+        Self(kernel::user_namespace(&map, &map).0)
+    }
+
+    /// Runs a script as root of the namespace, with `root` as its root directory, /proc mounted
+    /// and /dev bound inside.
+    fn run(&self, root: &Path, script: &str) -> String {
+        let root = root.display();
+        let outer = format!(
+            "set -e\n\
+             mount -t proc proc {root}/proc\n\
+             mount --rbind /dev {root}/dev\n\
+             exec chroot {root} /bin/sh -e -c \"$0\""
+        );
+        run(Command::new("nsenter")
+            .arg(format!("--user=/proc/{}/ns/user", self.0.id()))
+            .args(["--setuid", "0", "--setgid", "0", "--"])
+            .args(["unshare", "--mount", "--pid", "--fork", "--"])
+            .args(["sh", "-c", &outer, script])
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C")
+            .env("HOME", "/root"))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// All users and groups that own something in the tree. An overlay's whiteouts belong to whoever
+/// mounted it and are not counted.
+fn owners(root: &Path) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![root.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let stat = fs::symlink_metadata(&path).unwrap();
+        if stat.mode() & 0o170_000 == 0o020_000 && stat.rdev() == 0 {
+            continue;
+        }
+        found.extend([stat.uid(), stat.gid()]);
+        if stat.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    found
+}
+
+/// What dpkg finds changed in the files of its packages, seen from the host.
+fn verify(root: &Path) -> String {
+    run(Command::new("chroot").arg(root).args(["dpkg", "--verify"]).env("LC_ALL", "C"))
+}
+
+const JOB: &str = "\
+    test \"$(id -u)\" = 0\n\
+    test \"$(stat -c %u:%g /etc/shadow)\" = 0:42\n\
+    apt-get update -qq\n\
+    apt-get install -qq -y --no-install-recommends hello >/dev/null\n\
+    hello\n\
+    useradd --create-home --shell /bin/sh tester\n\
+    su tester -c 'umask 027; cd; echo mine > file; mkdir -p a/b; ln -s file link; id -un'\n\
+    su tester -c 'cd; cp file a/b/copy; chmod 4750 a/b/copy; mv a/b/copy a/renamed; cat link'\n\
+    su tester -c 'passwd --status tester'\n\
+    if su tester -c 'cat /etc/shadow' 2>/dev/null; then exit 9; fi\n\
+    if su tester -c 'touch /etc/not-mine' 2>/dev/null; then exit 9; fi\n\
+    chown -R tester:users /home/tester/a\n\
+    chown 33:33 /srv\n\
+    dpkg --verify\n\
+    apt-get remove -qq -y hello >/dev/null\n\
+    apt-get install -qq -y --no-install-recommends hello >/dev/null\n";
+
+fn container_installs_and_adds_users() {
+    let (dir, lower) = copy();
+    let before = owners(&lower);
+    assert_eq!(verify(&lower), "", "clean before");
+    let mount = Mount::of(dir, lower, "map=b:0:100000:65536");
+    assert_eq!(owner(&mount.up("etc/shadow")), (100_000, 100_042));
+    let said = Namespace::new(100_000).run(&mount.up(""), JOB);
+    assert!(said.contains("Hello, world!"), "{said}");
+    assert!(said.contains("tester") && said.contains("mine"), "{said}");
+    // The lower tree is as if all this had been done by a root whose number is 0.
+    let after = owners(&mount.low(""));
+    assert!(!after.contains(&65_534), "{after:?}");
+    assert!(after.iter().all(|id| *id < 100_000), "{after:?}");
+    let new: Vec<_> = after.difference(&before).copied().collect();
+    assert_eq!(new, [4, 33, 100, 1000], "apt's logs are adm's; www-data, users, the new user");
+    for name in ["file", "link", "a/b"] {
+        let expected = if name == "a/b" { (1000, 100) } else { (1000, 1000) };
+        assert_eq!(owner(&mount.low("home/tester").join(name)), expected, "{name}");
+    }
+    assert_eq!(common::mode(&mount.low("home/tester/file")), 0o640);
+    assert_eq!(owner(&mount.low("usr/bin/hello")), (0, 0));
+    assert_eq!(owner(&mount.low("etc/shadow")), (0, 42));
+    assert_eq!(owner(&mount.low("srv")), (33, 33));
+    assert_eq!(owner(&mount.up("usr/bin/hello")), (100_000, 100_000));
+    assert_eq!(verify(&mount.low("")), "", "clean afterwards");
+}
+
+const LAYER_JOB: &str = "\
+    test \"$(stat -c %u:%g /etc/shadow)\" = 0:42\n\
+    dpkg --verify\n\
+    useradd --create-home --shell /bin/sh tester\n\
+    su tester -c 'echo mine > ~/file; id -u'\n\
+    echo changed >> /etc/motd\n\
+    rm /etc/debian_version\n\
+    mv /opt /opt-renamed\n\
+    chmod 711 /srv\n\
+    if su tester -c 'echo x >> /etc/passwd' 2>/dev/null; then exit 9; fi\n";
+
+/// The same tree, shown twice with different maps, is the lower layer of two containers.
+fn read_only_layer_for_two_namespaces() {
+    let (dir, lower) = copy();
+    fs::create_dir_all(lower.join("opt")).unwrap();
+    let motd = fs::read(lower.join("etc/motd")).unwrap();
+    let containers: Vec<Container> =
+        [100_000, 300_000].into_iter().map(|first| Container::new(first, lower.clone())).collect();
+    std::thread::scope(|scope| {
+        for container in &containers {
+            scope.spawn(|| {
+                let namespace = Namespace::new(container.first);
+                let said = namespace.run(&container.merged, LAYER_JOB);
+                assert!(said.contains("1000"), "{said}");
+            });
+        }
+    });
+    for container in &containers {
+        let Container { first, layer, merged, .. } = container;
+        let ids = owners(layer);
+        let range = *first..first + COUNT;
+        assert!(ids.iter().all(|id| range.contains(id)), "{first}: {ids:?}");
+        assert_eq!(owner(&layer.join("home/tester/file")), (first + 1000, first + 1000));
+        assert_eq!(owner(&layer.join("etc/shadow")), (*first, first + 42));
+        assert_eq!(owner(&merged.join("usr/bin/dpkg")), (*first, *first));
+        assert!(!merged.join("etc/debian_version").exists());
+        let changed = fs::read(merged.join("etc/motd")).unwrap();
+        assert!(changed.starts_with(&motd) && changed.ends_with(b"changed\n"));
+    }
+    drop(containers);
+    assert_eq!(verify(&lower), "", "the layer below is untouched");
+    assert!(!lower.join("home/tester").exists());
+    assert!(owners(&lower).iter().all(|id| *id < COUNT));
+    drop(dir);
+}
+
+/// An overlay of the kernel whose lower layer is a shifted, read-only mount.
+struct Container {
+    first: u32,
+    layer: PathBuf,
+    merged: PathBuf,
+    _below: Mount,
+}
+
+impl Container {
+    fn new(first: u32, lower: PathBuf) -> Self {
+        let below = Mount::of(temp_dir(), lower, &format!("map=b:0:{first}:{COUNT},ro"));
+        let [layer, work, merged] = ["layer", "work", "merged"].map(|name| {
+            let path = below.beside().join(name);
+            put_dir(&path, 0o755, first, first);
+            path
+        });
+        run(Command::new("mount")
+            .args(["-t", "overlay", "overlay", "-o"])
+            .arg(format!(
+                "lowerdir={},upperdir={},workdir={}",
+                below.up("").display(),
+                layer.display(),
+                work.display()
+            ))
+            .arg(&merged));
+        assert!(machine().real_root);
+        Self { first, layer, merged, _below: below }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        common::mount::free(&self.merged);
+    }
+}
