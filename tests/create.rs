@@ -315,17 +315,22 @@ fn long_and_odd_names() {
 
 fn tmpfile() {
     let mount = Mount::new();
-    let made =
-        Caller::user(1000).run(|| open(&mount.up(""), OFlags::TMPFILE | OFlags::RDWR, 0o640));
-    let fd = match made {
-        Ok(fd) => fd,
-        // A deviation that docs/semantics.md lists: the FUSE library has no FUSE_TMPFILE yet.
-        Err(Errno::OPNOTSUPP) if !common::machine().kernel_backend => return,
-        Err(error) => panic!("O_TMPFILE: {error}"),
-    };
+    let open_it =
+        |caller: Caller| caller.run(|| open(&mount.up(""), OFlags::TMPFILE | OFlags::RDWR, 0o640));
+    let fd = open_it(Caller::user(1000).gid(1001)).unwrap();
     let seen = rustix::fs::fstat(&fd).unwrap();
-    assert_eq!((seen.st_uid, seen.st_gid, seen.st_nlink), (1000, 1000, 0));
+    assert_eq!((seen.st_uid, seen.st_gid, seen.st_nlink), (1000, 1001, 0));
+    assert_eq!(seen.st_mode & 0o7777, 0o640);
     assert!(names(&mount.low("")).is_empty());
+    assert_eq!(rustix::io::write(&fd, b"content").unwrap(), 7);
+    // It gets a name, and is the caller's below too.
+    let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let follow = rustix::fs::AtFlags::SYMLINK_FOLLOW;
+    linkat(CWD, name, CWD, mount.up("named"), follow).unwrap();
+    assert_eq!(owner(&mount.low("named")), (lo(1000), lo(1001)));
+    assert_eq!(std::fs::read(mount.up("named")).unwrap(), b"content");
+    assert_eq!(stat(&mount.up("named")).st_nlink, 1);
+    assert_errno!(open_it(Caller::user(UNMAPPED)), Errno::OVERFLOW);
 }
 
 fn read_only_mount() {

@@ -12,7 +12,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 use super::files::{chown, put_dir};
-use super::runner::{machine, skip};
+use super::runner::{failing, machine, skip};
 use super::{kernel, raw};
 
 /// What the usual map adds to an upper id to get the lower one.
@@ -138,9 +138,9 @@ impl Drop for Mount {
             drop(sender);
             watchdog.join().ok();
         }
-        if thread::panicking() {
+        if failing() {
             eprintln!("--- the server's log ---\n{}---", self.log());
-        } else {
+        } else if !thread::panicking() {
             assert!(ended, "the server did not end after the unmount\n{}", self.log());
         }
     }

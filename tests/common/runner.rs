@@ -48,8 +48,18 @@ pub(crate) fn machine() -> &'static Machine {
 
 struct Skip(String);
 
+thread_local! {
+    static SKIPPING: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Whether this thread unwinds from a failure; being skipped is none.
+pub(crate) fn failing() -> bool {
+    std::thread::panicking() && !SKIPPING.get()
+}
+
 /// Ends the test as ignored, for this reason.
 pub(crate) fn skip(reason: impl Into<String>) -> ! {
+    SKIPPING.set(true);
     panic_any(Skip(reason.into()))
 }
 
@@ -127,7 +137,10 @@ fn run(arguments: &Arguments, tests: &[(&'static str, fn())], kind: &str) -> Exi
             Trial::ignorable_test(*name, move || match catch_unwind(AssertUnwindSafe(test)) {
                 Ok(()) => Ok(Completion::Completed),
                 Err(payload) => match payload.downcast::<Skip>() {
-                    Ok(skip) => Ok(Completion::ignored_with(skip.0)),
+                    Ok(skip) => {
+                        SKIPPING.set(false);
+                        Ok(Completion::ignored_with(skip.0))
+                    }
                     Err(payload) => resume_unwind(payload),
                 },
             })
