@@ -78,9 +78,6 @@ impl Mount {
             kernel::mount(options, &lower, &upper);
             return Self { lower, upper, server: None, watchdog: None, dir };
         }
-        if !Path::new("/dev/fuse").exists() {
-            skip("needs /dev/fuse");
-        }
         let mut server = spawn_server(&dir, &lower, &upper, options, descriptors);
         wait_until_mounted(&mut server, &upper, dir.path());
         let (sender, receiver) = channel();
@@ -154,6 +151,10 @@ pub(crate) fn temp_dir() -> TempDir {
     }
     if machine.kernel_backend && !machine.real_root {
         skip("the kernel's idmapped mount needs real root");
+    }
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    if let (false, Err(error)) = (machine.kernel_backend, device) {
+        skip(format!("needs /dev/fuse: {error}"));
     }
     let dir = tempfile::Builder::new().prefix("t").tempdir_in(&machine.base).unwrap();
     super::files::set_mode(dir.path(), 0o755).unwrap();
