@@ -79,6 +79,8 @@ impl Server {
             return;
         };
         let unique = request.unique();
+        // The one line per message that `tests/messages.rs` counts.
+        tracing::trace!(opcode = ?request.opcode(), nodeid = request.nodeid(), "request");
         // A fault in one request must neither leave its caller waiting nor take the mount down.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.dispatch(&mut request, payload)));
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {

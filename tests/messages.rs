@@ -1,0 +1,317 @@
+//! How many messages the kernel sends for an operation, exactly: a message that comes back into a
+//! warm path costs more than anything the server could save elsewhere.
+//!
+//! The server logs one line for each message. It runs with one thread here, so that the order is
+//! the kernel's; messages that only take back what was given (FORGET) are left out, because the
+//! kernel sends them when it likes. The sequences are those of Linux 6.18.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use common::{
+    Caller, Errno, MAP, Mount, OFlags, chown, create, lo, mkdir, open, put_dir, put_file, set_mode,
+    skip, stat,
+};
+use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, fchmod, fchown, fstatfs, futimens};
+use rustix::io::{pread, pwrite};
+
+common::tests!(
+    stat_warm,
+    missing_name_warm,
+    without_a_cache_each_stat_asks,
+    readlink_warm,
+    open_and_close,
+    flush_is_asked_once,
+    reading,
+    small_writes,
+    listing,
+    walking,
+    a_file_as_tar_makes_it,
+    a_directory_and_its_end,
+    a_symbolic_link,
+    removing,
+    renaming,
+    changing_the_mode,
+);
+
+/// The kernel whose sequences these are. Later ones may need fewer, and then the test is to say so.
+const KERNEL: (u32, u32) = (6, 18);
+
+/// A mount whose messages are counted.
+struct Counted {
+    /// Its root: asking for the file system's size is a message of its own that marks the end.
+    /// It has to be closed before the mount goes.
+    root: OwnedFd,
+    mount: Mount,
+}
+
+impl Counted {
+    /// A mount that remembers names and attributes for good, of the tree that `fill` makes.
+    fn new(fill: impl FnOnce(&Path)) -> Self {
+        Self::with("cache=exclusive", fill)
+    }
+
+    fn with(options: &str, fill: impl FnOnce(&Path)) -> Self {
+        common::runner::needs_idshift();
+        needs_kernel();
+        let options = format!("{MAP},threads=1,log=idshift=trace,{options}");
+        let mount = Mount::with(&options, fill);
+        let root = open(&mount.up(""), OFlags::PATH, 0).unwrap();
+        let counted = Self { root, mount };
+        counted.messages(|| look(&counted.up("")));
+        counted
+    }
+
+    fn up(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.mount.up(path)
+    }
+
+    /// The messages that the calls in `work` cause.
+    fn messages(&self, work: impl FnOnce()) -> Vec<String> {
+        let log = self.mount.beside().join("server.log");
+        let before = fs::metadata(&log).unwrap().len();
+        work();
+        // Each message is logged before it is answered, so when this is answered all are there.
+        fstatfs(&self.root).unwrap();
+        let text = fs::read(&log).unwrap();
+        let text = String::from_utf8_lossy(&text[usize::try_from(before).unwrap()..]).into_owned();
+        let mut messages: Vec<String> = text.lines().filter_map(opcode).collect();
+        assert_eq!(
+            messages.pop().as_deref(),
+            Some("Statfs"),
+            "the log is not as expected:\n{text}"
+        );
+        messages.retain(|message| !message.ends_with("Forget"));
+        messages
+    }
+}
+
+/// The opcode of a line like `… request opcode=Some(Lookup) nodeid=1`.
+fn opcode(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("request opcode=Some(")?;
+    Some(rest.split_once(')')?.0.to_owned())
+}
+
+fn needs_kernel() {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if version < KERNEL {
+        skip(format!("the sequences are those of Linux 6.18, this is {release}"));
+    }
+}
+
+/// Asserts that calls cause exactly these messages.
+macro_rules! assert_messages {
+    ($counted:expr, [$($message:ident),* $(,)?], $work:expr) => {
+        assert_eq!($counted.messages(|| $work), [$(stringify!($message)),*] as [&str; _])
+    };
+}
+
+fn look(path: &Path) {
+    stat(path);
+}
+
+fn plain(path: &Path) {
+    put_file(path, b"content", 0o644, lo(0), lo(0));
+}
+
+fn stat_warm() {
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    assert_messages!(c, [Lookup], look(&file));
+    assert_messages!(c, [], (0..100).for_each(|_| look(&file)));
+}
+
+fn missing_name_warm() {
+    let c = Counted::new(|_| ());
+    let missing = c.up("missing");
+    let try_it = || assert_eq!(open(&missing, OFlags::PATH, 0).err(), Some(Errno::NOENT));
+    assert_messages!(c, [Lookup], try_it());
+    assert_messages!(c, [], (0..100).for_each(|_| try_it()));
+}
+
+fn without_a_cache_each_stat_asks() {
+    let c = Counted::with("cache=none", |lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    look(&file);
+    // May the directory be searched, is the name still there, what are its attributes.
+    assert_messages!(c, [Getattr, Lookup, Getattr], look(&file));
+}
+
+fn readlink_warm() {
+    let c = Counted::new(|lower| {
+        std::os::unix::fs::symlink("target", lower.join("link")).unwrap();
+        chown(&lower.join("link"), Some(lo(0)), Some(lo(0))).unwrap();
+    });
+    let link = c.up("link");
+    look(&link);
+    assert_messages!(c, [Readlink], drop(fs::read_link(&link).unwrap()));
+    assert_messages!(c, [], (0..100).for_each(|_| drop(fs::read_link(&link).unwrap())));
+}
+
+fn open_and_close() {
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    c.messages(|| drop(open(&file, OFlags::RDONLY, 0).unwrap()));
+    assert_messages!(c, [Open, Release], drop(open(&file, OFlags::RDONLY, 0).unwrap()));
+}
+
+fn flush_is_asked_once() {
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    look(&file);
+    assert_messages!(c, [Open, Flush, Release], drop(open(&file, OFlags::RDONLY, 0).unwrap()));
+    assert_messages!(c, [Open, Release], drop(open(&file, OFlags::RDONLY, 0).unwrap()));
+}
+
+fn reading() {
+    common::runner::needs_real_root("passthrough");
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = open(&c.up("file"), OFlags::RDONLY, 0).unwrap();
+    let read = || assert_eq!(pread(&file, &mut [0; 16], 0).unwrap(), 7);
+    assert_messages!(c, [], (0..100).for_each(|_| read()));
+    // The lower file system has changed the time of access.
+    let fstat = || assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 7);
+    assert_messages!(c, [Getattr], fstat());
+    assert_messages!(c, [], fstat());
+}
+
+fn small_writes() {
+    common::runner::needs_real_root("passthrough");
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = open(&c.up("file"), OFlags::WRONLY, 0).unwrap();
+    let write = || assert_eq!(pwrite(&file, b"12345678", 0).unwrap(), 8);
+    // Are there file capabilities to be taken away? Then never again.
+    assert_messages!(c, [Getxattr], write());
+    assert_messages!(c, [], (0..100).for_each(|_| write()));
+}
+
+fn listing() {
+    let c = Counted::new(|lower| {
+        put_dir(&lower.join("dir"), 0o755, lo(0), lo(0));
+        (0..20).for_each(|number| plain(&lower.join(format!("dir/file{number}"))));
+    });
+    let dir = c.up("dir");
+    let list = || assert_eq!(fs::read_dir(&dir).unwrap().count(), 20);
+    look(&dir);
+    assert_messages!(c, [Opendir, Readdirplus, Readdir, Releasedir], list());
+    // The listing has changed the directory's time of access. What the kernel keeps of the listing
+    // counts only as long as the directory is unchanged, so it asks.
+    assert_messages!(c, [Opendir, Getattr, Releasedir], list());
+    assert_messages!(c, [Opendir, Releasedir], list());
+    // The attributes came with the names.
+    assert_messages!(c, [], (0..20).for_each(|n| look(&dir.join(format!("file{n}")))));
+}
+
+/// Stats everything below, as find(1) does; returns how much there is.
+fn walk(dir: &Path) -> usize {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if stat(&path).st_mode & 0o170_000 == 0o040_000 { walk(&path) } else { 0 } + 1)
+        .sum()
+}
+
+fn walking() {
+    const DIRS: usize = 5;
+    let c = Counted::new(|lower| {
+        for dir in 0..DIRS {
+            let dir = lower.join(format!("dir{dir}"));
+            put_dir(&dir, 0o755, lo(0), lo(0));
+            (0..10).for_each(|number| plain(&dir.join(format!("file{number}"))));
+        }
+    });
+    let root = c.up("");
+    let count = |messages: &[String], wanted: &str| {
+        messages.iter().filter(|message| *message == wanted).count()
+    };
+    let all = DIRS * 11;
+    let first = c.messages(|| assert_eq!(walk(&root), all));
+    assert_eq!(
+        count(&first, "Readdirplus") + count(&first, "Readdir"),
+        2 * (DIRS + 1),
+        "{first:?}"
+    );
+    assert_eq!(count(&first, "Lookup"), 0, "attributes come with the names: {first:?}");
+    let second = c.messages(|| assert_eq!(walk(&root), all));
+    // Each directory's time of access has changed; nothing else is asked again.
+    assert_eq!(count(&second, "Getattr"), DIRS + 1, "{second:?}");
+    assert_eq!(second.len(), 3 * (DIRS + 1), "{second:?}");
+    let third = c.messages(|| assert_eq!(walk(&root), all));
+    assert_eq!(count(&third, "Opendir"), DIRS + 1, "{third:?}");
+    assert_eq!(third.len(), 2 * (DIRS + 1), "{third:?}");
+}
+
+fn a_file_as_tar_makes_it() {
+    common::runner::needs_real_root("passthrough");
+    let c = Counted::new(|_| ());
+    let make = |name: &str| {
+        let file = create(&c.up(name), 0o600).unwrap();
+        assert_eq!(pwrite(&file, b"content", 0).unwrap(), 7);
+        let omit = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
+        let then = Timespec { tv_sec: 1_000_000_000, tv_nsec: 0 };
+        let times = Timestamps { last_access: omit, last_modification: then };
+        futimens(&file, &times).unwrap();
+        fchown(&file, Some(rustix::fs::Uid::from_raw(1000)), None).unwrap();
+        fchmod(&file, rustix::fs::Mode::from_raw_mode(0o644)).unwrap();
+    };
+    c.messages(|| make("first"));
+    // The directory's attributes, because the file before changed them; the name; the file; whether
+    // it has capabilities, before the write and before the change of owner; times, owner, mode.
+    assert_messages!(
+        c,
+        [Getattr, Lookup, Create, Getxattr, Setattr, Getxattr, Setattr, Setattr, Release],
+        make("second")
+    );
+}
+
+fn a_directory_and_its_end() {
+    let c = Counted::new(|_| ());
+    let dir = c.up("dir");
+    assert_messages!(c, [Lookup, Mkdir], mkdir(&dir, 0o755).unwrap());
+    assert_messages!(c, [Getattr, Rmdir], fs::remove_dir(&dir).unwrap());
+}
+
+fn a_symbolic_link() {
+    let c = Counted::new(|_| ());
+    let link = c.up("link");
+    assert_messages!(c, [Lookup, Symlink], std::os::unix::fs::symlink("target", &link).unwrap());
+    // Of the directory; the link's own attributes came with the answer.
+    assert_messages!(c, [Getattr], look(&link));
+}
+
+fn removing() {
+    let c = Counted::new(|lower| {
+        plain(&lower.join("one"));
+        plain(&lower.join("two"));
+    });
+    look(&c.up("one"));
+    look(&c.up("two"));
+    assert_messages!(c, [Unlink], fs::remove_file(c.up("one")).unwrap());
+    // The directory's attributes have changed.
+    assert_messages!(c, [Getattr, Unlink], fs::remove_file(c.up("two")).unwrap());
+}
+
+fn renaming() {
+    let c = Counted::new(|lower| plain(&lower.join("old")));
+    look(&c.up("old"));
+    assert_messages!(c, [Lookup, Rename], fs::rename(c.up("old"), c.up("new")).unwrap());
+    assert_messages!(c, [Getattr, Getattr], look(&c.up("new")));
+}
+
+fn changing_the_mode() {
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    look(&file);
+    assert_messages!(c, [Setattr], set_mode(&file, 0o600).unwrap());
+    assert_messages!(c, [], look(&file));
+    // Of a stranger the kernel has to know whether an ACL lets him in. It makes sure of a refusal,
+    // and with the new attributes forgets the ACL again.
+    let stranger = || assert!(File::open(&file).is_err());
+    assert_messages!(c, [Getxattr, Getattr], Caller::user(1000).run(stranger));
+    assert_messages!(c, [Getxattr, Getattr], Caller::user(1000).run(stranger));
+}
