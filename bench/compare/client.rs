@@ -50,7 +50,8 @@ pub(crate) fn run(
     let outcome = work(stage, subject, workload.name, settings, &mounted);
     drop(mounted);
     stage.clean()?;
-    outcome
+    // Where the tree is differs from run to run and tells nobody anything.
+    outcome.map_err(|why| why.replace(&*stage.base().to_string_lossy(), "…"))
 }
 
 /// Whether the subject does what all are compared by: it shows shifted ids, and what mapped root

@@ -1,5 +1,6 @@
 //! One picture: each measure a line, each subject a dot at its ratio to the kernel's mount.
 
+use std::ops::Range;
 use std::path::Path;
 
 use plotters::prelude::*;
@@ -36,10 +37,11 @@ pub(super) fn write(results: &Results, situation: Situation, path: &Path) -> Res
     if measures.is_empty() {
         return Ok(());
     }
-    let most = dots.iter().flat_map(|(_, dots)| dots).map(|dot| dot.0).fold(2.0, f64::max);
+    let ratios = || dots.iter().flat_map(|(_, dots)| dots).map(|dot| dot.0);
+    let range = ratios().fold(0.8, f64::min) * 0.9..ratios().fold(2.0, f64::max) * 1.1;
     let height = HEAD + LINE * u32::try_from(measures.len()).unwrap_or(0);
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
-    draw(&area, results, &measures, &dots, most).map_err(|why| format!("the plot: {why}"))?;
+    draw(&area, results, &measures, &dots, range).map_err(|why| format!("the plot: {why}"))?;
     area.present().say("the plot")
 }
 
@@ -50,7 +52,7 @@ fn draw(
     results: &Results,
     measures: &[(&str, f64)],
     dots: &[(usize, Vec<(f64, f64)>)],
-    most: f64,
+    range: Range<f64>,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     area.fill(&WHITE)?;
     let count = measures.len() as f64;
@@ -61,7 +63,7 @@ fn draw(
         .margin_left(NAMES)
         .x_label_area_size(30)
         // The first measure stands at the top.
-        .build_cartesian_2d((0.4..most * 1.2).log_scale(), count..0.0)?;
+        .build_cartesian_2d(range.log_scale(), count..0.0)?;
     chart
         .configure_mesh()
         .disable_y_mesh()
