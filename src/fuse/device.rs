@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::wire::OutHeader;
+use super::wire::{NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader};
 
 /// An open /dev/fuse that belongs to a mount.
 #[derive(Clone)]
@@ -65,6 +65,13 @@ impl Device {
     /// Answers the request `unique` with an errno.
     pub(super) fn reply_error(&self, unique: u64, errno: Errno) -> Result<(), Errno> {
         self.send(unique, -errno.raw_os_error(), &[])
+    }
+
+    /// Has the kernel ask for an inode's attributes before it uses them again
+    /// (`FUSE_NOTIFY_INVAL_INODE`). `NOENT` if it does not know the inode.
+    pub(super) fn forget_attributes(&self, nodeid: u64) -> Result<(), Errno> {
+        let attributes_only = NotifyInvalInode { ino: nodeid, off: -1, len: 0 };
+        self.send(0, NOTIFY_INVAL_INODE, &[attributes_only.as_bytes()])
     }
 
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {

@@ -38,6 +38,9 @@ pub(super) const LK_FLOCK: u32 = 1;
 /// `FUSE_IOCTL_UNRESTRICTED`.
 pub(super) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 
+/// `FUSE_NOTIFY_INVAL_INODE`, sent in the place of an errno.
+pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+
 /// `FOPEN_*`: how the kernel treats an open file.
 pub(super) mod fopen {
     pub(in super::super) const KEEP_CACHE: u32 = 1 << 1;
@@ -152,6 +155,8 @@ outgoing! {
     LseekOut { offset: u64 }
     LkOut { start: u64, end: u64, kind: u32, pid: u32 }
     IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
+    /// Attributes, or with an offset that is not negative contents too, that have changed.
+    NotifyInvalInode { ino: u64, off: i64, len: i64 }
     /// A directory entry, before its name.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
 }

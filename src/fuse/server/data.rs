@@ -9,6 +9,7 @@ use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{self, fopen};
 use crate::sys::ioctl::MAX_VALUE;
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 impl Server {
@@ -21,6 +22,11 @@ impl Server {
         let clear = told.then_some(args.open_flags & wire::OPEN_KILL_SUIDGID != 0);
         let opened =
             self.fs.open(request.caller(), nodeid, args.flags, clear, backing.is_some())?;
+        let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
+        if truncates && clear != Some(false) {
+            // The kernel takes the new size for granted, but not that set-ID bits have gone.
+            let _known = self.device.forget_attributes(nodeid);
+        }
         payload.push(&open_out(&opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
