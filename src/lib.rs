@@ -7,7 +7,7 @@
 //! | [`cli`] | one file per command |
 //! | [`host`] | this machine: what is possible here, namespaces, id maps on disk |
 //! | [`mount`] | making and serving a mount |
-//! | [`fuse`] | the edge: alone in naming the FUSE library |
+//! | [`fuse`] | the edge: alone in speaking the FUSE protocol |
 //! | [`fs`] | what the file system does, one file per family of operations |
 //! | [`lower`] | the lower tree: inodes, descriptors, credentials |
 //! | [`shift`] | pure: ids, id maps, their algebra, ACLs, capabilities |

@@ -2,9 +2,7 @@
 //! too) in the background.
 //!
 //! The level comes from `log=`, else from `IDSHIFT_LOG`, else it is `info`. It is either one word
-//! (`warn`) or a filter as `tracing-subscriber` reads it (`info,idshift::fs=trace`). Messages of
-//! libraries that use the `log` crate arrive here as well; a one-word level lets only their
-//! warnings through, because the FUSE library logs every request at `debug`.
+//! (`warn`) or a filter as `tracing-subscriber` reads it (`info,idshift::fs=trace`).
 
 use std::io::{self, IsTerminal};
 use std::os::unix::net::UnixDatagram;
