@@ -18,6 +18,7 @@ mod rename;
 mod rights;
 mod setattr;
 mod statfs;
+mod store;
 #[cfg(test)]
 mod tests;
 mod xattr;

@@ -1,10 +1,31 @@
 //! Attributes as the mount reports them: the lower ones with the ids translated up.
 
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
 use rustix::fs::FileType;
 
+use crate::error::FsError;
+use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::shift::id::{INVALID, Id};
 use crate::shift::idmap::Maps;
+
+use super::FileSystem;
+
+/// The lower file that a stat is of: the way to what the stat does not say.
+#[derive(Clone, Copy)]
+pub(super) enum Of<'a> {
+    /// The file behind this descriptor, which may be an `O_PATH` one.
+    Fd(BorrowedFd<'a>),
+    /// A file that the kernel knows, or is about to know.
+    Inode(&'a Arc<Inode>),
+    /// The same, just found under a name. What is read by the name may be another file's by now,
+    /// so it must not give anybody a right; through the inode it is surely this one's.
+    #[allow(dead_code)] // the name is for policies that read attributes while listing
+    Listed { dir: BorrowedFd<'a>, name: &'a OsStr, inode: &'a Arc<Inode> },
+}
 
 /// What the kernel is told of a file.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +61,33 @@ pub struct Attr {
     pub btime: Option<Timestamp>,
 }
 
+impl FileSystem {
+    /// What the mount reports of a lower file. Every lower stat goes up here, so that a policy
+    /// that changes or hides what is reported is asked everywhere; without one it costs nothing.
+    #[allow(clippy::unnecessary_wraps)] // a policy may refuse to show a file
+    pub(super) fn shown(&self, _of: Of<'_>, stat: &LowerStat) -> Result<Attr, FsError> {
+        Ok(Attr::up(stat, &self.maps))
+    }
+
+    /// Runs `use_it` on a descriptor of the file, which may be an `O_PATH` one.
+    #[allow(dead_code)] // for policies that read attributes
+    pub(super) fn reach<T>(
+        &self,
+        of: Of<'_>,
+        use_it: impl FnOnce(BorrowedFd<'_>) -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        match of {
+            Of::Fd(fd) => use_it(fd),
+            Of::Inode(inode) | Of::Listed { inode, .. } => {
+                use_it(self.lower.path_fd(inode)?.as_fd())
+            }
+        }
+    }
+}
+
 impl Attr {
     /// Translates lower attributes up.
-    pub(super) fn up(stat: &LowerStat, maps: &Maps) -> Self {
+    fn up(stat: &LowerStat, maps: &Maps) -> Self {
         Self {
             ino: stat.identity().ino,
             kind: stat.kind(),

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
@@ -11,8 +11,10 @@ use crate::lower::cred::as_creator;
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 
+use super::attr::Of;
 use super::open::{Opened, lower_flags};
-use super::{Attr, Caller, Entry, FileSystem, Name};
+use super::store::Birth;
+use super::{Caller, Entry, FileSystem, Name};
 
 /// Who makes a file, and how.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,8 @@ impl FileSystem {
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
-        let mode = Mode::from_bits_truncate(new.mode);
+        let birth = self.birth(FileType::RegularFile, new.mode)?;
+        let mode = birth.mode();
         let fd = as_creator(creator, || {
             self.lower
                 .retrying(|| rustix::fs::openat(&dir, name.as_os_str(), flags, mode).call("openat"))
@@ -51,7 +54,7 @@ impl FileSystem {
             FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
             other => other,
         })?;
-        self.born_open(&parent, name.as_os_str(), fd, kept)
+        self.born_open(&parent, name.as_os_str(), fd, &birth, kept)
     }
 
     /// Makes a regular file without a name and opens it (`O_TMPFILE`).
@@ -67,12 +70,13 @@ impl FileSystem {
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
-        let mode = Mode::from_bits_truncate(new.mode);
+        let birth = self.birth(FileType::RegularFile, new.mode)?;
+        let mode = birth.mode();
         let fd = as_creator(creator, || {
             self.lower.retrying(|| rustix::fs::openat(&dir, ".", flags, mode).call("openat"))
         })?;
         // No walk ends at the empty name: while it has none, the open file leads to it.
-        self.born_open(&parent, OsStr::new(""), fd, kept)
+        self.born_open(&parent, OsStr::new(""), fd, &birth, kept)
     }
 
     fn born_open(
@@ -80,13 +84,16 @@ impl FileSystem {
         parent: &Inode,
         name: &OsStr,
         fd: OwnedFd,
+        birth: &Birth,
         flags: OFlags,
     ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
+        self.after_birth(fd.as_fd(), birth)?;
         let stat = LowerStat::of(&fd)?;
         let lookup = self.lower.intern(parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
+        let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
         let opened = self.opened(inode, flags, Some(fd));
-        Ok((Entry { lookup, attr: Attr::up(&stat, &self.maps) }, opened))
+        Ok((Entry { lookup, attr }, opened))
     }
 
     /// Makes a node of any type but a directory or a symbolic link.
@@ -100,7 +107,7 @@ impl FileSystem {
         let kind = FileType::from_raw_mode(new.mode);
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
-        let mode = Mode::from_bits_truncate(new.mode);
+        let mode = self.birth(kind, new.mode)?.mode();
         self.make(parent, name, new.caller, new.umask, |dir, name| {
             rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat")
         })
@@ -108,7 +115,7 @@ impl FileSystem {
 
     /// Makes a directory.
     pub fn mkdir(&self, parent: u64, name: Name<'_>, new: NewFile) -> Result<Entry<'_>, FsError> {
-        let mode = Mode::from_bits_truncate(new.mode);
+        let mode = self.birth(FileType::Directory, new.mode)?.mode();
         self.make(parent, name, new.caller, new.umask, |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
         })
@@ -140,6 +147,7 @@ impl FileSystem {
         let dir = self.lower.path_fd(&parent)?;
         as_creator(creator, || call(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
-        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+        let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
+        Ok(Entry { lookup, attr })
     }
 }

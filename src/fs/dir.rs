@@ -10,7 +10,8 @@ use crate::error::FsError;
 use crate::lower::open_files::{OpenFile, UNOPENED};
 use crate::lower::stat::LowerStat;
 
-use super::{Attr, Entry, FileSystem};
+use super::attr::Of;
+use super::{Entry, FileSystem};
 
 /// One entry of a listing.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +81,11 @@ impl FileSystem {
             shown.ino = stat.identity().ino;
             shown.kind = stat.kind();
             let lookup = self.lower.intern(&dir.inode, dirent.name, &stat);
-            Ok(add(shown, Some(Entry { lookup, attr: Attr::up(&stat, &self.maps) })))
+            let inode = lookup.inode().ok_or(FsError::Stale)?;
+            let listed = Of::Listed { dir: fd.as_fd(), name: dirent.name, inode };
+            // What is not shown to anybody has a name all the same.
+            let attr = self.shown(listed, &stat).ok();
+            Ok(add(shown, attr.map(|attr| Entry { lookup, attr })))
         })
     }
 }

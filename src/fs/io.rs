@@ -1,5 +1,7 @@
 //! The contents of open files.
 
+use std::os::fd::AsFd;
+
 use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
@@ -75,7 +77,7 @@ impl FileSystem {
         };
         if clear_privileges {
             let stat = LowerStat::of(&fd)?;
-            self.clearing(caller, &stat, write)
+            self.clearing(caller, fd.as_fd(), &stat, write)
         } else {
             write()
         }

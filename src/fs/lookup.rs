@@ -1,6 +1,7 @@
 //! Finding files and reading what they are: lookup, forget, getattr, readlink.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
@@ -8,6 +9,7 @@ use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
 use crate::lower::table::Lookup;
 
+use super::attr::Of;
 use super::{Attr, FileSystem, Name};
 
 /// A file that a request found or made: its counted lookup and its attributes.
@@ -23,7 +25,8 @@ impl FileSystem {
     pub fn lookup(&self, parent: u64, name: Name<'_>) -> Result<Entry<'_>, FsError> {
         let parent = self.lower.inode(parent)?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
-        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+        let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
+        Ok(Entry { lookup, attr })
     }
 
     /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
@@ -33,15 +36,11 @@ impl FileSystem {
 
     /// The attributes of an inode, or of the file that a handle has open.
     pub fn getattr(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
-        self.stat(nodeid, handle).map(|stat| Attr::up(&stat, &self.maps))
-    }
-
-    /// The lower attributes behind [`FileSystem::getattr`].
-    pub(super) fn stat(&self, nodeid: u64, handle: Option<u64>) -> Result<LowerStat, FsError> {
-        match handle {
-            Some(handle) => LowerStat::of(self.open_fd(handle)?),
-            None => LowerStat::of(self.lower.path_fd(&self.lower.inode(nodeid)?)?),
-        }
+        let fd = match handle {
+            Some(handle) => self.open_fd(handle)?,
+            None => self.lower.path_fd(&self.lower.inode(nodeid)?)?,
+        };
+        self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?)
     }
 
     /// The target of a symbolic link, as stored.

@@ -1,6 +1,6 @@
 //! Opening and closing files and directories.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
@@ -10,6 +10,7 @@ use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
+use crate::lower::stat::LowerStat;
 
 use super::{Caller, FileSystem};
 
@@ -47,7 +48,8 @@ impl FileSystem {
             let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
             let privileged = || ProcCaller::read(caller.tid).has(Capability::Fsetid);
             Some(if clear_privileges.unwrap_or_else(|| !privileged()) {
-                self.clearing(caller, &self.stat(nodeid, None)?, open)?
+                let path = self.lower.path_fd(&inode)?;
+                self.clearing(caller, path.as_fd(), &LowerStat::of(&path)?, open)?
             } else {
                 open()?
             })

@@ -1,12 +1,15 @@
 //! Moving and removing names: rename, link, unlink, rmdir.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::proc_path;
 
-use super::{Attr, Caller, Entry, FileSystem, Name};
+use super::attr::Of;
+use super::{Caller, Entry, FileSystem, Name};
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +103,6 @@ impl FileSystem {
         linked.call("linkat")?;
         let stat = crate::lower::stat::LowerStat::of(&fd)?;
         let lookup = self.lower.intern(&parent, name, &stat);
-        Ok(Entry { lookup, attr: Attr::up(&stat, &self.maps) })
+        Ok(Entry { lookup, attr: self.shown(Of::Fd(fd.as_fd()), &stat)? })
     }
 }

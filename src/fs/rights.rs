@@ -4,15 +4,18 @@
 //! The lower file system asks two things of whoever makes the change: is it in the file's group,
 //! and has it `CAP_FSETID`. So the one call is made in the caller's groups, without that capability.
 
+use std::os::fd::BorrowedFd;
+
 use rustix::fs::FileType;
 
 use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::cred::{with_groups, without_fsetid};
 use crate::lower::stat::LowerStat;
-use crate::shift::id::{Id, LowerGid, UpperGid, UpperUid};
+use crate::shift::id::{Id, LowerGid, UpperGid};
 
-use super::{Attr, Caller, FileSystem};
+use super::attr::Of;
+use super::{Caller, FileSystem};
 
 const S_ISUID: u32 = 0o4000;
 const S_ISGID: u32 = 0o2000;
@@ -23,12 +26,13 @@ impl FileSystem {
     pub(super) fn clearing<T>(
         &self,
         caller: Caller,
+        fd: BorrowedFd<'_>,
         stat: &LowerStat,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         // Only of a file that its group cannot execute may a bit stay, for members.
         let groups = if stat.mode & S_ISGID != 0 && stat.mode & S_IXGRP == 0 {
-            self.groups(caller, &ProcCaller::read(caller.tid), stat, None)
+            self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, None)?
         } else {
             Groups::outside(stat.gid)
         };
@@ -49,6 +53,7 @@ impl FileSystem {
     pub(super) fn with_rights_of<T>(
         &self,
         caller: Caller,
+        fd: BorrowedFd<'_>,
         stat: &LowerStat,
         new_group: Option<LowerGid>,
         change: impl FnOnce() -> Result<T, FsError>,
@@ -56,31 +61,38 @@ impl FileSystem {
         if !has_privilege_bits(stat) {
             return change();
         }
-        let groups = self.groups(caller, &ProcCaller::read(caller.tid), stat, new_group);
+        let groups = self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, new_group)?;
         groups.acting(|| without_fsetid(change))
     }
 
     /// Refuses a chown(2) that clears bits to somebody who may not change the mode. The kernel
     /// above has checked the right to change the owner, which is another.
-    pub(super) fn may_clear_bits(&self, caller: Caller, stat: &LowerStat) -> Result<(), FsError> {
+    pub(super) fn may_clear_bits(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        stat: &LowerStat,
+    ) -> Result<(), FsError> {
         // Directories keep their bits (`chown_common`, fs/open.c).
         let at_stake = has_privilege_bits(stat) && stat.kind() != FileType::Directory;
-        if !at_stake || caller.uid.is_some_and(|uid| self.owns(uid, stat)) {
+        if !at_stake {
+            return Ok(());
+        }
+        let shown = self.shown(Of::Fd(fd), stat)?;
+        if caller.uid.is_some_and(|uid| uid.raw() == shown.uid) {
             return Ok(());
         }
         let process = ProcCaller::read(caller.tid);
-        let shown = Attr::up(stat, &self.maps);
         let all_stay = stat.mode & (S_ISUID | S_IXGRP) == 0
-            && stat.gid.is_some_and(|gid| self.groups(caller, &process, stat, None).contains(gid));
+            && match stat.gid {
+                Some(gid) => self.groups(caller, &process, fd, stat, None)?.contains(gid),
+                None => false,
+            };
         if all_stay || process.may_act_as_owner(shown.uid) {
             Ok(())
         } else {
             Err(FsError::NotOwner)
         }
-    }
-
-    fn owns(&self, uid: UpperUid, stat: &LowerStat) -> bool {
-        stat.uid.and_then(|owner| self.maps.up_uid(owner)) == Some(uid)
     }
 
     /// The lower groups that decide what the caller may keep: its own, and those of the file if it
@@ -89,17 +101,18 @@ impl FileSystem {
         &self,
         caller: Caller,
         process: &ProcCaller,
+        fd: BorrowedFd<'_>,
         stat: &LowerStat,
         new_group: Option<LowerGid>,
-    ) -> Groups {
+    ) -> Result<Groups, FsError> {
         let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
         let mut all: Vec<LowerGid> = process.groups.iter().filter_map(|&raw| down(raw)).collect();
-        let shown = Attr::up(stat, &self.maps);
+        let shown = self.shown(Of::Fd(fd), stat)?;
         if process.has_over(Capability::Fsetid, shown.uid, shown.gid) {
             all.extend(stat.gid.into_iter().chain(new_group));
         }
         let own = caller.gid.and_then(|gid| self.maps.down_gid(gid));
-        Groups { own: own.unwrap_or_else(|| neither(stat.gid, new_group)), all }
+        Ok(Groups { own: own.unwrap_or_else(|| neither(stat.gid, new_group)), all })
     }
 }
 

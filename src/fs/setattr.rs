@@ -2,14 +2,16 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::lower::{THIS_FILE, proc_path};
-use crate::shift::id::{Id, LowerGid, UpperGid, UpperUid};
+use crate::shift::id::{UpperGid, UpperUid};
 
+use super::attr::Of;
+use super::store::Owner;
 use super::{Attr, Caller, FileSystem};
 
 /// What to change; what is `None` stays.
@@ -61,17 +63,17 @@ impl FileSystem {
             // An order without fields comes before a write, from somebody who has the file open
             // for writing; else it is a chown(2).
             if owner.changes() || !self.lower.open_files.any_writer(nodeid) {
-                self.may_clear_bits(caller, &stat)?;
+                self.may_clear_bits(caller, fd, &stat)?;
             }
-            self.with_rights_of(caller, &stat, owner.lower_gid, || owner.apply(fd))?;
+            self.store_owner(caller, fd, &stat, &owner)?;
         }
         if let Some(mode) = set.mode {
-            chmod(fd, set.handle.is_some(), mode)?;
+            self.store_mode(fd, set.handle.is_some(), mode)?;
         }
         if let Some(size) = set.size {
             let truncate = || truncate(fd, set.handle.is_some(), size);
             if set.clear_privileges {
-                self.clearing(caller, &LowerStat::of(fd)?, truncate)?;
+                self.clearing(caller, fd, &LowerStat::of(fd)?, truncate)?;
             } else {
                 truncate()?;
             }
@@ -79,7 +81,7 @@ impl FileSystem {
         if set.atime.is_some() || set.mtime.is_some() {
             set_times(fd, set.atime, set.mtime)?;
         }
-        Ok(Attr::up(&LowerStat::of(fd)?, &self.maps))
+        self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
     }
 
     fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {
@@ -88,11 +90,7 @@ impl FileSystem {
         if uid == Some(None) || gid == Some(None) {
             return Err(FsError::UnmappedOwner);
         }
-        Ok(Owner {
-            uid: uid.flatten().map(|id| rustix::fs::Uid::from_raw(Id::raw(id))),
-            gid: gid.flatten().map(|id| rustix::fs::Gid::from_raw(Id::raw(id))),
-            lower_gid: gid.flatten(),
-        })
+        Ok(Owner { uid: uid.flatten(), gid: gid.flatten() })
     }
 }
 
@@ -102,32 +100,6 @@ impl SetAttr {
         let times = self.atime.is_some() || self.mtime.is_some();
         !(owner || times || self.mode.is_some() || self.size.is_some())
     }
-}
-
-/// A lower owner to set; with neither, chown(2) only clears bits.
-struct Owner {
-    uid: Option<rustix::fs::Uid>,
-    gid: Option<rustix::fs::Gid>,
-    lower_gid: Option<LowerGid>,
-}
-
-impl Owner {
-    fn changes(&self) -> bool {
-        self.uid.is_some() || self.gid.is_some()
-    }
-
-    fn apply(&self, fd: BorrowedFd<'_>) -> Result<(), FsError> {
-        rustix::fs::chownat(fd, "", self.uid, self.gid, THIS_FILE).call("fchownat")
-    }
-}
-
-fn chmod(fd: BorrowedFd<'_>, open: bool, mode: u32) -> Result<(), FsError> {
-    let mode = Mode::from_bits_truncate(mode);
-    if open {
-        return rustix::fs::fchmod(fd, mode).call("fchmod");
-    }
-    // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
-    rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
 }
 
 fn truncate(fd: BorrowedFd<'_>, open: bool, size: u64) -> Result<(), FsError> {

@@ -1,6 +1,7 @@
 //! Extended attributes. Those that carry ids are translated; the others pass unchanged.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -109,11 +110,7 @@ impl FileSystem {
         match Content::of(name) {
             Content::AccessAcl => {
                 let value = acl::down(value, &self.maps)?;
-                match outside_group {
-                    Some(false) => set(&value),
-                    Some(true) => Self::as_outsider(&LowerStat::of(&fd)?, || set(&value)),
-                    None => self.with_rights_of(caller, &LowerStat::of(&fd)?, None, || set(&value)),
-                }
+                self.store_access_acl(caller, fd.as_fd(), name, &value, flags, outside_group)
             }
             Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
             Content::Capability => set(&capability::down(value, &self.maps)?),
@@ -144,7 +141,7 @@ impl FileSystem {
         let fd = self.lower.path_fd(&inode)?;
         let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
         if Content::of(name) == Content::AccessAcl {
-            return self.with_rights_of(caller, &LowerStat::of(&fd)?, None, remove);
+            return self.with_rights_of(caller, fd.as_fd(), &LowerStat::of(&fd)?, None, remove);
         }
         remove()
     }

@@ -1,0 +1,105 @@
+//! The way down: the one place where owners, modes and ACLs are given to lower files, so that a
+//! policy about what is stored, or where, is asked everywhere.
+
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags};
+
+use crate::error::{CallExt, FsError};
+use crate::lower::stat::LowerStat;
+use crate::lower::{THIS_FILE, proc_path};
+use crate::shift::id::{Id, LowerGid, LowerUid};
+
+use super::{Caller, FileSystem};
+
+/// A lower owner to set; with neither, chown(2) only clears bits.
+pub(super) struct Owner {
+    /// The new owner.
+    pub(super) uid: Option<LowerUid>,
+    /// The new group.
+    pub(super) gid: Option<LowerGid>,
+}
+
+impl Owner {
+    /// Whether there is anything to set.
+    pub(super) fn changes(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+}
+
+/// How a new file gets its mode.
+pub(super) struct Birth {
+    mode: Mode,
+}
+
+impl Birth {
+    /// The permission bits for the call that creates the file.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+}
+
+impl FileSystem {
+    /// How a file of this type is born with these permission bits, which are as the caller asked
+    /// for them: its umask is applied below.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // a policy may refuse bits
+    pub(super) fn birth(&self, _kind: FileType, mode: u32) -> Result<Birth, FsError> {
+        Ok(Birth { mode: Mode::from_bits_truncate(mode) })
+    }
+
+    /// Stores what the call that created the file could not. Nobody has been told of the file yet.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // as `birth`
+    pub(super) fn after_birth(&self, _fd: BorrowedFd<'_>, _birth: &Birth) -> Result<(), FsError> {
+        Ok(())
+    }
+
+    /// Changes the owner as the caller would, so that set-ID bits go or stay as for the caller.
+    pub(super) fn store_owner(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        stat: &LowerStat,
+        owner: &Owner,
+    ) -> Result<(), FsError> {
+        let uid = owner.uid.map(|id| rustix::fs::Uid::from_raw(Id::raw(id)));
+        let gid = owner.gid.map(|id| rustix::fs::Gid::from_raw(Id::raw(id)));
+        self.with_rights_of(caller, fd, stat, owner.gid, || {
+            rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
+        })
+    }
+
+    /// Changes the permission bits; `open` says that the descriptor is an open file's.
+    #[allow(clippy::unused_self)] // a policy may refuse or divert bits
+    pub(super) fn store_mode(
+        &self,
+        fd: BorrowedFd<'_>,
+        open: bool,
+        mode: u32,
+    ) -> Result<(), FsError> {
+        let mode = Mode::from_bits_truncate(mode);
+        if open {
+            return rustix::fs::fchmod(fd, mode).call("fchmod");
+        }
+        // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
+        rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
+    }
+
+    /// Sets an access ACL whose ids are lower ones. `outside_group`: see [`FileSystem::setxattr`].
+    pub(super) fn store_access_acl(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        name: &OsStr,
+        value: &[u8],
+        flags: XattrFlags,
+        outside_group: Option<bool>,
+    ) -> Result<(), FsError> {
+        let set = || rustix::fs::setxattr(proc_path(fd), name, value, flags).call("setxattr");
+        match outside_group {
+            Some(false) => set(),
+            Some(true) => Self::as_outsider(&LowerStat::of(fd)?, set),
+            None => self.with_rights_of(caller, fd, &LowerStat::of(fd)?, None, set),
+        }
+    }
+}
