@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
@@ -20,39 +20,39 @@ pub(super) struct Device(Arc<OwnedFd>);
 pub(super) enum Read {
     /// A request of this many bytes.
     Request(usize),
-    /// None is waiting.
-    Nothing,
     /// The file system has been unmounted, or the connection aborted.
     Ended,
 }
 
 impl Device {
-    /// Takes over the descriptor; reading from it never blocks from here on.
+    /// Takes over the descriptor; reading from it blocks, whoever opened it.
     pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
-        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        if flags.contains(OFlags::NONBLOCK) {
+            rustix::fs::fcntl_setfl(&fd, flags - OFlags::NONBLOCK)?;
+        }
         Ok(Self(Arc::new(fd)))
     }
 
-    /// Reads a request if one is waiting.
+    /// Reads a request, and sleeps until there is one.
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Read, Errno> {
         loop {
             match rustix::io::read(&self.0, &mut *buffer) {
                 Ok(length) => return Ok(Read::Request(length)),
-                Err(Errno::AGAIN) => return Ok(Read::Nothing),
-                Err(Errno::NODEV) => return Ok(Read::Ended),
+                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Read::Ended),
                 // The request was taken back while it was being read.
-                Err(Errno::INTR | Errno::NOENT) => {}
+                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
                 Err(errno) => return Err(errno),
             }
         }
     }
 
-    /// Sleeps until a request is waiting or the connection has ended.
-    pub(super) fn wait(&self) -> Result<(), Errno> {
+    /// Whether a request is waiting just now, or the connection has ended: reading would not sleep.
+    pub(super) fn has_request(&self) -> Result<bool, Errno> {
         let mut fds = [PollFd::new(&*self.0, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(errno),
         }
     }

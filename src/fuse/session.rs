@@ -71,10 +71,8 @@ impl Connection {
 fn shake_hands(device: &Device, stack_depth: u32, left_out: u64) -> Result<Agreed, Errno> {
     let mut buffer = vec![0; workers::BUFFER];
     loop {
-        device.wait()?;
         let length = match device.read(&mut buffer)? {
             Read::Request(length) => length,
-            Read::Nothing => continue,
             Read::Ended => return Err(Errno::NODEV),
         };
         let mut request = Request::parse(&buffer[..length]).ok_or(Errno::PROTO)?;

@@ -4,6 +4,8 @@
 //! 40–70 µs if an idle CPU has to be woken for it. So a *reader* looks for the next request for a
 //! moment before it sleeps, as long as that pays, and as few threads as possible read:
 //!
+//! - Looking pays only while the machine has a CPU to spare: on a busy one the caller and the
+//!   server share a CPU anyway, and sleeping at once is both quickest and cheapest ([`looking`]).
 //! - One reader serves one request after the other. It gets company when requests queue up, or when
 //!   it is stuck in one (a slow disk, fsync) while others might come.
 //! - A reader that finds nothing to do while another one waits goes back to the bench.
@@ -21,27 +23,22 @@ use super::device::Read;
 use super::negotiate::MAX_WRITE;
 use super::reply::Payload;
 use super::server::Server;
+use looking::{Crowd, Looking};
+
+mod looking;
 
 /// Room for the largest request: a write, and its headers.
 pub(super) const BUFFER: usize = MAX_WRITE as usize + 4096;
 
-/// How long a reader looks for the next request before it sleeps.
-const LOOK: Duration = Duration::from_micros(50);
-/// Processor pauses between two looks: together about a microsecond.
-const PAUSES: u32 = 30;
-/// A look that took this much longer than one step of it was interrupted: others want the CPU.
-const PREEMPTED: Duration = Duration::from_micros(30);
-/// How long a reader then does not look.
-const GIVE_WAY: Duration = Duration::from_millis(10);
-/// After this many looks in vain a reader sleeps at once, until requests come quickly again.
-const VAIN_LOOKS: u32 = 8;
-/// A request that comes this soon after the one before would have been seen by a look.
-const QUICK: Duration = Duration::from_micros(100);
 /// After this many requests without a gap, another reader is worth its wake-up.
 const BACKLOG: u32 = 8;
 /// How often the referee looks, and after how long without requests it goes to sleep.
 const TICK: Duration = Duration::from_millis(1);
 const QUIET_TICKS: u32 = 20;
+/// After this many ticks without progress a reader is stuck. One may be lack of a CPU.
+const STUCK_TICKS: u32 = 2;
+/// Every so many ticks the referee counts who wants a CPU.
+const CROWD_TICKS: u32 = 10;
 /// Replies longer than this are not kept for the next request.
 const KEPT_PAYLOAD: usize = 256 * 1024;
 
@@ -54,6 +51,8 @@ struct Workers {
     begun: AtomicU64,
     /// Another reader is wanted because requests queue up.
     backlog: AtomicBool,
+    /// Whether more threads want to run than there are CPUs.
+    crowd: Crowd,
     referee_sleeps: AtomicBool,
     referee: Unparker,
     bench: Mutex<Bench>,
@@ -81,6 +80,7 @@ pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
         waiting: AtomicUsize::new(0),
         begun: AtomicU64::new(0),
         backlog: AtomicBool::new(false),
+        crowd: Crowd::new(),
         referee_sleeps: AtomicBool::new(false),
         referee: parker.unparker().clone(),
         bench: Mutex::default(),
@@ -108,24 +108,32 @@ impl Workers {
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) {
         let mut seen = 0;
-        let mut quiet = 0;
+        let (mut quiet, mut stuck, mut tick) = (0, 0, 0);
         while !self.ended() {
             if quiet >= QUIET_TICKS {
                 self.server.fs.lower.tidy();
                 self.referee_sleeps.store(true, Ordering::SeqCst);
                 parker.park();
                 self.referee_sleeps.store(false, Ordering::SeqCst);
-                quiet = 0;
+                (quiet, tick) = (0, 0);
             } else {
                 parker.park_timeout(TICK);
             }
-            let begun = self.begun.load(Ordering::Relaxed);
-            let stuck = begun == seen && self.waiting.load(Ordering::Relaxed) == 0;
-            let behind = self.backlog.swap(false, Ordering::Relaxed);
-            if (stuck || behind) && self.call_reader(most, threads).is_err() {
-                tracing::warn!("cannot start another thread: going on with those that run");
+            if tick % CROWD_TICKS == 0 {
+                self.crowd.count();
             }
-            quiet = if begun == seen && !stuck { quiet + 1 } else { 0 };
+            tick = tick.wrapping_add(1);
+            let begun = self.begun.load(Ordering::Relaxed);
+            let no_progress = begun == seen && self.waiting.load(Ordering::Relaxed) == 0;
+            stuck = if no_progress { stuck + 1 } else { 0 };
+            let behind = self.backlog.swap(false, Ordering::Relaxed);
+            if stuck >= STUCK_TICKS || behind {
+                stuck = 0;
+                if self.call_reader(most, threads).is_err() {
+                    tracing::warn!("cannot start another thread: going on with those that run");
+                }
+            }
+            quiet = if begun == seen && !no_progress { quiet + 1 } else { 0 };
             seen = begun;
         }
         self.called.notify_all();
@@ -185,31 +193,42 @@ impl Workers {
         let mut without_gap = 0;
         self.waiting.fetch_add(1, Ordering::Relaxed);
         loop {
-            match self.server.device.read(buffer)? {
-                Read::Request(length) => {
-                    without_gap += 1;
-                    if without_gap >= BACKLOG {
-                        without_gap = 0;
-                        self.backlog.store(true, Ordering::Relaxed);
-                    }
-                    self.serve(&buffer[..length], payload);
-                    looking.begin();
-                }
-                Read::Nothing => {
+            if self.is_waited_for(&mut looking, &mut without_gap)? {
+                if without_gap >= BACKLOG {
                     without_gap = 0;
-                    if looking.goes_on() {
-                        continue;
-                    }
-                    if self.waiting.load(Ordering::Relaxed) > 1 && self.leave() {
-                        return Ok(Turn::Over);
-                    }
-                    let slept = Instant::now();
-                    self.server.device.wait()?;
-                    looking.slept(slept.elapsed());
+                    self.backlog.store(true, Ordering::Relaxed);
                 }
+            } else if self.waiting.load(Ordering::Relaxed) > 1 && self.leave() {
+                return Ok(Turn::Over);
+            }
+            let begun = Instant::now();
+            let length = match self.server.device.read(buffer)? {
+                Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
+            };
+            looking.read_took(begun.elapsed());
+            self.serve(&buffer[..length], payload);
+        }
+    }
+
+    /// Looks for a request until one is there (true) or looking does not pay any more.
+    fn is_waited_for(&self, looking: &mut Looking, without_gap: &mut u32) -> Result<bool, Errno> {
+        if self.crowd.is_dense() {
+            return Ok(false);
+        }
+        if self.server.device.has_request()? {
+            *without_gap += 1;
+            return Ok(true);
+        }
+        *without_gap = 0;
+        looking.begin();
+        while looking.goes_on() {
+            if self.server.device.has_request()? {
+                looking.found();
+                return Ok(true);
             }
         }
+        Ok(false)
     }
 
     fn serve(&self, message: &[u8], payload: &mut Payload) {
@@ -265,87 +284,4 @@ enum Turn {
     Over,
     /// The connection has ended.
     Ended,
-}
-
-/// Whether looking for the next request pays, and when to stop.
-#[derive(Default)]
-struct Looking {
-    until: Option<Instant>,
-    last: Option<Instant>,
-    in_vain: u32,
-    not_before: Option<Instant>,
-}
-
-impl Looking {
-    /// A request has been served: look for the next one.
-    fn begin(&mut self) {
-        if self.until.take().is_some() {
-            self.in_vain = 0; // the last look found it
-        }
-        let now = Instant::now();
-        let pays = self.in_vain < VAIN_LOOKS && self.not_before.is_none_or(|t| t <= now);
-        self.until = pays.then(|| now + LOOK);
-        self.last = pays.then_some(now);
-    }
-
-    /// Whether to look once more.
-    fn goes_on(&mut self) -> bool {
-        let Some(until) = self.until else { return false };
-        let now = Instant::now();
-        if self.last.is_some_and(|last| now - last > PREEMPTED) {
-            self.not_before = Some(now + GIVE_WAY);
-            self.until = None;
-            return false;
-        }
-        self.last = Some(now);
-        if now < until {
-            // Each look takes a lock that callers want too.
-            (0..PAUSES).for_each(|_| std::hint::spin_loop());
-            return true;
-        }
-        self.until = None;
-        self.in_vain = self.in_vain.saturating_add(1);
-        false
-    }
-
-    /// A request came after this much sleep.
-    fn slept(&mut self, time: Duration) {
-        if time < QUICK {
-            self.in_vain = 0;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looking_stops_when_it_is_in_vain_and_starts_when_requests_are_quick() {
-        let mut looking = Looking::default();
-        for _ in 0..VAIN_LOOKS {
-            looking.not_before = None; // whatever else this machine does
-            looking.begin();
-            looking.in_vain += 1;
-            looking.until = None;
-        }
-        looking.begin();
-        assert!(!looking.goes_on(), "it has not paid");
-        looking.slept(QUICK * 2);
-        looking.begin();
-        assert!(!looking.goes_on(), "requests are far apart");
-        looking.slept(Duration::ZERO);
-        looking.begin();
-        assert!(looking.until.is_some());
-    }
-
-    #[test]
-    fn looking_gives_way_to_others() {
-        let mut looking = Looking::default();
-        looking.begin();
-        looking.last = Instant::now().checked_sub(PREEMPTED * 2);
-        assert!(!looking.goes_on());
-        looking.begin();
-        assert!(!looking.goes_on(), "for a while");
-    }
 }

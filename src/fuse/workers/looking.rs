@@ -1,0 +1,148 @@
+//! Looking for the next request for a moment before sleeping: when it pays, and when to stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a reader looks for the next request before it sleeps.
+const LOOK: Duration = Duration::from_micros(50);
+/// Processor pauses between two looks: together about a microsecond.
+const PAUSES: u32 = 30;
+/// A look that took this much longer than one step of it was interrupted: others want the CPU.
+const PREEMPTED: Duration = Duration::from_micros(30);
+/// How long a reader then does not look.
+const GIVE_WAY: Duration = Duration::from_millis(10);
+/// After this many looks in vain a reader sleeps at once, until requests come quickly again.
+const VAIN_LOOKS: u32 = 8;
+/// A request that comes this soon after the one before would have been seen by a look.
+const QUICK: Duration = Duration::from_micros(100);
+
+/// Whether more threads want to run, on the whole machine, than there are CPUs. Then looking takes
+/// a CPU from somebody, first of all from the caller that is to make the next request.
+pub(super) struct Crowd {
+    cpus: usize,
+    dense: AtomicBool,
+}
+
+impl Crowd {
+    /// Not counted yet.
+    pub(super) fn new() -> Self {
+        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { cpus, dense: AtomicBool::new(cpus == 1) }
+    }
+
+    /// Counts anew; the calling thread is not counted.
+    pub(super) fn count(&self) {
+        let Ok(line) = std::fs::read_to_string("/proc/loadavg") else { return };
+        let Some(running) = running(&line) else { return };
+        let dense = self.cpus == 1 || running.saturating_sub(1) > self.cpus;
+        self.dense.store(dense, Ordering::Relaxed);
+    }
+
+    /// The last count's result.
+    pub(super) fn is_dense(&self) -> bool {
+        self.dense.load(Ordering::Relaxed)
+    }
+}
+
+/// The fourth field of /proc/loadavg is "runnable/existing" threads at this moment (proc(5)).
+fn running(loadavg: &str) -> Option<usize> {
+    loadavg.split(' ').nth(3)?.split_once('/')?.0.parse().ok()
+}
+
+/// Whether looking for the next request pays, and when to stop.
+#[derive(Default)]
+pub(super) struct Looking {
+    until: Option<Instant>,
+    last: Option<Instant>,
+    in_vain: u32,
+    not_before: Option<Instant>,
+}
+
+impl Looking {
+    /// A request has been served, and the next one is not there yet.
+    pub(super) fn begin(&mut self) {
+        let now = Instant::now();
+        let pays = self.in_vain < VAIN_LOOKS && self.not_before.is_none_or(|t| t <= now);
+        self.until = pays.then(|| now + LOOK);
+        self.last = pays.then_some(now);
+    }
+
+    /// A look has found a request.
+    pub(super) fn found(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// Whether to look once more.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let Some(until) = self.until else { return false };
+        let now = Instant::now();
+        if self.last.is_some_and(|last| now - last > PREEMPTED) {
+            self.not_before = Some(now + GIVE_WAY);
+            self.until = None;
+            return false;
+        }
+        self.last = Some(now);
+        if now < until {
+            // Each look takes a lock that callers want too.
+            (0..PAUSES).for_each(|_| std::hint::spin_loop());
+            return true;
+        }
+        self.until = None;
+        self.in_vain = self.in_vain.saturating_add(1);
+        false
+    }
+
+    /// A request came after reading, and sleeping in it, for this long.
+    pub(super) fn read_took(&mut self, time: Duration) {
+        if time < QUICK {
+            self.in_vain = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_stops_when_it_is_in_vain_and_starts_when_requests_are_quick() {
+        let mut looking = Looking::default();
+        for _ in 0..VAIN_LOOKS {
+            looking.not_before = None; // whatever else this machine does
+            looking.begin();
+            looking.in_vain += 1;
+            looking.until = None;
+        }
+        looking.begin();
+        assert!(!looking.goes_on(), "it has not paid");
+        looking.read_took(QUICK * 2);
+        looking.begin();
+        assert!(!looking.goes_on(), "requests are far apart");
+        looking.read_took(Duration::ZERO);
+        looking.begin();
+        assert!(looking.until.is_some());
+    }
+
+    #[test]
+    fn threads_that_want_to_run_are_counted() {
+        assert_eq!(running("0.43 0.73 1.69 2/89 20684\n"), Some(2));
+        assert_eq!(running("0.43 0.73"), None);
+        let crowd = Crowd { cpus: 1 << 20, dense: AtomicBool::new(true) };
+        crowd.count();
+        assert!(!crowd.is_dense(), "so many threads do not fit into this machine");
+        let crowd = Crowd { cpus: 1, dense: AtomicBool::new(false) };
+        crowd.count();
+        assert!(crowd.is_dense(), "with one CPU a look always takes it from the caller");
+    }
+
+    #[test]
+    fn looking_gives_way_to_others() {
+        let mut looking = Looking::default();
+        looking.begin();
+        looking.last = Instant::now().checked_sub(PREEMPTED * 2);
+        assert!(!looking.goes_on());
+        looking.begin();
+        assert!(!looking.goes_on(), "for a while");
+    }
+}
