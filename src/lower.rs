@@ -145,10 +145,10 @@ impl LowerTree {
     /// handle will find it again.
     pub fn keep_before_unlink(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<(), FsError> {
         let dir = self.path_fd(parent)?;
-        let stat = LowerStat::at(dir.as_fd(), name)?;
-        if let Some(inode) = self.inodes.find(stat.identity()) {
-            let fd = self.path_fd(&inode)?;
-            self.descriptors.pin(inode.nodeid, fd);
+        // Opened first and looked at then: whatever else takes the name, the two go together.
+        let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
+        if let Some(inode) = self.inodes.find(LowerStat::of(&fd)?.identity()) {
+            self.descriptors.pin(inode.nodeid, Arc::new(fd));
         }
         Ok(())
     }

@@ -1,16 +1,16 @@
 //! Extended attributes. Those that carry ids are translated; the others pass unchanged.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
+use rustix::buffer::Buffer;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::caller::{Capability, ProcCaller};
-use crate::lower::inode::Inode;
 use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
 use crate::shift::{acl, capability};
@@ -66,17 +66,17 @@ impl Content {
 impl FileSystem {
     /// The value of an attribute, its ids translated up.
     pub fn getxattr(&self, nodeid: u64, name: &OsStr, size: u32) -> Result<XattrReply, FsError> {
-        let path = self.xattr_path(nodeid)?;
+        let file = self.xattrs_of(nodeid)?;
         let content = Content::of(name);
         if content == Content::Plain && size == 0 {
-            let length = rustix::fs::getxattr_query(&*path, name).call("getxattr")?;
+            let length = file.get::<&mut [u8]>(name, &mut [])?;
             return Ok(XattrReply::Size(u32::try_from(length).unwrap_or(u32::MAX)));
         }
         let value = match content {
-            Content::Plain => read_value(&path, name, size as usize)?,
+            Content::Plain => read_value(&file, name, size as usize)?,
             // The caller's room is for the translated value, which may be longer than the stored.
-            _ => match read_value(&path, name, USUAL) {
-                Err(FsError::Os { errno: Errno::RANGE, .. }) => read_value(&path, name, MAX)?,
+            _ => match read_value(&file, name, USUAL) {
+                Err(FsError::Os { errno: Errno::RANGE, .. }) => read_value(&file, name, MAX)?,
                 read => read?,
             },
         };
@@ -121,10 +121,9 @@ impl FileSystem {
     /// The names of an inode's attributes, each ended by a zero byte. As on a local file system,
     /// `trusted.*` is there only for callers that could read it.
     pub fn listxattr(&self, caller: Caller, nodeid: u64, size: u32) -> Result<XattrReply, FsError> {
-        let path = self.xattr_path(nodeid)?;
+        let file = self.xattrs_of(nodeid)?;
         let mut names = Vec::with_capacity(MAX);
-        let spare = rustix::buffer::spare_capacity(&mut names);
-        rustix::fs::listxattr(&*path, spare).call("listxattr")?;
+        file.list(rustix::buffer::spare_capacity(&mut names))?;
         let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
         let trusted = names.split(|&b| b == 0).any(is_trusted);
         if trusted && !ProcCaller::read(caller.tid).has(Capability::SysAdmin) {
@@ -146,30 +145,52 @@ impl FileSystem {
         remove()
     }
 
-    /// The xattr calls refuse `O_PATH` descriptors, so they go by the descriptor's own path.
-    fn xattr_path(&self, nodeid: u64) -> Result<DescriptorPath, FsError> {
-        let inode: Arc<Inode> = self.lower.inode(nodeid)?;
-        let fd = self.lower.path_fd(&inode)?;
-        Ok(DescriptorPath { path: proc_path(&fd), _open: fd })
+    /// The lower file for reading its attributes. One that is open is asked directly, which spares
+    /// the way through /proc.
+    fn xattrs_of(&self, nodeid: u64) -> Result<Xattrs, FsError> {
+        if let Some(open) = self.lower.open_files.any_of(nodeid) {
+            return Ok(Xattrs::Open(open));
+        }
+        let fd = self.lower.path_fd(&self.lower.inode(nodeid)?)?;
+        Ok(Xattrs::Path { path: proc_path(&fd), _fd: fd })
     }
 }
 
-fn read_value(path: &str, name: &OsStr, room: usize) -> Result<Vec<u8>, FsError> {
+fn read_value(file: &Xattrs, name: &OsStr, room: usize) -> Result<Vec<u8>, FsError> {
     let mut value = Vec::with_capacity(room.min(MAX));
-    let spare = rustix::buffer::spare_capacity(&mut value);
-    rustix::fs::getxattr(path, name, spare).call("getxattr")?;
+    file.get(name, rustix::buffer::spare_capacity(&mut value))?;
     Ok(value)
 }
 
-/// A path that is good for as long as the descriptor in it stays open.
-struct DescriptorPath {
-    path: String,
-    _open: Arc<std::os::fd::OwnedFd>,
+/// How the attributes of a lower file are read: the calls refuse `O_PATH` descriptors, for which the
+/// descriptor's own path stands in.
+enum Xattrs {
+    Open(Arc<OwnedFd>),
+    /// The path is good for as long as the descriptor beside it stays open.
+    Path {
+        path: String,
+        _fd: Arc<OwnedFd>,
+    },
 }
 
-impl std::ops::Deref for DescriptorPath {
-    type Target = str;
-    fn deref(&self) -> &str {
-        &self.path
+impl Xattrs {
+    /// Reads a value into `room` and returns its length; with no room, only the length.
+    fn get<B: Buffer<u8>>(&self, name: &OsStr, room: B) -> Result<B::Output, FsError> {
+        match self {
+            Xattrs::Open(fd) => rustix::fs::fgetxattr(fd, name, room).call("fgetxattr"),
+            Xattrs::Path { path, .. } => {
+                rustix::fs::getxattr(path.as_str(), name, room).call("getxattr")
+            }
+        }
+    }
+
+    /// Reads the names into `room`.
+    fn list<B: Buffer<u8>>(&self, room: B) -> Result<B::Output, FsError> {
+        match self {
+            Xattrs::Open(fd) => rustix::fs::flistxattr(fd, room).call("flistxattr"),
+            Xattrs::Path { path, .. } => {
+                rustix::fs::listxattr(path.as_str(), room).call("listxattr")
+            }
+        }
     }
 }
