@@ -499,7 +499,11 @@ fn exec_a_program() {
     assert_eq!(Caller::user(1000).run(|| run("script")).unwrap().code(), Some(7));
     // While a program runs, nobody may write to it.
     let mut sleeper = {
-        std::fs::copy("/bin/sleep", mount.up("sleep")).unwrap();
+        // Written by another process: a descriptor of this one would live on in whatever another
+        // test starts at this moment, and a program that is open for writing cannot be run.
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("/bin/sleep").arg(mount.up("sleep"));
+        assert!(copy.status().unwrap().success());
         std::process::Command::new(mount.up("sleep")).arg("60").spawn().unwrap()
     };
     let busy = open(&mount.up("sleep"), OFlags::WRONLY, 0).map(drop);
