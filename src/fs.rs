@@ -31,7 +31,7 @@ pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
 pub use lookup::Entry;
 pub use name::Name;
-pub use open::Opened;
+pub use open::{Opened, Opening};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;

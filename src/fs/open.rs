@@ -12,6 +12,7 @@ use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
 use crate::lower::stat::LowerStat;
 
+use super::rights::has_privilege_bits;
 use super::{Caller, FileSystem};
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
@@ -24,6 +25,15 @@ pub(super) fn lower_flags(flags: u32) -> OFlags {
         | OFlags::NOATIME
         | OFlags::LARGEFILE;
     OFlags::from_bits_retain(flags) & kept
+}
+
+/// A regular file that has been opened.
+pub struct Opening<'a> {
+    /// The open file.
+    pub opened: Opened<'a>,
+    /// Whether `O_TRUNC` has cleared set-user-ID or set-group-ID bits: what the kernel above knows
+    /// of the mode is wrong from here on.
+    pub mode_changed: bool,
 }
 
 impl FileSystem {
@@ -41,15 +51,20 @@ impl FileSystem {
         flags: u32,
         clear_privileges: Option<bool>,
         passthrough: bool,
-    ) -> Result<Opened<'_>, FsError> {
+    ) -> Result<Opening<'_>, FsError> {
         let inode = self.regular(nodeid)?;
         let kept = lower_flags(flags);
+        let mut mode_changed = false;
         let fd = if OFlags::from_bits_retain(flags).contains(OFlags::TRUNC) {
             let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
             let privileged = || ProcCaller::read(caller.tid).has(Capability::Fsetid);
             Some(if clear_privileges.unwrap_or_else(|| !privileged()) {
                 let path = self.lower.path_fd(&inode)?;
-                self.clearing(caller, path.as_fd(), &LowerStat::of(&path)?, open)?
+                let before = LowerStat::of(&path)?;
+                let fd = self.clearing(caller, path.as_fd(), &before, open)?;
+                mode_changed =
+                    has_privilege_bits(&before) && LowerStat::of(&fd)?.mode != before.mode;
+                fd
             } else {
                 open()?
             })
@@ -58,7 +73,7 @@ impl FileSystem {
         } else {
             Some(self.lower.open_file(&inode, kept)?)
         };
-        Ok(self.opened(&inode, kept, fd))
+        Ok(Opening { opened: self.opened(&inode, kept, fd), mode_changed })
     }
 
     /// The lower file, for the kernel to read and write by itself.

@@ -116,7 +116,7 @@ impl FileSystem {
     }
 }
 
-fn has_privilege_bits(stat: &LowerStat) -> bool {
+pub(super) fn has_privilege_bits(stat: &LowerStat) -> bool {
     stat.mode & (S_ISUID | S_ISGID) != 0 && stat.kind() != FileType::Symlink
 }
 

@@ -12,7 +12,7 @@ use super::negotiate::{
     self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS,
 };
 use super::request::Request;
-use super::server::{LockWaiters, Server};
+use super::server::{LockWaiters, Reopening, Server};
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
 use crate::fs::FileSystem;
@@ -55,6 +55,7 @@ impl Connection {
             timeout: settings.timeout,
             flush: settings.flush,
             lock_waiters,
+            reopening: Reopening::default(),
             backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
             device,
         };

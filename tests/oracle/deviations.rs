@@ -60,8 +60,7 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
 ];
 
 /// Faults that are still to be mended. `IDSHIFT_ORACLE_STRICT` shows them as such.
-pub const PENDING: &[Deviation] =
-    &[parting("mode-remembered-after-o-trunc", mode_remembered_after_truncation)];
+pub const PENDING: &[Deviation] = &[];
 
 /// The deviation that two answers to a step, or two lines about one file after it, show.
 pub fn find(step: &Step, before: &[Step], left: &str, right: &str) -> Option<&'static Deviation> {
@@ -200,12 +199,6 @@ fn trusted_names_on_btrfs(step: &Step, left: &str, right: &str) -> bool {
         line.split(' ').filter(|name| !name.starts_with("trusted.")).map(str::to_owned).collect()
     };
     step.call == "listx" && left.contains(" trusted.") && shown(left) == shown(right)
-}
-
-/// The kernel does not ask for the mode again after an open with O_TRUNC that cleared set-ID bits:
-/// for the cache's time `fs.protected_hardlinks` judges by the old one.
-fn mode_remembered_after_truncation(step: &Step, left: &str, right: &str) -> bool {
-    step.call == "link" && right == "EPERM" && left != "EPERM"
 }
 
 /// The value of a field of a line.

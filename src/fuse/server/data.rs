@@ -2,7 +2,7 @@
 
 use super::{Done, Handover, Outcome, Server, done, new_file};
 use crate::error::FsError;
-use crate::fs::{Entry, Opened, Range};
+use crate::fs::{Entry, Opened, Opening, Range};
 use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::FUSE_HANDLE_KILLPRIV_V2;
 use crate::fuse::reply::{Payload, entry_out};
@@ -15,17 +15,21 @@ use rustix::io::Errno;
 impl Server {
     pub(super) fn open(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::OpenIn = request.take()?;
-        let nodeid = request.nodeid();
+        let (nodeid, tid) = (request.nodeid(), request.caller().tid);
+        let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
+        let second = truncates && self.reopening.is_second(tid);
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         // Without the agreement the kernel clears nothing itself when truncating is part of opening.
         let told = self.agreed.has(FUSE_HANDLE_KILLPRIV_V2);
         let clear = told.then_some(args.open_flags & wire::OPEN_KILL_SUIDGID != 0);
-        let opened =
+        let Opening { opened, mode_changed } =
             self.fs.open(request.caller(), nodeid, args.flags, clear, backing.is_some())?;
-        let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
-        if truncates && clear != Some(false) {
-            // The kernel takes the new size for granted, but not that set-ID bits have gone.
+        if mode_changed {
             let _known = self.device.forget_attributes(nodeid);
+            if !second {
+                self.reopening.expect(tid);
+                return Err(FsError::Stale);
+            }
         }
         payload.push(&open_out(&opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
