@@ -11,8 +11,8 @@ use std::path::Path;
 
 use common::raw::Mapping;
 use common::{
-    AtFlags, CWD, Caller, Errno, Mount, OFlags, assert_errno, exists, lo, mode, open, put_dir,
-    put_file, stat,
+    AtFlags, CWD, Caller, Errno, Mount, OFlags, assert_errno, eventually, exists, lo, mode, open,
+    put_dir, put_file, stat,
 };
 use rustix::fs::{FallocateFlags, fallocate, fstat, fsync, linkat};
 
@@ -42,6 +42,7 @@ common::tests!(
     fifo_carries_data,
     socket_carries_data,
     exec_a_program,
+    program_made_through_the_mount_runs_below,
     written_below_is_read_above,
     full_reads_by_many_threads,
     file_size_limit_is_the_lowers,
@@ -480,6 +481,15 @@ fn socket_carries_data() {
         listener.accept().unwrap().0.read_to_string(&mut seen).unwrap();
         assert_eq!(seen, "hello");
     });
+}
+
+/// Once it is closed, nothing holds a new program open for writing.
+fn program_made_through_the_mount_runs_below() {
+    let mount = Mount::new();
+    std::fs::copy("/bin/true", mount.up("new")).unwrap();
+    let runs = |path| std::process::Command::new(path).status().is_ok_and(|it| it.success());
+    assert!(runs(mount.up("new")));
+    eventually("the server has closed it", || runs(mount.low("new")));
 }
 
 fn exec_a_program() {

@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::FsError;
+use crate::error::{CallExt, FsError};
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
+use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
 
 use super::rights::has_privilege_bits;
@@ -77,8 +78,17 @@ impl FileSystem {
     }
 
     /// The lower file, for the kernel to read and write by itself.
+    ///
+    /// The kernel keeps it for longer than any caller has the file open, so it must not itself be
+    /// open for writing: a program that was made through the mount would stay busy below.
     pub fn backing_file(&self, nodeid: u64) -> Result<Arc<OwnedFd>, FsError> {
-        self.lower.path_fd(&self.regular(nodeid)?)
+        let fd = self.lower.path_fd(&self.regular(nodeid)?)?;
+        if !self.lower.open_files.any_writer(nodeid) {
+            return Ok(fd);
+        }
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let again = || rustix::fs::open(proc_path(&fd), flags, Mode::empty()).call("open");
+        self.lower.retrying(again).map(Arc::new)
     }
 
     /// Fifos, sockets and devices are opened by the kernel itself, never by the server.
