@@ -8,6 +8,7 @@ pub mod mount;
 pub mod probe;
 pub mod ranges;
 pub mod umount;
+pub mod unguard;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -30,6 +31,7 @@ struct Cli {
 enum Command {
     Mount(mount::Args),
     Umount(umount::Args),
+    Unguard(unguard::Args),
     Map(map::Args),
     Ranges(ranges::Args),
     Probe(probe::Args),
@@ -84,6 +86,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
     match command {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
+        Command::Unguard(args) => unguard::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Ranges(args) => ranges::run(&args),
         Command::Probe(args) => probe::run(&args),

@@ -29,6 +29,8 @@ pub struct MountConfig {
     pub cache: CacheMode,
     /// Whose locks are seen by whom.
     pub locks: LockMode,
+    /// What covers the lower path, as the rest of the host sees it, while the mount is there.
+    pub guard: GuardMode,
     /// The number of worker threads; `None` lets the server choose.
     pub threads: Option<usize>,
     /// Stay in the foreground and log to stderr.
@@ -114,4 +116,38 @@ pub enum LockMode {
     Mount,
     /// On the lower files, shared with processes on the lower side.
     Lower,
+}
+
+/// What covers the lower path while it is shown shifted (`guard=`), from weak to strong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum GuardMode {
+    /// Nothing.
+    #[default]
+    None,
+    /// The directory itself, with nosuid and nodev.
+    Nosuid,
+    /// The same, with noexec too.
+    Noexec,
+    /// An empty, read-only directory.
+    Hide,
+}
+
+impl GuardMode {
+    /// All of them, with the words for them.
+    pub const NAMES: &[(&str, Self)] = &[
+        ("none", Self::None),
+        ("nosuid", Self::Nosuid),
+        ("noexec", Self::Noexec),
+        ("hide", Self::Hide),
+    ];
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(_, mode)| *mode == self).map_or("none", |(name, _)| name)
+    }
+
+    /// The mode that a word means.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::NAMES.iter().find(|(word, _)| *word == name).map(|(_, mode)| *mode)
+    }
 }

@@ -60,17 +60,25 @@ impl LowerTree {
     /// Opens the lower directory, on a detached clone of its mount when the kernel and the user's
     /// rights allow it, so that later mounts over the path do not matter.
     pub fn open(path: &Path, submounts: bool, max_descriptors: usize) -> Result<Self, StartError> {
-        let failed = |what: &str, errno: Errno| StartError::Path {
-            role: "lower directory",
-            path: path.to_path_buf(),
-            why: format!("{what}: {errno}"),
-        };
+        let failed = |errno: Errno| unusable(path, "cannot open it", errno);
         let root = clone_mount(path, submounts)
             .or_else(|_| {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
                 rustix::fs::openat(CWD, path, flags, Mode::empty())
             })
-            .map_err(|errno| failed("cannot open it", errno))?;
+            .map_err(failed)?;
+        Self::on(root, path, submounts, max_descriptors)
+    }
+
+    /// The tree below a directory that is open already (an `O_PATH` descriptor will do); `path` is
+    /// for messages.
+    pub fn on(
+        root: OwnedFd,
+        path: &Path,
+        submounts: bool,
+        max_descriptors: usize,
+    ) -> Result<Self, StartError> {
+        let failed = |what: &str, errno: Errno| unusable(path, what, errno);
         let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle_mount = rustix::fs::openat(&root, ".", readable, Mode::empty())
             .map_err(|errno| failed("cannot read it", errno))?;
@@ -169,6 +177,14 @@ impl LowerTree {
             self.descriptors.remove(nodeid);
         }
         gone
+    }
+}
+
+fn unusable(path: &Path, what: &str, errno: Errno) -> StartError {
+    StartError::Path {
+        role: "lower directory",
+        path: path.to_path_buf(),
+        why: format!("{what}: {errno}"),
     }
 }
 

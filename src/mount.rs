@@ -4,6 +4,7 @@ pub mod check;
 pub mod daemon;
 pub mod fuse;
 mod fusermount;
+pub mod guard;
 pub mod kernel;
 pub mod log;
 pub mod options;

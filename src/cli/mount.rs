@@ -55,6 +55,9 @@ Options of idshift:
                           how long the kernel may remember names and attributes: not at all,
                           that long (default: ttl:1), or for good, because nobody else changes LOWER
   locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
+  guard=none | nosuid | noexec | hide
+                          how the rest of the host sees LOWER meanwhile: as ever (default), without
+                          set-user-ID programs and devices, without programs, or not at all
   submounts               show what is mounted below LOWER too
   backend=fuse | kernel | auto
                           serve through FUSE (default), make a kernel idmapped mount, or choose

@@ -9,6 +9,7 @@ use rustix::mount::UnmountFlags;
 
 use crate::error::StartError;
 use crate::host::{holders, mountinfo, privilege};
+use crate::mount::guard;
 
 /// Take the mount at MOUNTPOINT away and end its server
 #[derive(Debug, clap::Args)]
@@ -25,7 +26,13 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     let mountpoint = ours(&args.mountpoint)?;
     let lazy = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
     match rustix::mount::unmount(&mountpoint, UnmountFlags::NOFOLLOW | lazy) {
-        Ok(()) => Ok(0),
+        Ok(()) => {
+            // A server that was killed could not undo its guard. The unmount itself is done.
+            if let Err(error) = guard::sweep(None) {
+                eprintln!("idshift: {error}");
+            }
+            Ok(0)
+        }
         Err(Errno::PERM) => by_fusermount(&mountpoint, args.lazy),
         Err(Errno::BUSY) => Err(busy(&mountpoint)),
         Err(errno) => Err(wrong(&mountpoint, format!("cannot be unmounted: {errno}"))),

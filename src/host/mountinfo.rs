@@ -2,8 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, StatxFlags};
+use rustix::io::Errno;
 
 /// The type under which the kernel lists an idshift mount.
 pub const FUSE_TYPE: &str = "fuse.idshift";
@@ -13,6 +17,8 @@ pub const FUSE_TYPE: &str = "fuse.idshift";
 pub struct Mount {
     /// The mount's number in this boot.
     pub id: u64,
+    /// The number of the mount that it lies on.
+    pub parent: u64,
     /// The directory of the file system that is its root.
     pub root: OsString,
     /// Where it is.
@@ -63,6 +69,12 @@ pub fn holding(path: &Path) -> io::Result<Option<Mount>> {
     }))
 }
 
+/// The number of the mount that a descriptor is on (statx(2), Linux 5.8).
+pub fn id_of(fd: impl AsFd) -> Result<u64, Errno> {
+    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
+    Ok(stat.stx_mnt_id)
+}
+
 /// Reads the text of a mountinfo file. Lines that are not in its form are skipped.
 pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(line).collect()
@@ -73,14 +85,15 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let root = unescape(fields.nth(2)?);
+    let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let root = unescape(fields.nth(1)?);
     let mountpoint = unescape(fields.next()?).into();
     let options = text(fields.next()?);
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = text(fields.next()?);
     let source = unescape(fields.next()?);
     let fs_options = text(fields.next().unwrap_or_default());
-    Some(Mount { id, root, mountpoint, options, fs_type, source, fs_options })
+    Some(Mount { id, parent, root, mountpoint, options, fs_type, source, fs_options })
 }
 
 fn text(field: &[u8]) -> String {

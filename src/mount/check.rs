@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::MountConfig;
+use crate::config::{GuardMode, MountConfig};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
@@ -49,6 +49,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let standing = Standing::of_this_process();
     let mut flags = options.flags;
     let mut allow_other = options.allow_other;
+    guardable(options.guard, standing)?;
     if standing.mounts_itself() {
         allow_other = true;
     } else {
@@ -74,6 +75,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         submounts: options.submounts,
         cache: options.cache,
         locks: options.locks,
+        guard: options.guard,
         threads: options.threads,
         foreground,
         log: options.log,
@@ -157,6 +159,19 @@ fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<()
             lower.display()
         ),
     })
+}
+
+/// Covering a path is for root of the machine: it is for everybody there, and another user
+/// namespace has only a copy of the mounts.
+fn guardable(guard: GuardMode, standing: Standing) -> Result<(), StartError> {
+    if guard == GuardMode::None || standing == Standing::Root {
+        return Ok(());
+    }
+    Err(StartError::Usage(format!(
+        "option 'guard={}': only root of the machine can cover the lower directory for everybody; \
+         leave it out, or let root mount",
+        guard.name()
+    )))
 }
 
 /// What to tell somebody whose path cannot be used.

@@ -11,8 +11,9 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use crate::config::{Backend, MountConfig, MountFlags};
+use crate::config::{Backend, GuardMode, MountConfig, MountFlags};
 use crate::error::StartError;
+use crate::mount::guard;
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
 use crate::sys::idmapped::{self, Change, MountAttrs};
@@ -101,6 +102,7 @@ fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
         ("sync", config.flags.sync),
         ("dirsync", config.flags.dirsync),
         ("lazytime", config.flags.lazytime),
+        ("guard= (it needs a server to undo it)", config.guard != GuardMode::None),
         ("a mount for one user only (without allow_other)", !config.allow_other),
     ];
     options.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
@@ -112,6 +114,8 @@ enum Why {
     Empty(&'static str),
     /// The map does not fit what the kernel takes at once.
     TooLong { kind: &'static str, extents: usize, bytes: usize },
+    /// The lower directory is guarded by another mount, and cannot be reached behind that.
+    Guard(StartError),
     /// The lower mount cannot be cloned.
     Clone(Errno),
     /// No user namespace with that map: the step and its error.
@@ -132,6 +136,7 @@ impl fmt::Display for Why {
                  {MAX_EXTENTS} extents and less than one page ({} bytes)",
                 rustix::param::page_size()
             ),
+            Why::Guard(error) => write!(f, "{error}"),
             Why::Clone(Errno::PERM) => {
                 f.write_str("cloning the lower mount needs CAP_SYS_ADMIN (open_tree)")
             }
@@ -197,6 +202,9 @@ fn map_lines<K: Kind>(map: &IdMap<K>) -> Result<String, Why> {
 }
 
 fn clone_of(lower: &Path, submounts: bool) -> Result<OwnedFd, Why> {
+    if let Some(unguarded) = guard::view(lower, submounts).map_err(Why::Guard)? {
+        return Ok(unguarded);
+    }
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if submounts {
         flags |= OpenTreeFlags::AT_RECURSIVE;

@@ -7,7 +7,7 @@ pub mod split;
 
 use std::time::Duration;
 
-use crate::config::{Backend, CacheMode, LockMode, MountFlags};
+use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountFlags};
 use crate::error::StartError;
 use crate::shift::parse::Spec;
 use crate::shift::sources::Namespace;
@@ -43,6 +43,8 @@ pub struct Options {
     pub locks: LockMode,
     /// Show what is mounted below the lower directory.
     pub submounts: bool,
+    /// See [`GuardMode`].
+    pub guard: GuardMode,
     /// Worker threads.
     pub threads: Option<usize>,
     /// The log level or filter.
@@ -192,6 +194,7 @@ impl Options {
                     ],
                 )?;
             }
+            "guard" => self.guard = choice(word, GuardMode::NAMES)?,
             "threads" => self.threads = Some(threads(word)?),
             "log" => {
                 let level = needed(word, "log=debug")?;

@@ -9,13 +9,13 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::fuse;
+use super::{fuse, guard};
 use crate::config::{LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
 use crate::fuse::session::{Connection, Settings};
 use crate::host::mountinfo;
-use crate::lower::{LowerTree, cred};
+use crate::lower::cred;
 use crate::shift::acl::Unmapped;
 use crate::sys;
 
@@ -31,7 +31,8 @@ pub fn serve(
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let cached = raise_descriptor_limit();
-    let lower = LowerTree::open(&config.lower, config.submounts, cached)?;
+    // Kept to the end: then the guard is undone.
+    let (lower, _guard) = guard::open_lower(config, cached)?;
     let fs = FileSystem { lower, maps: config.maps.clone(), unmapped_acl: unmapped_acl() };
     prepare_credentials();
     let connection = connect(fs, config)?;

@@ -69,6 +69,7 @@ impl Side {
             submounts: false,
             cache: CacheMode::None,
             locks: LockMode::Mount,
+            guard: idshift::config::GuardMode::None,
             threads: None,
             foreground: false,
             log: None,

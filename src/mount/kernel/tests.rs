@@ -21,6 +21,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         submounts: false,
         cache: CacheMode::None,
         locks: LockMode::Mount,
+        guard: GuardMode::None,
         threads: None,
         foreground: false,
         log: None,

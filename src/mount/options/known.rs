@@ -35,6 +35,7 @@ pub const KNOWN: &[&str] = &[
     "cache",
     "locks",
     "submounts",
+    "guard",
     "threads",
     "log",
     "backend",
@@ -82,7 +83,6 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("gid", "idshift shifts ids through a map: write map=g:STORED:SHOWN:1"),
     ("unmapped", "this version shows an owner outside the map as 65534 and offers no other way"),
     ("deny_groups", "deny groups are not offered by this version"),
-    ("guard", "guarding the lower directory is not offered by this version"),
     ("ownership", "this version keeps owners in the lower files and offers no other way"),
 ];
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
-use crate::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags};
+use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
@@ -99,6 +99,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         submounts: false,
         cache: CacheMode::default(),
         locks: LockMode::default(),
+        guard: GuardMode::None,
         threads: None,
         foreground: true,
         log: None,

@@ -1,0 +1,170 @@
+//! `guard=`: while the lower directory is shown shifted, the path under which the rest of the host
+//! sees it is covered, so that a set-user-ID program that somebody makes through the mount is of
+//! no use below.
+//!
+//! Up to two mounts lie on the lower path, the second on the first:
+//!
+//! 1. a bind mount of the directory on itself, with nosuid and nodev, for `noexec` and `hide` with
+//!    noexec too;
+//! 2. for `hide`, an empty read-only directory.
+//!
+//! Both are private: what is mounted on them later goes nowhere else. Several mounts of one lower
+//! directory share the two: the strongest guard that a running one asks for is in force, and there
+//! is no moment without one while any asks. Who asks is kept in a register ([`register`]) whose
+//! entries are locked by the servers, so that those of a killed server are known to be void. They
+//! are cleared by the next mount, the next unmount, and `idshift unguard`.
+//!
+//! What this cannot do: a process that had a directory or program of the lower tree open before,
+//! and other paths to it (a bind mount elsewhere), stay as they were.
+
+mod layers;
+mod register;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::config::{GuardMode, MountConfig};
+use crate::error::StartError;
+use crate::lower::LowerTree;
+use register::{Place, Register};
+
+/// A server's part in the guard of its lower directory. Dropping it gives the part back and undoes
+/// what nobody else asks for.
+#[derive(Debug)]
+pub struct Guard {
+    claim: PathBuf,
+    /// The lock that says that this server lives; the kernel lets go of it whatever ends it.
+    _alive: File,
+}
+
+/// A lower path whose guard was looked at.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The lower directory.
+    pub lower: PathBuf,
+    /// What covers it now.
+    pub mode: GuardMode,
+    /// The running servers that ask for it.
+    pub servers: Vec<u32>,
+}
+
+/// Opens the lower directory for its server, from behind any guard, and then guards it as the
+/// configuration asks.
+pub fn open_lower(
+    config: &MountConfig,
+    descriptors: usize,
+) -> Result<(LowerTree, Option<Guard>), StartError> {
+    loop {
+        let Some(register) = Register::open(config.guard != GuardMode::None)? else {
+            let tree = LowerTree::open(&config.lower, config.submounts, descriptors)?;
+            if Register::is_there() && Register::open(false)?.is_some() {
+                continue; // the first guard came up meanwhile, perhaps before the open
+            }
+            return Ok((tree, None));
+        };
+        settle_all(&register);
+        let place = register.place(&config.lower);
+        let root = match layers::behind(&place, config.submounts)? {
+            Some(root) => Some(root),
+            // Before the guard is there: the server's own view has no part in it.
+            None => layers::clone_of(&config.lower, config.submounts).ok(),
+        };
+        let tree = match root {
+            Some(root) => LowerTree::on(root, &config.lower, config.submounts, descriptors)?,
+            None => LowerTree::open(&config.lower, config.submounts, descriptors)?,
+        };
+        if config.guard == GuardMode::None {
+            return Ok((tree, None));
+        }
+        return Ok((tree, Some(raise(&place, config)?)));
+    }
+}
+
+fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
+    let (claim, alive) = place.claim(config.guard, &config.mountpoint)?;
+    let guard = layers::settle(place);
+    if let Err(why) = guard {
+        register::withdraw(&claim);
+        if let Err(error) = layers::settle(place) {
+            tracing::error!("{error}");
+        }
+        return Err(StartError::Path {
+            role: "lower directory",
+            path: config.lower.clone(),
+            why: format!("option 'guard={}': {why}", config.guard.name()),
+        });
+    }
+    tracing::info!("guard={} on '{}'", config.guard.name(), config.lower.display());
+    Ok(Guard { claim, _alive: alive })
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Under the register's lock, so that nobody counts this server while it goes.
+        match Register::open(false) {
+            Ok(Some(register)) => {
+                register::withdraw(&self.claim);
+                settle_all(&register);
+            }
+            Ok(None) => tracing::error!("the register of guards has gone"),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// A detached clone of what is behind the guard of a lower directory; `None` if none covers it.
+pub fn view(lower: &Path, submounts: bool) -> Result<Option<OwnedFd>, StartError> {
+    match Register::open(false)? {
+        Some(register) => layers::behind(&register.place(lower), submounts),
+        None => Ok(None),
+    }
+}
+
+/// Undoes every guard that only servers that have ended asked for. Returns what is left of the
+/// guards of `lower` (all lower directories if `None`), and what was undone, with reasons for what
+/// could not be.
+pub fn sweep(lower: Option<&Path>) -> Result<Swept, StartError> {
+    let mut swept = Swept::default();
+    let Some(register) = Register::open(false)? else { return Ok(swept) };
+    for place in register.places() {
+        if lower.is_some_and(|lower| lower != place.lower) {
+            continue;
+        }
+        let before = layers::mode(&place);
+        let servers = place.live().into_iter().map(|claim| claim.pid).collect();
+        let settled = layers::settle(&place);
+        let mode = layers::mode(&place);
+        if let Err(why) = settled {
+            swept.failed.push((place.lower.clone(), why));
+        }
+        if mode < before {
+            swept.undone.push(Seen { lower: place.lower.clone(), mode: before, servers: vec![] });
+        }
+        if mode > GuardMode::None {
+            swept.left.push(Seen { lower: place.lower.clone(), mode, servers });
+        }
+    }
+    Ok(swept)
+}
+
+/// What [`sweep`] found.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Guards that it took away, with what they were.
+    pub undone: Vec<Seen>,
+    /// Guards that stay.
+    pub left: Vec<Seen>,
+    /// Guards that could not be brought to what is asked for now, and why.
+    pub failed: Vec<(PathBuf, String)>,
+}
+
+/// Brings every guard of this mount namespace to what is asked for now. One may wait for another
+/// that lies on it, so all are looked at, and a failure of one is logged and tried again next time.
+fn settle_all(register: &Register) {
+    for place in register.places() {
+        if let Err(why) = layers::settle(&place) {
+            tracing::warn!("the guard of '{}': {why}", place.lower.display());
+        }
+    }
+}
