@@ -4,7 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::shift::deny_groups::DenyGroups;
 use crate::shift::idmap::Maps;
+use crate::shift::set_id::SetIdPolicy;
+use crate::shift::unmapped::UnmappedOwners;
 
 /// One mount, as asked for and checked.
 #[derive(Debug, Clone)]
@@ -31,12 +34,39 @@ pub struct MountConfig {
     pub locks: LockMode,
     /// What covers the lower path, as the rest of the host sees it, while the mount is there.
     pub guard: GuardMode,
+    /// Protections beyond what the kernel's idmapped mount offers.
+    pub policies: Policies,
     /// The number of worker threads; `None` lets the server choose.
     pub threads: Option<usize>,
     /// Stay in the foreground and log to stderr.
     pub foreground: bool,
     /// The level of the log, in the form that `tracing-subscriber`'s filter reads.
     pub log: Option<String>,
+}
+
+/// Protections beyond what the kernel's idmapped mount offers; the default is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// What is shown of files of owners outside the map (`unmapped=`).
+    pub unmapped: UnmappedOwners,
+    /// Whether being in a group may take rights away (`deny_groups=`).
+    pub deny_groups: DenyGroups,
+    /// What becomes of set-ID bits that are set through the mount (`suid=`).
+    pub set_id: SetIdPolicy,
+}
+
+impl Policies {
+    /// Whether opening a file for writing is nothing special.
+    pub fn is_default_for_writing(&self) -> bool {
+        self.set_id == SetIdPolicy::Pass && self.unmapped.stand_in().is_none()
+    }
+
+    /// Whether what is reported of a file may differ from what is stored, ids apart.
+    pub fn change_reports(&self) -> bool {
+        self.unmapped != UnmappedOwners::Overflow
+            || self.deny_groups != DenyGroups::Off
+            || self.set_id == SetIdPolicy::Shadow
+    }
 }
 
 /// Generic mount options that the kernel keeps on the mount.

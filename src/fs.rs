@@ -14,6 +14,7 @@ mod locks;
 mod lookup;
 mod name;
 mod open;
+mod policies;
 mod rename;
 mod rights;
 mod setattr;
@@ -37,6 +38,7 @@ pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
 pub use xattr::XattrReply;
 
+use crate::config::Policies;
 use crate::error::FsError;
 use crate::lower::LowerTree;
 use crate::lower::cred::Creator;
@@ -52,6 +54,8 @@ pub struct FileSystem {
     pub maps: Maps,
     /// How an ACL entry is shown whose id has no upper counterpart.
     pub unmapped_acl: Unmapped,
+    /// Protections beyond the kernel's.
+    pub policies: Policies,
 }
 
 /// The process that makes a request, with the ids that the mount's user namespace gives it.

@@ -8,5 +8,6 @@ pub mod guard;
 pub mod kernel;
 pub mod log;
 pub mod options;
+pub mod policies;
 pub mod remount;
 pub mod serve;

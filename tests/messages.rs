@@ -37,6 +37,7 @@ common::tests!(
     removing,
     renaming,
     changing_the_mode,
+    deny_groups_sends_nothing_more,
 );
 
 /// The kernel whose sequences these are. Later ones may need fewer, and then the test is to say so.
@@ -318,4 +319,41 @@ fn changing_the_mode() {
     let stranger = || assert!(File::open(&file).is_err());
     assert_messages!(c, [Getxattr, Getattr], Caller::user(1000).run(stranger));
     assert_messages!(c, [Getxattr, Getattr], Caller::user(1000).run(stranger));
+}
+
+/// What is reported is already cut: the kernel judges by it as it does anyway.
+fn deny_groups_sends_nothing_more() {
+    let messages = |policy: &str| {
+        let c = Counted::with(&format!("cache=exclusive,deny_groups={policy}"), |lower| {
+            plain(&lower.join("file"));
+            plain(&lower.join("acl"));
+            let mut entries = vec![(common::USER_OBJ, 7, common::NO_ID)];
+            entries.push((common::GROUP_OBJ, 7, common::NO_ID));
+            entries.push((common::GROUP, 7, lo(7)));
+            entries.push((common::MASK, 7, common::NO_ID));
+            entries.push((common::OTHER, 7, common::NO_ID));
+            let value = common::acl(&entries);
+            common::set_xattr(&lower.join("acl"), common::ACL_ACCESS, &value).unwrap();
+        });
+        let all = ["file", "acl"].map(|name| c.up(name));
+        c.messages(|| {
+            for caller in [Caller::user(0), Caller::user(1000), Caller::user(1000).groups(&[7])] {
+                caller.run(|| {
+                    for path in &all {
+                        look(path);
+                        drop(open(path, OFlags::RDONLY, 0).unwrap());
+                        rustix::fs::access(path, rustix::fs::Access::READ_OK).unwrap();
+                    }
+                });
+            }
+            set_mode(&all[0], 0o604).unwrap();
+            look(&all[0]);
+            assert_eq!(fs::read_dir(c.up("")).unwrap().count(), 2);
+        })
+    };
+    let off = messages("off");
+    assert!(off.contains(&"Getxattr".to_owned()), "{off:?}");
+    for policy in ["group", "all"] {
+        assert_eq!(messages(policy), off, "deny_groups={policy}");
+    }
 }

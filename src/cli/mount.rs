@@ -12,7 +12,7 @@ use crate::mount::check::{self, Request};
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, remount, serve};
-use crate::shift::explain::explain;
+use crate::shift::explain::explain_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
@@ -58,6 +58,13 @@ Options of idshift:
   guard=none | nosuid | noexec | hide
                           how the rest of the host sees LOWER meanwhile: as ever (default), without
                           set-user-ID programs and devices, without programs, or not at all
+  unmapped=overflow | restrict | owner:UID[:GID] | squash:UID[:GID] | deny
+                          files of owners outside the map: shown as 65534 and unchangeable
+                          (default); the same, with the rights only that everyone has; shown as
+                          UID's but unchangeable; UID's; or listed by name alone
+  deny_groups=off | group | all
+                          whoever is not in a file's group has at most the group's rights (all:
+                          and the owner's), so that leaving a group gains nothing
   submounts               show what is mounted below LOWER too
   backend=fuse | kernel | auto
                           serve through FUSE (default), make a kernel idmapped mount, or choose
@@ -174,7 +181,7 @@ fn say(verbose: bool, config: &MountConfig, what: &str) {
 /// Called by the server once the mount answers.
 fn answers(config: &MountConfig, background: Option<daemon::Background>) {
     tracing::info!("'{}' is shown at '{}'", config.lower.display(), config.mountpoint.display());
-    for line in explain(&config.maps).lines() {
+    for line in explain_with(&config.maps, config.policies.unmapped).lines() {
         tracing::info!("{line}");
     }
     daemon::notify_service_manager(&format!(

@@ -64,9 +64,12 @@ pub struct Attr {
 impl FileSystem {
     /// What the mount reports of a lower file. Every lower stat goes up here, so that a policy
     /// that changes or hides what is reported is asked everywhere; without one it costs nothing.
-    #[allow(clippy::unnecessary_wraps)] // a policy may refuse to show a file
     pub(super) fn shown(&self, _of: Of<'_>, stat: &LowerStat) -> Result<Attr, FsError> {
-        Ok(Attr::up(stat, &self.maps))
+        let mut attr = Attr::up(stat, &self.maps);
+        if self.policies.change_reports() {
+            self.apply_policies(&mut attr)?;
+        }
+        Ok(attr)
     }
 
     /// Runs `use_it` on a descriptor of the file, which may be an `O_PATH` one.

@@ -44,6 +44,7 @@ impl FileSystem {
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
+        self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;
         let mode = birth.mode();
         let fd = as_creator(creator, || {
@@ -70,6 +71,7 @@ impl FileSystem {
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
+        self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;
         let mode = birth.mode();
         let fd = as_creator(creator, || {
@@ -145,6 +147,7 @@ impl FileSystem {
         let creator = self.creator(caller, umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
+        self.may_change(dir.as_fd(), Errno::ACCESS)?;
         as_creator(creator, || call(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
         let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;

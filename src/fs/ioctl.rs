@@ -1,5 +1,7 @@
 //! The few ioctls on files that are passed to the lower file.
 
+use std::os::fd::AsFd;
+
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -38,8 +40,11 @@ impl FileSystem {
             let given = input.get(..ioctl.size()).ok_or(FsError::Refused(Errno::INVAL))?;
             value[..given.len()].copy_from_slice(given);
         }
-        // The caller's descriptor may be a directory's or one that only writes: any will do.
         let inode = self.lower.inode(nodeid)?;
+        if ioctl.sets() {
+            self.may_change(self.lower.path_fd(&inode)?.as_fd(), Errno::PERM)?;
+        }
+        // The caller's descriptor may be a directory's or one that only writes: any will do.
         let file = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::NONBLOCK)?;
         file_ioctl(&file, ioctl, &mut value).call("ioctl")?;
         let wanted = usize::try_from(out_size).unwrap_or(0).min(value.len());

@@ -34,8 +34,10 @@ impl FileSystem {
     fn remove(&self, place: Place<'_>, flags: AtFlags) -> Result<(), FsError> {
         let parent = self.lower.inode(place.parent)?;
         let name = place.name.as_os_str();
-        self.lower.keep_before_unlink(&parent, name)?;
         let dir = self.lower.path_fd(&parent)?;
+        self.may_change(dir.as_fd(), Errno::ACCESS)?;
+        self.may_change_name(dir.as_fd(), name)?;
+        self.lower.keep_before_unlink(&parent, name)?;
         rustix::fs::unlinkat(&dir, name, flags).call("unlinkat")
     }
 
@@ -54,13 +56,17 @@ impl FileSystem {
         let (old_parent, new_parent) =
             (self.lower.inode(from.parent)?, self.lower.inode(to.parent)?);
         let (old_name, new_name) = (from.name.as_os_str(), to.name.as_os_str());
+        let (old_dir, new_dir) =
+            (self.lower.path_fd(&old_parent)?, self.lower.path_fd(&new_parent)?);
+        for (dir, name) in [(&old_dir, old_name), (&new_dir, new_name)] {
+            self.may_change(dir.as_fd(), Errno::ACCESS)?;
+            self.may_change_name(dir.as_fd(), name)?;
+        }
         match self.lower.keep_before_unlink(&new_parent, new_name) {
             Ok(()) => {}
             Err(FsError::Os { errno: Errno::NOENT, .. }) => drop(self.creator(caller, 0)?),
             Err(error) => return Err(error),
         }
-        let (old_dir, new_dir) =
-            (self.lower.path_fd(&old_parent)?, self.lower.path_fd(&new_parent)?);
         self.rename_as(caller, flags, || {
             rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
                 .call("renameat2")
@@ -92,6 +98,8 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let parent = self.lower.inode(to.parent)?;
         let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);
+        self.may_change(fd.as_fd(), Errno::OVERFLOW)?;
+        self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let name = to.name.as_os_str();
         let linked = match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
             // Without CAP_DAC_READ_SEARCH the descriptor's path has to do.

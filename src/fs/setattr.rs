@@ -57,6 +57,7 @@ impl FileSystem {
             None => self.lower.path_fd(&inode)?,
         };
         let fd = fd.as_fd();
+        self.may_change(fd, Errno::OVERFLOW)?;
         let owner = self.lower_owner(set)?;
         if owner.changes() || set.is_empty() {
             let stat = LowerStat::of(fd)?;
@@ -68,9 +69,12 @@ impl FileSystem {
             self.store_owner(caller, fd, &stat, &owner)?;
         }
         if let Some(mode) = set.mode {
-            self.store_mode(fd, set.handle.is_some(), mode)?;
+            self.store_mode(fd, set.handle.is_some(), inode.kind, mode)?;
         }
         if let Some(size) = set.size {
+            if !self.policies.is_default_for_writing() {
+                self.disarm(fd, &LowerStat::of(fd)?)?;
+            }
             let truncate = || truncate(fd, set.handle.is_some(), size);
             if set.clear_privileges {
                 self.clearing(caller, fd, &LowerStat::of(fd)?, truncate)?;

@@ -10,6 +10,7 @@ use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
 use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::id::{Id, LowerGid, LowerUid};
+use crate::shift::set_id::SET_ID;
 
 use super::{Caller, FileSystem};
 
@@ -43,8 +44,8 @@ impl Birth {
 impl FileSystem {
     /// How a file of this type is born with these permission bits, which are as the caller asked
     /// for them: its umask is applied below.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // a policy may refuse bits
-    pub(super) fn birth(&self, _kind: FileType, mode: u32) -> Result<Birth, FsError> {
+    pub(super) fn birth(&self, kind: FileType, mode: u32) -> Result<Birth, FsError> {
+        self.may_set_id(kind, mode, false)?;
         Ok(Birth { mode: Mode::from_bits_truncate(mode) })
     }
 
@@ -69,14 +70,23 @@ impl FileSystem {
         })
     }
 
-    /// Changes the permission bits; `open` says that the descriptor is an open file's.
-    #[allow(clippy::unused_self)] // a policy may refuse or divert bits
+    /// Changes the permission bits to exactly these, whatever a policy has cut from what was
+    /// shown; `open` says that the descriptor is an open file's.
     pub(super) fn store_mode(
         &self,
         fd: BorrowedFd<'_>,
         open: bool,
+        kind: FileType,
         mode: u32,
     ) -> Result<(), FsError> {
+        if mode & SET_ID != 0 && !self.policies.is_default_for_writing() {
+            self.may_set_id(kind, mode, self.squashes(&LowerStat::of(fd)?))?;
+        }
+        Self::set_mode(fd, open, mode)
+    }
+
+    /// Changes the permission bits of the lower file.
+    pub(super) fn set_mode(fd: BorrowedFd<'_>, open: bool, mode: u32) -> Result<(), FsError> {
         let mode = Mode::from_bits_truncate(mode);
         if open {
             return rustix::fs::fchmod(fd, mode).call("fchmod");

@@ -18,7 +18,8 @@ fn shifted() -> (tempfile::TempDir, FileSystem) {
         gids: IdMap::new(vec![Extent::from_raw(meta.gid(), 6000, 1).unwrap()]).unwrap(),
     };
     let lower = LowerTree::open(dir.path(), false, 32).unwrap();
-    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder })
+    let policies = Policies::default();
+    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder, policies })
 }
 
 fn name(name: &str) -> Name<'_> {

@@ -1,7 +1,7 @@
 //! Extended attributes. Those that carry ids are translated; the others pass unchanged.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -13,12 +13,16 @@ use crate::error::{CallExt, FsError};
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
+use crate::shift::set_id::SetIdPolicy;
 use crate::shift::{acl, capability};
 
 use super::{Caller, FileSystem};
 
 /// The longest value and the longest list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX: usize = 64 * 1024;
+
+/// Where the kernel keeps file capabilities.
+const CAPABILITY: &str = "security.capability";
 
 /// Room for a file capability, or an ACL of thirty entries.
 const USUAL: usize = 256;
@@ -81,9 +85,11 @@ impl FileSystem {
             },
         };
         let value = match content {
-            Content::AccessAcl | Content::DefaultAcl => {
+            Content::AccessAcl => {
+                let value = self.cut_acl(nodeid, value)?;
                 acl::up(&value, &self.maps, self.unmapped_acl)?
             }
+            Content::DefaultAcl => acl::up(&value, &self.maps, self.unmapped_acl)?,
             Content::Capability => capability::up(&value, &self.maps),
             Content::Plain => value,
         };
@@ -105,6 +111,7 @@ impl FileSystem {
         let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
+        self.may_change(fd.as_fd(), Errno::PERM)?;
         let path = proc_path(&fd);
         let set = |value: &[u8]| rustix::fs::setxattr(&*path, name, value, flags).call("setxattr");
         match Content::of(name) {
@@ -113,7 +120,10 @@ impl FileSystem {
                 self.store_access_acl(caller, fd.as_fd(), name, &value, flags, outside_group)
             }
             Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
-            Content::Capability => set(&capability::down(value, &self.maps)?),
+            Content::Capability => {
+                self.may_set_capability(&fd)?;
+                set(&capability::down(value, &self.maps)?)
+            }
             Content::Plain => set(value),
         }
     }
@@ -138,6 +148,7 @@ impl FileSystem {
     pub fn removexattr(&self, caller: Caller, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
+        self.may_change(fd.as_fd(), Errno::PERM)?;
         let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
         if Content::of(name) == Content::AccessAcl {
             return self.with_rights_of(caller, fd.as_fd(), &LowerStat::of(&fd)?, None, remove);
@@ -153,6 +164,26 @@ impl FileSystem {
         }
         let fd = self.lower.path_fd(&self.lower.inode(nodeid)?)?;
         Ok(Xattrs::Path { path: proc_path(&fd), _fd: fd })
+    }
+
+    /// Refuses file capabilities where a policy lets nobody set them: `EPERM`.
+    fn may_set_capability(&self, fd: impl AsFd) -> Result<(), FsError> {
+        let denied = match self.policies.set_id {
+            SetIdPolicy::Deny => true,
+            _ if self.policies.is_default_for_writing() => false,
+            _ => self.squashes(&LowerStat::of(fd)?),
+        };
+        if denied { Err(FsError::Refused(Errno::PERM)) } else { Ok(()) }
+    }
+
+    /// Takes a file's capabilities away; `true` if there were any.
+    #[allow(clippy::unused_self)] // `suid=shadow` keeps them
+    pub(super) fn take_capability(&self, fd: BorrowedFd<'_>) -> Result<bool, FsError> {
+        match rustix::fs::removexattr(proc_path(fd), CAPABILITY) {
+            Ok(()) => Ok(true),
+            Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
+            Err(errno) => Err(errno).call("removexattr"),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
 use crate::mount::options::Options;
+use crate::mount::policies;
 use crate::shift::idmap::Maps;
 
 const LOWER: &str = "lower directory";
@@ -46,6 +47,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let (lower, lower_is) = checked_lower(&lower)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is)?;
+    policies::check(options.policies, &maps, &lower_is)?;
     let standing = Standing::of_this_process();
     let mut flags = options.flags;
     let mut allow_other = options.allow_other;
@@ -76,6 +78,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         cache: options.cache,
         locks: options.locks,
         guard: options.guard,
+        policies: options.policies,
         threads: options.threads,
         foreground,
         log: options.log,

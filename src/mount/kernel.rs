@@ -14,8 +14,11 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use crate::config::{Backend, GuardMode, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::mount::guard;
+use crate::shift::deny_groups::DenyGroups;
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
+use crate::shift::set_id::SetIdPolicy;
+use crate::shift::unmapped::UnmappedOwners;
 use crate::sys::idmapped::{self, Change, MountAttrs};
 
 /// Most lines that the kernel takes in one map (`UID_GID_MAP_MAX_EXTENTS`, Linux 4.15).
@@ -99,6 +102,9 @@ pub fn supported(lower: &Path) -> Result<(), String> {
 /// Options of `config` that only the FUSE server can do, as the user would write them.
 fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
     let options = [
+        ("unmapped=", config.policies.unmapped != UnmappedOwners::Overflow),
+        ("deny_groups=", config.policies.deny_groups != DenyGroups::Off),
+        ("suid=", config.policies.set_id != SetIdPolicy::Pass),
         ("sync", config.flags.sync),
         ("dirsync", config.flags.dirsync),
         ("lazytime", config.flags.lazytime),

@@ -3,11 +3,12 @@
 //! mean for this machine is decided in `mount::check`.
 
 pub mod known;
+mod policies;
 pub mod split;
 
 use std::time::Duration;
 
-use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountFlags};
+use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountFlags, Policies};
 use crate::error::StartError;
 use crate::shift::parse::Spec;
 use crate::shift::sources::Namespace;
@@ -41,6 +42,8 @@ pub struct Options {
     pub cache: CacheMode,
     /// See [`LockMode`].
     pub locks: LockMode,
+    /// See [`Policies`].
+    pub policies: Policies,
     /// Show what is mounted below the lower directory.
     pub submounts: bool,
     /// See [`GuardMode`].
@@ -201,7 +204,7 @@ impl Options {
                 super::log::check(level).map_err(|why| bad(word, &why))?;
                 self.log = Some(level.to_owned());
             }
-            _ => return Ok(false),
+            _ => return policies::apply(&mut self.policies, word),
         }
         Ok(true)
     }

@@ -33,7 +33,12 @@ pub fn serve(
     let cached = raise_descriptor_limit();
     // Kept to the end: then the guard is undone.
     let (lower, _guard) = guard::open_lower(config, cached)?;
-    let fs = FileSystem { lower, maps: config.maps.clone(), unmapped_acl: unmapped_acl() };
+    let fs = FileSystem {
+        lower,
+        maps: config.maps.clone(),
+        unmapped_acl: unmapped_acl(),
+        policies: config.policies,
+    };
     prepare_credentials();
     let connection = connect(fs, config)?;
     unmount_on_signal(config)?;

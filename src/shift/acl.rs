@@ -33,6 +33,9 @@ const VERSION: u32 = 2;
 const HEADER: usize = 4;
 const ENTRY: usize = 8;
 
+/// All three rights.
+pub(in crate::shift) const RWX: u16 = 7;
+
 /// The largest id; no distribution gives it to anybody.
 const PLACEHOLDER: u32 = u32::MAX - 1;
 
@@ -50,22 +53,30 @@ pub enum Unmapped {
 
 /// What an entry is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tag {
+pub(in crate::shift) enum Tag {
+    /// The owner.
     UserObj,
+    /// A named user.
     User,
+    /// The owning group.
     GroupObj,
+    /// A named group.
     Group,
+    /// What named users and all groups have at most.
     Mask,
+    /// Everyone else.
     Other,
 }
 
 /// One entry as stored in the xattr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    tag: Tag,
-    permissions: u16,
+pub(in crate::shift) struct Entry {
+    /// What it is about.
+    pub(in crate::shift) tag: Tag,
+    /// `rwx`, as in a mode.
+    pub(in crate::shift) permissions: u16,
     /// Means something for [`Tag::User`] and [`Tag::Group`] only.
-    id: u32,
+    pub(in crate::shift) id: u32,
 }
 
 impl Tag {
@@ -144,6 +155,15 @@ fn rewrite(
     value: &[u8],
     change: impl Fn(Entry) -> Result<Option<Entry>, XattrError>,
 ) -> Result<Vec<u8>, XattrError> {
+    let mut kept = Vec::with_capacity(value.len() / ENTRY);
+    for entry in decode(value)? {
+        kept.extend(change(entry)?);
+    }
+    Ok(encode(&kept))
+}
+
+/// The entries of a value, in their order.
+pub(in crate::shift) fn decode(value: &[u8]) -> Result<Vec<Entry>, XattrError> {
     let (header, entries) = value.split_first_chunk::<HEADER>().ok_or(XattrError::Malformed)?;
     if u32::from_le_bytes(*header) != VERSION {
         return Err(XattrError::Version);
@@ -152,21 +172,38 @@ fn rewrite(
     if !rest.is_empty() {
         return Err(XattrError::Malformed);
     }
-    let mut out = Vec::with_capacity(value.len());
-    out.extend_from_slice(header);
-    for &[t0, t1, p0, p1, i0, i1, i2, i3] in entries {
-        let entry = Entry {
+    let entry = |&[t0, t1, p0, p1, i0, i1, i2, i3]: &[u8; ENTRY]| {
+        Ok(Entry {
             tag: Tag::from_raw(u16::from_le_bytes([t0, t1])).ok_or(XattrError::Malformed)?,
             permissions: u16::from_le_bytes([p0, p1]),
             id: u32::from_le_bytes([i0, i1, i2, i3]),
-        };
-        if let Some(entry) = change(entry)? {
-            out.extend_from_slice(&entry.tag.raw().to_le_bytes());
-            out.extend_from_slice(&entry.permissions.to_le_bytes());
-            out.extend_from_slice(&entry.id.to_le_bytes());
+        })
+    };
+    entries.iter().map(entry).collect()
+}
+
+/// The value with these entries.
+pub(in crate::shift) fn encode(entries: &[Entry]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + ENTRY * entries.len());
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    for entry in entries {
+        out.extend_from_slice(&entry.tag.raw().to_le_bytes());
+        out.extend_from_slice(&entry.permissions.to_le_bytes());
+        out.extend_from_slice(&entry.id.to_le_bytes());
+    }
+    out
+}
+
+/// What an entry gives in effect: that of named users and of groups is cut by the mask, if there
+/// is one (acl(5)).
+pub(in crate::shift) fn effective(entry: Entry, all: &[Entry]) -> u16 {
+    match entry.tag {
+        Tag::UserObj | Tag::Mask | Tag::Other => entry.permissions,
+        Tag::User | Tag::GroupObj | Tag::Group => {
+            let mask = all.iter().find(|entry| entry.tag == Tag::Mask);
+            entry.permissions & mask.map_or(RWX, |mask| mask.permissions)
         }
     }
-    Ok(out)
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Maps in words, for the person who gave them.
 
-use crate::shift::id::{INVALID, Kind};
+use crate::shift::id::{INVALID, Id, Kind};
 use crate::shift::idmap::{IdMap, Maps};
+use crate::shift::unmapped::UnmappedOwners;
 
 /// Says what the maps do: one line for each merged extent, and one for all other ids.
 ///
@@ -18,12 +19,22 @@ use crate::shift::idmap::{IdMap, Maps};
 /// # Ok::<(), idshift::shift::map_error::MapError>(())
 /// ```
 pub fn explain(maps: &Maps) -> String {
-    let mut lines = explain_kind(&maps.uids);
-    lines.extend(explain_kind(&maps.gids));
+    explain_with(maps, UnmappedOwners::Overflow)
+}
+
+/// The same for a mount with this policy about all other ids.
+pub fn explain_with(maps: &Maps, unmapped: UnmappedOwners) -> String {
+    let (user, group) = unmapped.stand_in().unzip();
+    let mut lines = explain_kind(&maps.uids, unmapped, user.map(Id::raw));
+    lines.extend(explain_kind(&maps.gids, unmapped, group.map(Id::raw)));
     lines.concat()
 }
 
-fn explain_kind<K: Kind>(map: &IdMap<K>) -> Vec<String> {
+fn explain_kind<K: Kind>(
+    map: &IdMap<K>,
+    unmapped: UnmappedOwners,
+    stand_in: Option<u32>,
+) -> Vec<String> {
     let line = |words: &str| format!("{}: {words}\n", K::NAME);
     if map.is_identity() {
         return vec![line("every id is shown as it is")];
@@ -37,13 +48,27 @@ fn explain_kind<K: Kind>(map: &IdMap<K>) -> Vec<String> {
         mapped += u64::from(extent.count());
     }
     if mapped < u64::from(INVALID) {
-        lines.push(line(
-            "any other lower id ⇒ shown as 65534, with no rights; a caller with any other id in \
-             the mount can create nothing",
-        ));
+        let shown = stand_in.unwrap_or(OVERFLOW);
+        let effect = match unmapped {
+            UnmappedOwners::Overflow | UnmappedOwners::Deny => "with no rights",
+            UnmappedOwners::Restrict => "with the rights that owner, group and others all have",
+            UnmappedOwners::Owner(..) => "who may change nothing",
+            UnmappedOwners::Squash(..) => "who owns it",
+        };
+        let shown = match unmapped {
+            UnmappedOwners::Deny => "by its name alone".to_owned(),
+            _ => format!("as {shown}, {effect}"),
+        };
+        lines.push(line(&format!(
+            "any other lower id ⇒ shown {shown}; a caller with any other id in the \
+             mount can create nothing"
+        )));
     }
     lines
 }
+
+/// What the kernel shows in place of an id that has no value here.
+const OVERFLOW: u32 = 65_534;
 
 /// "7", or "7–9".
 fn range(first: u32, count: u32) -> String {
@@ -70,6 +95,18 @@ mod tests {
         assert!(lines[1].starts_with("uid: any other lower id ⇒ shown as 65534"), "{text}");
         assert_eq!(lines[2], "gid: lower 5 ⇒ shown as 6");
         assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn policies_about_other_ids_are_named() {
+        let maps =
+            Maps::from_specs(&["b:0:0:5"], &|_: &std::path::Path| Ok(String::new())).unwrap();
+        let (uid, gid) = (Id::new(1000).unwrap(), Id::new(7).unwrap());
+        let text = explain_with(&maps, UnmappedOwners::Squash(uid, gid));
+        assert!(text.contains("shown as 1000, who owns it"), "{text}");
+        assert!(text.contains("shown as 7, who owns it"), "{text}");
+        let text = explain_with(&maps, UnmappedOwners::Deny);
+        assert!(text.contains("shown by its name alone;"), "{text}");
     }
 
     #[test]

@@ -219,6 +219,17 @@ pub(crate) fn wait(pid: libc::pid_t) -> u8 {
     }
 }
 
+/// `execve(2)` of a file that is no program: whether it might be run shows in the error, and this
+/// process goes on either way.
+pub(crate) fn try_exec(path: &Path) -> Errno {
+    let path = c_path(path);
+    let arguments = [path.as_ptr(), std::ptr::null()];
+    let none = [std::ptr::null()];
+    // SAFETY: the strings and the arrays, which end with null, live across the call.
+    check(unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), none.as_ptr()) }.into())
+        .expect_err("a file that is no program was run")
+}
+
 /// `truncate(2)`.
 pub(crate) fn truncate(path: &Path, length: i64) -> Result<(), Errno> {
     // SAFETY: the path is a C string that lives across the call.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags};
+use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags, Policies};
 use rustix::mount::UnmountFlags;
 
 use crate::maps::{MapSpec, OTHER};
@@ -70,6 +70,7 @@ impl Side {
             cache: CacheMode::None,
             locks: LockMode::Mount,
             guard: idshift::config::GuardMode::None,
+            policies: Policies::default(),
             threads: None,
             foreground: false,
             log: None,

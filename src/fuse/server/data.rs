@@ -18,6 +18,9 @@ impl Server {
         let (nodeid, tid) = (request.nodeid(), request.caller().tid);
         let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
         let second = truncates && self.reopening.is_second(tid);
+        if self.fs.before_writing(nodeid, args.flags)? {
+            let _known = self.device.forget_attributes(nodeid);
+        }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         // Without the agreement the kernel clears nothing itself when truncating is part of opening.
         let told = self.agreed.has(FUSE_HANDLE_KILLPRIV_V2);

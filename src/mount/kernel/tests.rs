@@ -2,7 +2,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{CacheMode, LockMode};
+use crate::config::{CacheMode, LockMode, Policies};
 
 fn extents<K: Kind>(raw: &[(u32, u32, u32)]) -> IdMap<K> {
     let list = raw.iter().map(|&(lower, upper, count)| Extent::from_raw(lower, upper, count));
@@ -22,6 +22,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         cache: CacheMode::None,
         locks: LockMode::Mount,
         guard: GuardMode::None,
+        policies: Policies::default(),
         threads: None,
         foreground: false,
         log: None,

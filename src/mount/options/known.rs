@@ -39,6 +39,8 @@ pub const KNOWN: &[&str] = &[
     "threads",
     "log",
     "backend",
+    "unmapped",
+    "deny_groups",
     "user",
     "users",
     "owner",
@@ -81,8 +83,6 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("mand", "the kernel has had no mandatory locks since Linux 5.15"),
     ("uid", "idshift shifts ids through a map: write map=u:STORED:SHOWN:1"),
     ("gid", "idshift shifts ids through a map: write map=g:STORED:SHOWN:1"),
-    ("unmapped", "this version shows an owner outside the map as 65534 and offers no other way"),
-    ("deny_groups", "deny groups are not offered by this version"),
     ("ownership", "this version keeps owners in the lower files and offers no other way"),
 ];
 

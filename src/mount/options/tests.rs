@@ -25,6 +25,8 @@ fn sample(name: &str) -> String {
         "guard" => "guard=hide".to_owned(),
         "threads" => "threads=2".to_owned(),
         "log" => "log=debug".to_owned(),
+        "unmapped" => "unmapped=restrict".to_owned(),
+        "deny_groups" => "deny_groups=all".to_owned(),
         "backend" => "backend=auto".to_owned(),
         flag => flag.to_owned(),
     }
@@ -117,7 +119,7 @@ fn errors_name_the_option_the_value_and_the_way_out() {
         ("log=loud", vec!["log=loud", "warn, info"]),
         ("subtype=other", vec!["fuse.idshift"]),
         ("allow_root", vec!["allow_root", "allow_other"]),
-        ("unmapped=squash:1", vec!["unmapped", "65534"]),
+        ("unmapped=squash:ann", vec!["unmapped", "squash:1000:1000"]),
         ("user_id=0", vec!["unknown option 'user_id'"]),
     ] {
         let message = error(text);

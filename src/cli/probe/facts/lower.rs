@@ -6,7 +6,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
-use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountConfig, MountFlags};
+use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountConfig, MountFlags, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
@@ -100,6 +100,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         cache: CacheMode::default(),
         locks: LockMode::default(),
         guard: GuardMode::None,
+        policies: Policies::default(),
         threads: None,
         foreground: true,
         log: None,

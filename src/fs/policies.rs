@@ -1,0 +1,133 @@
+//! The policies of a mount, applied: what they change in what is reported, and what they refuse.
+//! The rules themselves are pure and stand in [`crate::shift`].
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use crate::error::FsError;
+use crate::lower::stat::LowerStat;
+use crate::shift::id::INVALID;
+use crate::shift::set_id::{SET_ID, SetIdPolicy};
+use crate::shift::unmapped::UnmappedOwners;
+
+use super::{Attr, FileSystem};
+
+impl FileSystem {
+    /// Changes what is about to be reported of a file; `EACCES` where nothing is.
+    pub(super) fn apply_policies(&self, attr: &mut Attr) -> Result<(), FsError> {
+        if attr.uid == INVALID || attr.gid == INVALID {
+            if self.policies.unmapped == UnmappedOwners::Deny {
+                return Err(FsError::Refused(Errno::ACCESS));
+            }
+            attr.mode = self.policies.unmapped.mode(attr.mode);
+            if let Some((uid, gid)) = self.policies.unmapped.stand_in() {
+                replace_invalid(&mut attr.uid, uid.raw());
+                replace_invalid(&mut attr.gid, gid.raw());
+            }
+        }
+        attr.mode = self.policies.deny_groups.mode(attr.mode);
+        Ok(())
+    }
+
+    /// Cuts a stored access ACL as the mode is cut.
+    pub(super) fn cut_acl(&self, nodeid: u64, value: Vec<u8>) -> Result<Vec<u8>, FsError> {
+        if !self.policies.change_reports() {
+            return Ok(value);
+        }
+        let unmapped = self.policies.unmapped;
+        let stat = || LowerStat::of(self.lower.path_fd(&self.lower.inode(nodeid)?)?);
+        let value = if unmapped != UnmappedOwners::Overflow && !self.is_mapped(&stat()?) {
+            unmapped.acl(&value)?
+        } else {
+            value
+        };
+        Ok(self.policies.deny_groups.acl(&value)?)
+    }
+
+    /// Whether owner and group of a lower file have upper counterparts.
+    fn is_mapped(&self, stat: &LowerStat) -> bool {
+        stat.uid.is_some_and(|uid| self.maps.up_uid(uid).is_some())
+            && stat.gid.is_some_and(|gid| self.maps.up_gid(gid).is_some())
+    }
+
+    /// Refuses a change of an unmapped file with `errno`, where the kernel above cannot: it takes
+    /// the ids that stand in (`unmapped=owner`) for the owner.
+    pub(super) fn may_change(&self, fd: BorrowedFd<'_>, errno: Errno) -> Result<(), FsError> {
+        self.judge(|| LowerStat::of(fd), errno)
+    }
+
+    /// The same for a name that is to go away or to be replaced (`may_delete`, fs/namei.c).
+    pub(super) fn may_change_name(&self, dir: BorrowedFd<'_>, name: &OsStr) -> Result<(), FsError> {
+        match self.judge(|| LowerStat::at(dir, name), Errno::OVERFLOW) {
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn judge(
+        &self,
+        stat: impl FnOnce() -> Result<LowerStat, FsError>,
+        errno: Errno,
+    ) -> Result<(), FsError> {
+        let refuses = matches!(self.policies.unmapped, UnmappedOwners::Owner(..));
+        if refuses && !self.is_mapped(&stat()?) { Err(FsError::Refused(errno)) } else { Ok(()) }
+    }
+
+    /// Refuses what a policy lets nobody write, and takes set-ID bits and capabilities away that
+    /// a writer could otherwise fill with a program of his own: `true` if the mode has changed.
+    ///
+    /// Under `suid=deny` and `suid=shadow` that is any file; under `unmapped=squash`, one of an
+    /// unmapped owner, whose bits the kernel above does not know of.
+    pub fn before_writing(&self, nodeid: u64, flags: u32) -> Result<bool, FsError> {
+        let flags = OFlags::from_bits_retain(flags);
+        let writes = flags & OFlags::ACCMODE != OFlags::RDONLY || flags.contains(OFlags::TRUNC);
+        if !writes || self.policies.is_default_for_writing() {
+            return Ok(false);
+        }
+        let fd = self.lower.path_fd(&self.lower.inode(nodeid)?)?;
+        self.may_change(fd.as_fd(), Errno::ACCESS)?;
+        self.disarm(fd.as_fd(), &LowerStat::of(&fd)?)
+    }
+
+    /// See [`FileSystem::before_writing`].
+    pub(super) fn disarm(&self, fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<bool, FsError> {
+        let any_file = self.policies.set_id != SetIdPolicy::Pass;
+        if stat.kind() != FileType::RegularFile || !(any_file || self.squashes(stat)) {
+            return Ok(false);
+        }
+        let without_capability = self.take_capability(fd)?;
+        if stat.mode & SET_ID == 0 {
+            return Ok(without_capability);
+        }
+        Self::set_mode(fd, false, stat.mode & !SET_ID)?;
+        Ok(true)
+    }
+
+    /// Whether the file belongs to an unmapped owner in whose place others own it.
+    pub(super) fn squashes(&self, stat: &LowerStat) -> bool {
+        matches!(self.policies.unmapped, UnmappedOwners::Squash(..)) && !self.is_mapped(stat)
+    }
+
+    /// Refuses set-ID bits that may not be given to this file: `EPERM`.
+    pub(super) fn may_set_id(
+        &self,
+        kind: FileType,
+        mode: u32,
+        squashed: bool,
+    ) -> Result<(), FsError> {
+        let denied = self.policies.set_id == SetIdPolicy::Deny || squashed;
+        if denied && kind == FileType::RegularFile && mode & SET_ID != 0 {
+            return Err(FsError::Refused(Errno::PERM));
+        }
+        Ok(())
+    }
+}
+
+fn replace_invalid(id: &mut u32, stand_in: u32) {
+    if *id == INVALID {
+        *id = stand_in;
+    }
+}
