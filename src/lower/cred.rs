@@ -69,7 +69,9 @@ pub fn with_groups<T>(
         }
     }
     let groups: Vec<u32> = supplementary.iter().map(|gid| gid.raw()).collect();
-    let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then_some(NoGroups);
+    // Made only where there is something to restore: a server that may not choose its groups
+    // cannot, and must not be ended for it.
+    let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then(|| NoGroups);
     let result = call();
     drop(restore);
     result
