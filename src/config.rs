@@ -181,3 +181,17 @@ impl GuardMode {
         Self::NAMES.iter().find(|(word, _)| *word == name).map(|(_, mode)| *mode)
     }
 }
+
+/// Where the owner and the mode of a file are kept (`ownership=`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Ownership {
+    /// In the lower inode.
+    #[default]
+    Chown,
+    /// In an extended attribute of the lower file, which stays the server's.
+    Xattr {
+        /// The attribute is `user.idshift.LABEL`; without a label, the one that container storage
+        /// tools use.
+        label: Option<String>,
+    },
+}

@@ -1,6 +1,7 @@
 //! Making and serving mounts.
 
 pub mod check;
+pub mod consent;
 pub mod daemon;
 pub mod fuse;
 mod fusermount;

@@ -13,6 +13,7 @@ pub mod explain;
 pub mod id;
 pub mod idmap;
 pub mod map_error;
+pub mod ownership;
 pub mod parse;
 pub mod set_id;
 pub mod sources;

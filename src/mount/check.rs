@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, MountConfig};
+use crate::config::{GuardMode, MountConfig, Ownership};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
+use crate::mount::consent::Allowance;
 use crate::mount::options::Options;
 use crate::mount::policies;
 use crate::shift::idmap::Maps;
@@ -55,6 +56,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     if standing.mounts_itself() {
         allow_other = true;
     } else {
+        Allowance::of_this_user()?.check(&maps, &Ownership::Chown)?;
         flags.nosuid = true;
         flags.nodev = true;
         if allow_other && !privilege::user_allow_other() {
