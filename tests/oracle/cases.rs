@@ -3,7 +3,8 @@
 //! `== name` starts a case. `maps NAME…` and `storage NAME…` narrow where it runs. With
 //! `callers NAME…` it runs once for each of them, in the place of `*`; with `values WORD…` once for
 //! each of these, in the place of `$`. After `unwatched` nobody looks at files before the end:
-//! looking refreshes what the kernel remembers of them.
+//! looking refreshes what the kernel remembers of them. A `live` case needs the oracle itself, not a
+//! recording of it.
 
 use crate::maps::{self, MapSpec};
 use crate::step::Step;
@@ -20,9 +21,18 @@ pub struct Case {
     values: Vec<String>,
     steps: Vec<Step>,
     pub watch: Watch,
+    pub live: bool,
 }
 
 impl Case {
+    /// Whether the mount promises what the case expects: with `cache=exclusive` nobody else may
+    /// change the lower tree once the mount is in use.
+    pub fn suits(&self, options: &str) -> bool {
+        let prepared = self.steps.iter().take_while(|step| step.caller == "lower").count();
+        let alone = |step: &Step| step.caller == "*" || step.through_the_mount();
+        !options.contains("cache=exclusive") || self.steps[prepared..].iter().all(alone)
+    }
+
     /// The sequences to run: one for each caller and value; or, where `turn` is given, one for each
     /// caller, with the values taking turns.
     pub fn sequences(&self, turn: Option<usize>) -> Vec<Vec<Step>> {
@@ -97,6 +107,7 @@ pub fn read(file: &str, text: &str) -> Vec<Case> {
                 values: vec!["$".into()],
                 steps: Vec::new(),
                 watch: Watch::Touched,
+                live: false,
             }),
             (_, None) => panic!("{file}: a step before the first case: {line}"),
             (["maps" | "map", names @ ..], Some(case)) => {
@@ -109,6 +120,7 @@ pub fn read(file: &str, text: &str) -> Vec<Case> {
                 case.values = words.iter().map(|&word| word.to_owned()).collect();
             }
             (["unwatched"], Some(case)) => case.watch = Watch::AtEnd,
+            (["live"], Some(case)) => case.live = true,
             (["storage", names @ ..], Some(case)) => {
                 case.storage.retain(|kind| names.contains(kind));
             }

@@ -33,12 +33,6 @@ pub const KNOWN: &[Deviation] = &[
     parting("fallocate-ranges", fallocate_ranges),
     parting("fsetid-in-namespace", fsetid_in_namespace),
     parting("privileges-lost-on-refusal", privileges_lost_on_refusal),
-    Deviation {
-        after: |before| {
-            before.iter().any(|step| step.args.iter().any(|arg| arg.contains("DIRECT")))
-        },
-        ..parting("privileges-lost-on-refusal", privileges_lost_on_refused_write)
-    },
     parting("unmapped-whiteout", unmapped_whiteout),
     parting("text-busy-below", text_busy_below),
     known("trusted-names-on-btrfs", trusted_names_on_btrfs),
@@ -59,18 +53,31 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
     ((6, 6), parting("no-fchmodat2", no_fchmodat2)),
 ];
 
+/// What comes with an option of idshift's only.
+pub const OF_OPTIONS: &[(&str, Deviation)] =
+    &[("locks=lower", known("no-holder-of-lower-locks", no_holder))];
+
 /// Faults that are still to be mended. `IDSHIFT_ORACLE_STRICT` shows them as such.
 pub const PENDING: &[Deviation] = &[];
 
-/// The deviation that two answers to a step, or two lines about one file after it, show.
-pub fn find(step: &Step, before: &[Step], left: &str, right: &str) -> Option<&'static Deviation> {
+/// The deviation that two answers to a step, or two lines about one file after it, show. `options`
+/// are those of the tested mount.
+pub fn find(
+    step: &Step,
+    before: &[Step],
+    options: &str,
+    left: &str,
+    right: &str,
+) -> Option<&'static Deviation> {
     let strict = std::env::var_os("IDSHIFT_ORACLE_STRICT").is_some();
     let pending = if strict { &[] } else { PENDING };
     let older = OLDER.iter().filter(|(since, _)| kernel() < *since).map(|(_, known)| known);
+    let chosen = OF_OPTIONS.iter().filter(|(option, _)| options.split(',').any(|o| o == *option));
     KNOWN
         .iter()
         .chain(pending)
         .chain(older)
+        .chain(chosen.map(|(_, known)| known))
         .find(|known| (known.shown_by)(step, left, right) && (known.after)(before))
 }
 
@@ -164,9 +171,29 @@ fn privileges_lost_on_refusal(step: &Step, left: &str, right: &str) -> bool {
     }
 }
 
-/// So too a direct write that is not aligned, where the file system looks at that first (xfs).
-fn privileges_lost_on_refused_write(step: &Step, left: &str, right: &str) -> bool {
-    matches!(step.call.as_str(), "write" | "pwrite" | "copy") && lost_bits(left, right).is_some()
+/// Whether a step, if it is refused, may be `privileges-lost-on-refusal`. Nobody need look at the
+/// file after it (a call on a descriptor names no path), so the lower trees are asked right away:
+/// later the difference could be anybody's.
+pub fn may_lose_privileges(step: &Step, before: &[Step]) -> bool {
+    match step.call.as_str() {
+        "fallocate" | "chown" | "lchown" | "fchown" => true,
+        // A direct write that is not aligned, where the file system looks at that first (xfs).
+        "write" | "pwrite" => step.args.first().is_some_and(|slot| direct(step, slot, before)),
+        "copy" => step.args.get(2).is_some_and(|slot| direct(step, slot, before)),
+        _ => false,
+    }
+}
+
+/// Whether a slot of the step's caller was last opened for direct writing.
+fn direct(step: &Step, slot: &str, before: &[Step]) -> bool {
+    let mut opens = before.iter().rev().filter(|open| {
+        open.call == "open"
+            && open.caller == step.caller
+            && open.args.first().is_some_and(|s| s == slot)
+    });
+    opens.next().is_some_and(|open| {
+        opens_for_writing(open) && open.args.iter().any(|arg| arg.contains("DIRECT"))
+    })
 }
 
 /// The oracle makes a whiteout of a caller without lower ids and stores the invalid id.
@@ -201,6 +228,12 @@ fn trusted_names_on_btrfs(step: &Step, left: &str, right: &str) -> bool {
     step.call == "listx" && left.contains(" trusted.") && shown(left) == shown(right)
 }
 
+/// A lock on a lower file is the server's, and FUSE cannot carry the -1 that fcntl(2) has for those
+/// of open files.
+fn no_holder(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "getlk" && right.ends_with(" holder:0") && equal_but(left, right, "holder:")
+}
+
 /// The value of a field of a line.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
     line.split(' ').find_map(|word| word.strip_prefix(name))
@@ -213,11 +246,13 @@ fn equal_but(left: &str, right: &str, name: &str) -> bool {
     left != right && rest(left) == rest(right)
 }
 
-/// The mode bits that only the left line has, where the lines differ in nothing else.
+/// The set-ID bits that only the left line has, where the lines differ in nothing else.
 fn lost_bits(left: &str, right: &str) -> Option<u32> {
     let mode = |line| u32::from_str_radix(field(line, "mode=")?, 8).ok();
     let (before, after) = (mode(left)?, mode(right)?);
-    (equal_but(left, right, "mode=") && before & after == after).then_some(before & !after)
+    let lost = before & !after;
+    (equal_but(left, right, "mode=") && before & after == after && lost & !0o6000 == 0)
+        .then_some(lost)
 }
 
 /// An ACL entry for an unmapped id: the oracle shows the invalid id, which a FUSE server cannot

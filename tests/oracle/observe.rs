@@ -1,9 +1,9 @@
 //! What can be seen of a tree: through the mount, and below it.
 
-use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::calls::attributes::{describe, statx};
 use crate::calls::data::hash;
@@ -55,12 +55,51 @@ pub fn lower_tree(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// A lower tree's set-ID bits and file capabilities, each with its path. Looking leaves no trace:
+/// access times are compared with what the mount remembers of them.
+pub fn privileges(root: &Path) -> BTreeSet<(PathBuf, u32)> {
+    /// Not a bit of any mode.
+    const CAPABILITY: u32 = 1 << 31;
+    let mut found = BTreeSet::new();
+    let mut places = vec![root.to_path_buf()];
+    while let Some(path) = places.pop() {
+        let Ok(stat) = stat(&path) else { continue };
+        let mode = u32::from(stat.stx_mode);
+        let bits = [libc::S_ISUID, libc::S_ISGID].into_iter().filter(|bit| mode & bit != 0);
+        found.extend(bits.map(|bit| (path.clone(), bit)));
+        match mode & libc::S_IFMT {
+            libc::S_IFDIR => places.extend(quiet_list(&path)),
+            libc::S_IFREG
+                if attributes(&path).iter().any(|(name, _)| name == "security.capability") =>
+            {
+                found.insert((path, CAPABILITY));
+            }
+            _ => {}
+        }
+    }
+    let inside = |(path, bit): (PathBuf, u32)| {
+        (path.strip_prefix(root).map(Path::to_path_buf).unwrap_or_default(), bit)
+    };
+    found.into_iter().map(inside).collect()
+}
+
+/// What is in a directory, without moving its access time.
+fn quiet_list(path: &Path) -> Vec<PathBuf> {
+    let opened = open_quietly(path, libc::O_RDONLY | libc::O_DIRECTORY);
+    let listed = opened.ok().and_then(|dir| rustix::fs::Dir::new(dir).ok());
+    let names = listed.into_iter().flatten().flatten().filter_map(|entry| {
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        (name != "." && name != "..").then(|| path.join(name))
+    });
+    names.collect()
+}
+
 /// The lines in which two trees differ: what, left, right.
 pub fn differences(
     left: &BTreeMap<String, String>,
     right: &BTreeMap<String, String>,
 ) -> Vec<(String, String, String)> {
-    let paths: std::collections::BTreeSet<_> = left.keys().chain(right.keys()).collect();
+    let paths: BTreeSet<_> = left.keys().chain(right.keys()).collect();
     let line = |side: &BTreeMap<String, String>, path| {
         side.get(path).cloned().unwrap_or_else(|| "not there".to_owned())
     };

@@ -17,7 +17,7 @@ pub struct Pool {
     shown: [Shown; 2],
     place: tempfile::TempDir,
     storages: Mutex<BTreeMap<&'static str, Result<Arc<Storage>, String>>>,
-    worlds: Mutex<BTreeMap<(&'static str, &'static str), Shared<World>>>,
+    worlds: Mutex<BTreeMap<[&'static str; 3], Shared<World>>>,
 }
 
 impl Pool {
@@ -46,18 +46,19 @@ impl Pool {
         storage.clone()
     }
 
-    /// Does something in the world of this storage and map. A world in which a panic left
+    /// Does something in the world of this storage, map and options of idshift. A world in which a panic left
     /// something half done is made anew.
     pub fn with<R>(
         &self,
         kind: &'static str,
         map: MapSpec,
+        options: &'static str,
         act: impl FnOnce(&mut World) -> R,
     ) -> Result<R, String> {
         let storage = self.storage(kind)?;
         let shared = {
             let mut worlds = self.worlds.lock().unwrap_or_else(PoisonError::into_inner);
-            worlds.entry((kind, map.name)).or_default().clone()
+            worlds.entry([kind, map.name, options]).or_default().clone()
         };
         let mut world = shared.lock().unwrap_or_else(|poisoned| {
             let mut world = poisoned.into_inner();
@@ -65,7 +66,7 @@ impl Pool {
             world
         });
         if world.is_none() {
-            *world = Some(World::new(storage, map, self.shown, self.place())?);
+            *world = Some(World::new(storage, map, options, self.shown, self.place())?);
         }
         let world = world.as_mut().ok_or("made above")?;
         Ok(act(world))

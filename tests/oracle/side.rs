@@ -30,21 +30,24 @@ pub struct Side {
     pub shown: Shown,
     pub lower: PathBuf,
     pub upper: PathBuf,
+    options: &'static str,
     server: Option<Child>,
     second: Option<Box<Side>>,
 }
 
 impl Side {
+    /// `options` are idshift's, besides the map.
     pub fn mount(
         shown: Shown,
         map: &MapSpec,
+        options: &'static str,
         lower: PathBuf,
         upper: PathBuf,
     ) -> Result<Self, String> {
         for path in [&lower, &upper] {
             std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
         }
-        let mut side = Self { shown, lower, upper, server: None, second: None };
+        let mut side = Self { shown, options, lower, upper, server: None, second: None };
         match shown {
             Shown::Kernel => {
                 idshift::mount::kernel::mount(&side.config(map)).map_err(|e| e.to_string())?;
@@ -81,7 +84,8 @@ impl Side {
         let log = self.upper.with_extension("log");
         let log = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
         let mut options = map.options();
-        options.extend(std::env::var("IDSHIFT_ORACLE_OPTIONS").ok());
+        options
+            .extend([self.options].into_iter().filter(|more| !more.is_empty()).map(str::to_owned));
         let built = env!("CARGO_BIN_EXE_idshift").into();
         let mut command = Command::new(std::env::var_os("IDSHIFT_ORACLE_SERVER").unwrap_or(built));
         command
@@ -122,7 +126,8 @@ impl Side {
         if self.second.is_none() {
             let mut place = self.upper.clone().into_os_string();
             place.push("-other");
-            let side = Self::mount(self.shown, &OTHER, self.lower.clone(), place.into());
+            let side =
+                Self::mount(self.shown, &OTHER, self.options, self.lower.clone(), place.into());
             self.second = Some(Box::new(side.expect("a second mount")));
         }
         self.second.as_ref().map(|side| side.upper.clone()).expect("made above")

@@ -1,7 +1,7 @@
 //! The trials: what is run, and what is left out and why.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -16,6 +16,13 @@ use crate::storage;
 use crate::sysctl::Protected;
 use crate::tape::{Archive, Tape};
 use crate::world::Difference;
+
+/// How idshift may be told to work otherwise than by default: the hand-written cases are tried with
+/// each of these options too, on one file system with one map. More of them by
+/// `IDSHIFT_ORACLE_OPTIONS`, which counts for all trials.
+const MODES: &[&str] = &["cache=none", "cache=exclusive", "locks=lower"];
+/// Each so-manieth sequence of a case is tried in each mode.
+const MODES_EVERY: usize = 5;
 
 /// Reports of one case are cut after this many worlds.
 const REPORTS: usize = 3;
@@ -41,6 +48,7 @@ pub fn run() -> ExitCode {
         trials.extend(cases::all().into_iter().map(of_case));
         trials.push(Trial::test("deviations are in docs/semantics.md", deviations_are_documented));
         if against == Shown::Kernel && !recording() {
+            trials.extend(MODES.iter().map(|options| of_mode(&pool, options)));
             trials.extend(random_trials(&pool));
             trials.push(self_test(&pool, Shown::Kernel));
             trials.push(self_test(&pool, Shown::Bind));
@@ -100,6 +108,13 @@ fn every() -> usize {
     std::env::var("IDSHIFT_ORACLE_EVERY").map_or(1, |text| text.parse().expect("a number"))
 }
 
+/// The options that idshift gets in all trials, besides the map.
+fn options() -> &'static str {
+    static OPTIONS: LazyLock<String> =
+        LazyLock::new(|| std::env::var("IDSHIFT_ORACLE_OPTIONS").unwrap_or_default());
+    &OPTIONS
+}
+
 fn recording() -> bool {
     std::env::var_os("IDSHIFT_ORACLE_RECORD").is_some()
 }
@@ -117,10 +132,10 @@ fn of_case(pool: &Arc<Pool>, archive: &Arc<Mutex<Archive>>, case: Case) -> Trial
     let (pool, archive) = (pool.clone(), archive.clone());
     Trial::test(case.name.clone(), move || {
         let mut reports = Vec::new();
-        let worlds = worlds(&case, pool.shown());
+        let worlds = if case.suits(options()) { worlds(&case, pool.shown()) } else { Vec::new() };
         for (turn, (kind, map)) in worlds.into_iter().enumerate() {
             let turn = (turn > 0).then_some(turn);
-            let found = pool.with(kind, map, |world| {
+            let found = pool.with(kind, map, options(), |world| {
                 let sequences = case.sequences(turn).into_iter();
                 sequences.enumerate().step_by(every()).find_map(|(number, steps)| {
                     let key = format!("{}, {kind}, {}, {number}", case.name, map.name);
@@ -136,6 +151,31 @@ fn of_case(pool: &Arc<Pool>, archive: &Arc<Mutex<Archive>>, case: Case) -> Trial
                 break;
             }
         }
+        if reports.is_empty() { Ok(()) } else { Err(Failed::from(reports.join("\n"))) }
+    })
+}
+
+/// The hand-written cases once more, with other options.
+fn of_mode(pool: &Arc<Pool>, mode: &'static str) -> Trial {
+    let pool = pool.clone();
+    Trial::test(format!("mode: {mode}"), move || {
+        let options = [options(), mode].into_iter().filter(|part| !part.is_empty());
+        let options: &'static str = options.collect::<Vec<_>>().join(",").leak();
+        let mut reports = Vec::new();
+        let mut count = 0;
+        for case in cases::all().into_iter().filter(|case| case.suits(options)) {
+            let Some((&kind, &map)) = case.storage.first().zip(case.maps.first()) else { continue };
+            let found = pool.with(kind, map, options, |world| {
+                let sequences = case.sequences(None).into_iter().step_by(MODES_EVERY);
+                sequences.inspect(|_| count += 1).find_map(|steps| {
+                    let found = world.run(&steps, case.watch)?;
+                    let ran: Vec<String> = steps.iter().map(Step::to_string).collect();
+                    Some(format!("{}: {found}\n  {}", case.name, ran.join("\n  ")))
+                })
+            })?;
+            reports.extend(found);
+        }
+        println!("{mode}: {count} sequences");
         if reports.is_empty() { Ok(()) } else { Err(Failed::from(reports.join("\n"))) }
     })
 }
@@ -168,7 +208,7 @@ fn worlds(case: &Case, against: Shown) -> Vec<(&'static str, maps::MapSpec)> {
         return Vec::new();
     };
     if against == Shown::Recorded || recording() {
-        return vec![(first, map)];
+        return if case.live { Vec::new() } else { vec![(first, map)] };
     }
     let maps = case.maps.iter().map(|&map| (first, map));
     maps.chain(case.storage[1..].iter().map(|&kind| (kind, map))).collect()
@@ -193,7 +233,8 @@ fn random_trials(pool: &Arc<Pool>) -> Vec<Trial> {
         let pool = pool.clone();
         Trial::test(format!("random: {kind} {}", map.name), move || {
             let seed = seed.wrapping_add(number);
-            let count = pool.with(kind, map, |world| random::run(world, seed, share, most))?;
+            let count =
+                pool.with(kind, map, options(), |world| random::run(world, seed, share, most))?;
             let count = count.map_err(Failed::from)?;
             println!("{kind} {}: {count} steps from seed {seed:#x}, no difference", map.name);
             Ok(())
@@ -209,6 +250,7 @@ fn deviations_are_documented() -> Result<(), Failed> {
     let missing: Vec<&str> = deviations::KNOWN
         .iter()
         .chain(deviations::OLDER.iter().map(|(_, known)| known))
+        .chain(deviations::OF_OPTIONS.iter().map(|(_, known)| known))
         .map(|known| known.id)
         .filter(|id| !text.contains(&format!("`{id}`")))
         .collect();
@@ -222,7 +264,7 @@ fn self_test(pool: &Arc<Pool>, shown: Shown) -> Trial {
         let storage = pool.storage("tmpfs")?;
         let place = pool.place().join(format!("self-{shown:?}"));
         let mut world =
-            crate::world::World::new(storage, maps::OFFSET, [Shown::Kernel, shown], &place)?;
+            crate::world::World::new(storage, maps::OFFSET, "", [Shown::Kernel, shown], &place)?;
         let outcome = random::run(&mut world, 1, 1000, 1);
         match (shown, outcome) {
             (Shown::Bind, Ok(_)) => Err("a bind mount passed for an idmapped one".into()),

@@ -54,25 +54,30 @@ pub struct World {
     workers: BTreeMap<(usize, &'static str), Worker>,
     /// The oracle's, if it is here and not only on record, and the tested one.
     sides: [Option<Side>; 2],
+    /// Idshift's, besides the map.
+    options: &'static str,
     sequences: u64,
 }
 
 impl World {
-    /// `place` is a directory of its own for mount points, on a host path that everyone can reach.
+    /// `options` are idshift's, besides the map. `place` is a directory of its own for mount points,
+    /// on a host path that everyone can reach.
     pub fn new(
         storage: Arc<Storage>,
         map: MapSpec,
+        options: &'static str,
         shown: [Shown; 2],
         place: &Path,
     ) -> Result<Self, String> {
-        let name = |n: usize| format!("{}-{}-{n}-{:?}", map.name, storage.kind, shown[n]);
+        let name = |n: usize| format!("{}-{}-{options}-{n}-{:?}", map.name, storage.kind, shown[n]);
         let side = |n: usize| {
             let lower = storage.root.join(place.file_name().unwrap_or_default()).join(name(n));
             let here = shown[n] != Shown::Recorded;
-            here.then(|| Side::mount(shown[n], &map, lower, place.join(name(n)))).transpose()
+            here.then(|| Side::mount(shown[n], &map, options, lower, place.join(name(n))))
+                .transpose()
         };
         let sides = [side(0)?, side(1)?];
-        Ok(Self { map, storage, sides, workers: BTreeMap::new(), sequences: 0 })
+        Ok(Self { map, storage, options, sides, workers: BTreeMap::new(), sequences: 0 })
     }
 
     /// Runs the steps on both sides, on fresh directories. `None`: no difference.
@@ -140,7 +145,16 @@ impl World {
             if step.callers().iter().any(|caller| !caller.exists(&self.map)) {
                 continue;
             }
+            let losing = deviations::may_lose_privileges(step, &steps[..number]);
+            let lost_before = losing.then(|| self.lost_privileges(base));
             let [left, right] = self.answers(step);
+            let refused =
+                |answer: &Option<String>| answer.as_ref().is_some_and(|a| !a.starts_with("ok"));
+            if let Some(lost) = lost_before.filter(|_| refused(&left) && refused(&right))
+                && !self.lost_privileges(base).is_subset(&lost)
+            {
+                return None;
+            }
             let left = tape.next(|| left.unwrap_or_default())?;
             let mut seen = vec![(step.to_string(), left, right.unwrap_or_default())];
             // A change beside the mount shows after the cache's time.
@@ -151,7 +165,7 @@ impl World {
                     Watch::AtEnd => {}
                 }
             }
-            match verdict(steps, number, seen) {
+            match self.verdict(steps, number, seen) {
                 Verdict::Equal => {}
                 Verdict::Parted => return None,
                 Verdict::Different(found) => return Some(found),
@@ -160,7 +174,7 @@ impl World {
         let number = steps.len().checked_sub(1)?;
         let mut seen = self.compare_trees(base, tape)?;
         seen.extend(self.compare_lower(base, tape)?);
-        match verdict(steps, number, seen) {
+        match self.verdict(steps, number, seen) {
             Verdict::Different(found) => Some(found),
             _ => None,
         }
@@ -222,6 +236,20 @@ impl World {
         (side.upper.join(base), side.lower.join(base))
     }
 
+    /// Judges what was seen after step `number`.
+    fn verdict(&self, steps: &[Step], number: usize, seen: Vec<Seen>) -> Verdict {
+        let mut new = None;
+        let seen = seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r)));
+        for (what, left, right) in seen.filter(|(_, left, right)| left != right) {
+            match deviations::find(&steps[number], &steps[..number], self.options, &left, &right) {
+                Some(known) if known.parts => return Verdict::Parted,
+                Some(_) => {}
+                None => new = new.or(Some(Difference { step: number, what, left, right })),
+            }
+        }
+        new.map_or(Verdict::Equal, Verdict::Different)
+    }
+
     fn compare_trees(&self, base: &str, tape: &mut Tape) -> Option<Vec<Seen>> {
         let look = |n| {
             let (upper, lower) = self.root(n, base);
@@ -237,6 +265,17 @@ impl World {
         let left = tape.tree(|| look(0))?;
         let found = observe::differences(&left, &look(1)).into_iter();
         Some(found.map(|(path, l, r)| (format!("{path} on the lower side"), l, r)).collect())
+    }
+
+    /// What has set-ID bits or a file capability on the oracle's lower side and not on the other.
+    /// Nothing to say where the oracle is on record only.
+    fn lost_privileges(&self, base: &str) -> BTreeSet<(PathBuf, u32)> {
+        let [left, right] = [0, 1].map(|n| {
+            let side = self.sides[n].as_ref()?;
+            Some(observe::privileges(&side.lower.join(base)))
+        });
+        let (Some(left), Some(right)) = (left, right) else { return BTreeSet::new() };
+        left.difference(&right).cloned().collect()
     }
 
     fn compare_paths(&self, step: &Step, base: &str, tape: &mut Tape) -> Option<Vec<Seen>> {
@@ -266,20 +305,6 @@ enum Verdict {
     /// A known deviation after which the two sides go different ways.
     Parted,
     Different(Difference),
-}
-
-/// Judges what was seen after step `number`.
-fn verdict(steps: &[Step], number: usize, seen: Vec<Seen>) -> Verdict {
-    let mut new = None;
-    let seen = seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r)));
-    for (what, left, right) in seen.filter(|(_, left, right)| left != right) {
-        match deviations::find(&steps[number], &steps[..number], &left, &right) {
-            Some(known) if known.parts => return Verdict::Parted,
-            Some(_) => {}
-            None => new = new.or(Some(Difference { step: number, what, left, right })),
-        }
-    }
-    new.map_or(Verdict::Equal, Verdict::Different)
 }
 
 /// Gives a tree's space back. The files stay until the file system goes: a number that is used
