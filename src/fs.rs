@@ -27,7 +27,7 @@ mod xattr;
 pub use attr::Attr;
 pub use create::NewFile;
 pub use dir::DirEntry;
-pub use io::Range;
+pub use io::{Range, Write};
 pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
 pub use lookup::Entry;

@@ -21,6 +21,7 @@ common::tests!(
     lower_ids_mean_nothing_above,
     groups_count_wherever_they_stand,
     two_mounts_of_one_tree,
+    namespace_of_one_id,
 );
 
 fn offset_map() {
@@ -226,4 +227,25 @@ fn two_mounts_of_one_tree() {
     assert_eq!(owner(&first.up("new")), (7, 7));
     let moved = rustix::fs::rename(first.up("new"), second.up("other"));
     assert_errno!(moved, Errno::XDEV);
+}
+
+/// As anyone may make it without a range of ids: one id, and setgroups(2) is denied.
+fn namespace_of_one_id() {
+    common::runner::needs_idshift();
+    common::runner::needs_program("unshare");
+    let dir = common::mount::temp_dir();
+    for name in ["lower", "upper"] {
+        put_dir(&dir.path().join(name), 0o755, 0, 0);
+    }
+    let script = "set -e; cd \"$1\"; echo old >lower/file; \
+        \"$2\" mount -o map=b:0:0:1 lower upper; trap 'umount upper' EXIT; \
+        echo new >upper/file; chmod 6755 upper/file; chown 0:0 upper/file; \
+        echo newer >upper/file; : >upper/other; mkdir upper/dir; truncate -s 3 upper/file; \
+        test \"$(cat upper/file)\" = new; test \"$(stat -c %u:%g lower/other)\" = 0:0";
+    let out = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([dir.path(), &common::machine().binary])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }

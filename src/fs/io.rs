@@ -1,10 +1,11 @@
 //! The contents of open files.
 
-use std::os::fd::AsFd;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::buffer::spare_capacity;
-use rustix::fs::{FallocateFlags, SeekFrom};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
+use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::{CallExt, FsError};
 use crate::lower::open_files::UNOPENED;
@@ -22,6 +23,19 @@ pub struct Range {
     pub handle: u64,
     /// The offset in bytes.
     pub offset: u64,
+}
+
+/// What is written, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Write<'d> {
+    /// The offset in bytes; it does not count with `append`.
+    pub offset: u64,
+    /// The bytes.
+    pub data: &'d [u8],
+    /// Behind the end of the lower file, wherever that is by now (`O_APPEND`).
+    pub append: bool,
+    /// By somebody without `CAP_FSETID` (`FUSE_WRITE_KILL_SUIDGID`).
+    pub clear_privileges: bool,
 }
 
 impl FileSystem {
@@ -53,24 +67,31 @@ impl FileSystem {
 
     /// Writes all of `data`, or as much as fits. With `clear_privileges` the caller's write clears
     /// set-user-ID and set-group-ID bits (`FUSE_WRITE_KILL_SUIDGID`).
+    ///
+    /// Whether it appends is said anew by each write: fcntl(2) may have changed `O_APPEND` since
+    /// the file was opened, and what a memory map has changed is written where it belongs.
     pub fn write(
         &self,
         caller: Caller,
         handle: u64,
-        offset: u64,
-        data: &[u8],
-        clear_privileges: bool,
+        Write { offset, data, append, clear_privileges }: Write<'_>,
     ) -> Result<usize, FsError> {
-        let fd = self.open_fd(handle)?;
+        let file = self.lower.open_files.get(handle)?;
+        let fd = self.lower.file_fd(&file)?;
+        if !append && file.was_opened_for_appending() {
+            end_appending(fd.as_fd())?;
+        }
+        let how = if append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
         let write = || {
             let mut done = 0;
             while done < data.len() {
-                match rustix::io::pwrite(&fd, &data[done..], offset + done as u64) {
+                let rest = [IoSlice::new(&data[done..])];
+                match rustix::io::pwritev2(&fd, &rest, offset + done as u64, how) {
                     Ok(0) => break,
                     Ok(n) => done += n,
                     Err(Errno::INTR) => {}
                     Err(_) if done > 0 => break,
-                    Err(errno) => return Err(errno).call("pwrite"),
+                    Err(errno) => return Err(errno).call("pwritev2"),
                 }
             }
             Ok(done)
@@ -133,7 +154,12 @@ impl FileSystem {
     /// Copies within the lower file system, sharing blocks where it can.
     pub fn copy_file_range(&self, from: Range, to: Range, length: u64) -> Result<u32, FsError> {
         let source = self.open_fd(from.handle)?;
-        let target = self.open_fd(to.handle)?;
+        let file = self.lower.open_files.get(to.handle)?;
+        let target = self.lower.file_fd(&file)?;
+        if file.was_opened_for_appending() {
+            // The kernel above has refused files that still append.
+            end_appending(target.as_fd())?;
+        }
         let (mut read_at, mut write_at) = (from.offset, to.offset);
         let length = usize::try_from(length.min(MAX_COPY)).unwrap_or(0);
         let copied = rustix::fs::copy_file_range(
@@ -146,4 +172,14 @@ impl FileSystem {
         .call("copy_file_range")?;
         u32::try_from(copied).map_err(|_| FsError::Refused(Errno::OVERFLOW))
     }
+}
+
+/// A descriptor that appends ignores offsets. It never has to append again: the writes that do say
+/// so. `EPERM` for a file that may only be appended to.
+fn end_appending(fd: BorrowedFd<'_>) -> Result<(), FsError> {
+    let flags = rustix::fs::fcntl_getfl(fd).call("fcntl")?;
+    if flags.contains(OFlags::APPEND) {
+        rustix::fs::fcntl_setfl(fd, flags - OFlags::APPEND).call("fcntl")?;
+    }
+    Ok(())
 }

@@ -21,8 +21,7 @@ use super::{Caller, FileSystem};
 pub(super) fn lower_flags(flags: u32) -> OFlags {
     let kept = OFlags::ACCMODE
         | OFlags::APPEND
-        | OFlags::DSYNC
-        | OFlags::SYNC
+        | OFlags::SYNC // and O_DSYNC, which is one of its two bits
         | OFlags::NOATIME
         | OFlags::LARGEFILE;
     OFlags::from_bits_retain(flags) & kept

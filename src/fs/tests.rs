@@ -34,6 +34,10 @@ fn new_file(caller: Caller) -> NewFile {
     NewFile { caller, mode: 0o100_666, umask: 0o022 }
 }
 
+fn at_start(data: &[u8]) -> Write<'_> {
+    Write { offset: 0, data, append: false, clear_privileges: false }
+}
+
 #[test]
 fn owners_are_shown_shifted() {
     let (dir, fs) = shifted();
@@ -47,7 +51,7 @@ fn a_new_file_is_born_with_the_callers_lower_ids_and_umask() {
     let (dir, fs) = shifted();
     let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(caller(5000, 6000)), 0o1).unwrap();
     assert_eq!((entry.attr.uid, entry.attr.mode & 0o777), (5000, 0o644));
-    fs.write(caller(5000, 6000), opened.handle(), 0, b"hello", false).unwrap();
+    fs.write(caller(5000, 6000), opened.handle(), at_start(b"hello")).unwrap();
     let below = dir.path().join("f").metadata().unwrap();
     assert_eq!((below.uid(), below.len()), (dir.path().metadata().unwrap().uid(), 5));
 }
@@ -105,7 +109,7 @@ fn a_removed_file_stays_reachable_while_the_kernel_knows_it() {
     let (_dir, fs) = shifted();
     let me = caller(5000, 6000);
     let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(me), 0o2).unwrap();
-    fs.write(me, opened.handle(), 0, b"still here", false).unwrap();
+    fs.write(me, opened.handle(), at_start(b"still here")).unwrap();
     drop(opened);
     fs.unlink(Place { parent: ROOT_ID, name: name("f") }).unwrap();
     let attr = fs.getattr(entry.lookup.nodeid(), None).unwrap();

@@ -60,6 +60,11 @@ impl OpenFile {
     pub fn unopened(inode: Arc<Inode>, flags: OFlags) -> Self {
         Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default() }
     }
+
+    /// Whether it was opened with `O_APPEND`. The caller may have cleared that flag since.
+    pub fn was_opened_for_appending(&self) -> bool {
+        self.flags.contains(OFlags::APPEND)
+    }
 }
 
 /// Open files by handle number, and by inode.

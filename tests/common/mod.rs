@@ -15,6 +15,7 @@ pub(crate) mod mount;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod runner;
+pub(crate) mod storage;
 
 pub(crate) use caller::Caller;
 pub(crate) use files::*;

@@ -136,7 +136,7 @@ impl Hands {
             | "list" | "exec" | "install" | "socket" | "chdir" => self.name_call(call, args),
             "read" | "pread" | "write" | "pwrite" | "ftruncate" | "truncate" | "fallocate"
             | "copy" | "seek" | "fsync" | "fdatasync" | "syncfs" | "flock" | "lock" | "getlk"
-            | "mmapw" | "mmapr" | "storm" | "count" => self.data_call(call, args),
+            | "mmapw" | "mmapr" | "storm" | "count" | "setfl" => self.data_call(call, args),
             "chmod" | "fchmod" | "chown" | "lchown" | "fchown" | "utime" | "futime" | "access"
             | "stat" | "lstat" | "fstat" | "btime" | "statfs" | "getflags" | "setflags" => {
                 self.attribute_call(call, args)

@@ -40,6 +40,10 @@ pub const KNOWN: &[Deviation] = &[
         after: |before| before.iter().any(opens_for_writing),
         ..parting("chown-of-nothing-while-written", chown_of_nothing_while_written)
     },
+    Deviation {
+        after: |before| before.iter().any(ends_appending),
+        ..parting("append-flag-cleared", append_flag_cleared)
+    },
 ];
 
 /// What the FUSE of older kernels lacks, with the first version that has it.
@@ -218,6 +222,16 @@ fn opens_for_writing(step: &Step) -> bool {
 fn chown_of_nothing_while_written(step: &Step, left: &str, right: &str) -> bool {
     let nothing = |n: usize| step.args.get(n).is_some_and(|arg| arg == "-1");
     step.call.ends_with("chown") && nothing(1) && nothing(2) && (left, right) == ("EPERM", "ok")
+}
+
+fn ends_appending(step: &Step) -> bool {
+    step.call == "setfl" && !step.args[1].contains("APPEND")
+}
+
+/// With passthrough the kernel writes through a descriptor of its own, which keeps its O_APPEND.
+fn append_flag_cleared(step: &Step, left: &str, right: &str) -> bool {
+    let contents = ["contents=", "size="].map(|name| field(left, name) == field(right, name));
+    matches!(step.call.as_str(), "write" | "pwrite") && contents.contains(&false)
 }
 
 /// btrfs lists `trusted.*` names to everyone.

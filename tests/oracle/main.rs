@@ -36,6 +36,7 @@ mod pool;
 mod random;
 mod side;
 mod step;
+#[path = "../common/storage.rs"]
 mod storage;
 mod sysctl;
 mod tape;

@@ -68,7 +68,7 @@ impl Step {
             "close" | "read" | "pread" | "write" | "pwrite" | "ftruncate" | "fallocate"
             | "copy" | "seek" | "fsync" | "fdatasync" | "syncfs" | "fchmod" | "fchown"
             | "futime" | "fstat" | "umask" | "flock" | "lock" | "getlk" | "mmapw" | "mmapr"
-            | "storm" | "count" => {
+            | "storm" | "count" | "setfl" => {
                 vec![]
             }
             "uringas" => vec![at(3)],

@@ -2,7 +2,7 @@
 
 use super::{Done, Handover, Outcome, Server, done, new_file};
 use crate::error::FsError;
-use crate::fs::{Entry, Opened, Opening, Range};
+use crate::fs::{Entry, Opened, Opening, Range, Write};
 use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::FUSE_HANDLE_KILLPRIV_V2;
 use crate::fuse::reply::{Payload, entry_out};
@@ -83,8 +83,13 @@ impl Server {
     pub(super) fn write(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::WriteIn = request.take()?;
         let data = request.take_bytes(args.size)?;
-        let clear = args.write_flags & wire::WRITE_KILL_SUIDGID != 0;
-        let written = self.fs.write(request.caller(), args.fh, args.offset, data, clear)?;
+        let write = Write {
+            offset: args.offset,
+            data,
+            append: OFlags::from_bits_retain(args.flags).contains(OFlags::APPEND),
+            clear_privileges: args.write_flags & wire::WRITE_KILL_SUIDGID != 0,
+        };
+        let written = self.fs.write(request.caller(), args.fh, write)?;
         let size = u32::try_from(written).unwrap_or(u32::MAX);
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()

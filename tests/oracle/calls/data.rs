@@ -1,6 +1,6 @@
 //! Calls on what a file holds: reading, writing, space, locks, mappings.
 
-use super::{Answer, Args, Hands, check, done};
+use super::{Answer, Args, Hands, OPEN_FLAGS, check, done};
 
 const FALLOCATE: &[(&str, i32)] = &[
     ("KEEP", libc::FALLOC_FL_KEEP_SIZE),
@@ -66,6 +66,9 @@ impl Hands {
                         return Ok("directory".to_owned());
                     }
                     return check(libc::lseek(fd, args.number(2), whence)).map(|at| at.to_string());
+                }
+                "setfl" => {
+                    return done(libc::fcntl(fd, libc::F_SETFL, args.flags(1, OPEN_FLAGS)));
                 }
                 "fsync" => return done(libc::fsync(fd)),
                 "fdatasync" => return done(libc::fdatasync(fd)),

@@ -7,18 +7,18 @@ use std::process::Command;
 const IMAGE_SIZE: u64 = 8 << 30;
 
 /// A mounted lower file system, unmounted and deleted at the end.
-pub struct Storage {
-    pub kind: &'static str,
-    pub root: PathBuf,
+pub(crate) struct Storage {
+    pub(crate) kind: &'static str,
+    pub(crate) root: PathBuf,
     image: Option<PathBuf>,
 }
 
 /// The kinds that [`Storage::make`] knows.
-pub const KINDS: &[&str] = &["ext4", "xfs", "btrfs", "tmpfs"];
+pub(crate) const KINDS: &[&str] = &["ext4", "xfs", "btrfs", "tmpfs"];
 
 impl Storage {
     /// Makes and mounts it below `place`; the error says what this machine lacks.
-    pub fn make(kind: &'static str, place: &Path) -> Result<Self, String> {
+    pub(crate) fn make(kind: &'static str, place: &Path) -> Result<Self, String> {
         let root = place.join(format!("storage-{kind}"));
         std::fs::create_dir_all(&root).map_err(|e| format!("{}: {e}", root.display()))?;
         if kind == "tmpfs" {
