@@ -7,6 +7,7 @@ pub mod map;
 pub mod mount;
 pub mod probe;
 pub mod ranges;
+pub mod shadow;
 pub mod umount;
 pub mod unguard;
 
@@ -36,6 +37,7 @@ enum Command {
     Ranges(ranges::Args),
     Probe(probe::Args),
     Demo(demo::Args),
+    Shadow(shadow::Args),
 }
 
 /// Runs the command that `args` name, where `args[0]` is the program's name. The exit codes are
@@ -91,6 +93,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Ranges(args) => ranges::run(&args),
         Command::Probe(args) => probe::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Shadow(args) => shadow::run(&args),
     }
 }
 

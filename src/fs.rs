@@ -18,6 +18,7 @@ mod policies;
 mod rename;
 mod rights;
 mod setattr;
+mod shadow;
 mod statfs;
 mod store;
 #[cfg(test)]

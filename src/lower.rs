@@ -12,6 +12,7 @@ pub mod cred;
 pub mod descriptors;
 pub mod dirents;
 pub mod inode;
+pub mod kept;
 pub mod locks;
 pub mod open_files;
 pub mod reopen;

@@ -19,7 +19,11 @@ use common::runner::{needs_program, needs_real_root};
 use common::{Mount, kernel, machine, owner, put_dir, skip};
 use tempfile::TempDir;
 
-common::tests!(container_installs_and_adds_users, read_only_layer_for_two_namespaces);
+common::tests!(
+    container_installs_and_adds_users,
+    read_only_layer_for_two_namespaces,
+    set_user_id_programs_in_the_shadow,
+);
 
 const COUNT: u32 = 65_536;
 
@@ -293,4 +297,74 @@ impl Drop for Container {
     fn drop(&mut self) {
         common::mount::free(&self.merged);
     }
+}
+
+const SHADOW_JOB: &str = "\
+    apt-get update -qq\n\
+    apt-get install -qq -y --no-install-recommends sudo libcap2-bin >/dev/null\n\
+    test \"$(stat -c %a /usr/bin/sudo)\" = 4755\n\
+    useradd --create-home --shell /bin/sh tester\n\
+    echo tester:Before-77 | chpasswd\n\
+    echo root:Secret-88 | chpasswd\n\
+    echo 'tester ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/tester\n\
+    before=$(getent shadow tester)\n\
+    su tester -c 'printf \"Before-77\\nAfter-99-x\\nAfter-99-x\\n\" | passwd' 2>&1\n\
+    test \"$before\" != \"$(getent shadow tester)\"\n\
+    test \"$(su tester -c 'sudo id -u')\" = 0\n\
+    test \"$(su tester -c 'echo Secret-88 | su -c \"id -u\"' 2>/dev/null)\" = 0\n\
+    cp /usr/bin/grep /usr/bin/like-ping\n\
+    setcap cap_net_raw+ep /usr/bin/like-ping\n\
+    getcap /usr/bin/like-ping\n\
+    su tester -c 'like-ping CapEff /proc/self/status'\n\
+    tar cf /root/all.tar --xattrs --xattrs-include='*' -C / usr/bin/su usr/bin/like-ping\n\
+    mkdir /root/out\n\
+    tar xpf /root/all.tar --xattrs --xattrs-include='*' -C /root/out\n\
+    test \"$(stat -c %a /root/out/usr/bin/su)\" = 4755\n\
+    getcap /root/out/usr/bin/like-ping\n\
+    apt-get install -qq -y --reinstall --no-install-recommends mount >/dev/null\n\
+    test \"$(stat -c %a /usr/bin/mount)\" = 4755\n\
+    dpkg --verify\n";
+
+/// Every regular file with set-ID bits or capabilities.
+fn privileged(root: &Path) -> BTreeSet<(PathBuf, u32, bool)> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![root.to_path_buf()];
+    while let Some(path) = left.pop() {
+        let stat = fs::symlink_metadata(&path).unwrap();
+        if stat.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if stat.is_file() {
+            let capable = common::get_xattr(&path, "security.capability").is_ok();
+            let bits = stat.mode() & 0o6000;
+            if bits != 0 || capable {
+                found.insert((path.strip_prefix(root).unwrap().into(), bits, capable));
+            }
+        }
+    }
+    found
+}
+
+/// With `suid=shadow` the programs of a container are set-user-ID inside it and nowhere else.
+fn set_user_id_programs_in_the_shadow() {
+    let (dir, lower) = copy();
+    let at_first = privileged(&lower);
+    assert!(at_first.iter().any(|(path, ..)| path.ends_with("su")), "{at_first:?}");
+    let moved = common::program::idshift(&[&"shadow", &"import", &lower]);
+    assert_eq!(moved.code, 0, "{}", moved.err);
+    assert_eq!(privileged(&lower), BTreeSet::new());
+    let mount = Mount::of(dir, lower, "map=b:0:100000:65536,suid=shadow");
+    assert_eq!(privileged(&mount.up("")), at_first, "shown as they were");
+    let said = Namespace::new(100_000).run(&mount.up(""), SHADOW_JOB);
+    let capable = said.lines().filter(|line| line.contains("like-ping cap_net_raw=ep")).count();
+    assert_eq!(capable, 2, "{said}");
+    assert!(said.contains("CapEff:\t0000000000002000"), "{said}");
+    assert_eq!(privileged(&mount.low("")), BTreeSet::new(), "nothing of it below");
+    let (inside, lower) = (privileged(&mount.up("")), mount.low(""));
+    for path in ["usr/bin/sudo", "usr/bin/mount", "root/out/usr/bin/su"] {
+        assert!(inside.contains(&(path.into(), 0o4000, false)), "{path}: {inside:?}");
+    }
+    let moved = common::program::idshift(&[&"shadow", &"export", &lower]);
+    assert_eq!(moved.code, 0, "{}", moved.err);
+    assert_eq!(privileged(&lower), inside, "made real again");
+    assert_eq!(verify(&lower), "", "clean afterwards");
 }

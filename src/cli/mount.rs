@@ -11,7 +11,7 @@ use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
-use crate::mount::{daemon, log, remount, serve};
+use crate::mount::{daemon, log, policies, remount, serve};
 use crate::shift::explain::explain_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
@@ -65,6 +65,10 @@ Options of idshift:
   deny_groups=off | group | all
                           whoever is not in a file's group has at most the group's rights (all:
                           and the owner's), so that leaving a group gains nothing
+  suid=pass | deny | shadow
+                          set-ID bits and file capabilities that are set here: stored in the lower
+                          file (default), refused, or kept beside its mode, so that only this mount
+                          honours them ('idshift shadow' moves them)
   submounts               show what is mounted below LOWER too
   backend=fuse | kernel | auto
                           serve through FUSE (default), make a kernel idmapped mount, or choose
@@ -154,6 +158,9 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     if call.fake {
         say(call.verbose, &config, "would be shown");
         return Ok(0);
+    }
+    if let Some(warning) = policies::set_id_warning(&config) {
+        tracing::warn!("{warning}");
     }
     if choice == Choice::Kernel {
         // Nothing has to keep running.

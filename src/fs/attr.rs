@@ -23,7 +23,6 @@ pub(super) enum Of<'a> {
     Inode(&'a Arc<Inode>),
     /// The same, just found under a name. What is read by the name may be another file's by now,
     /// so it must not give anybody a right; through the inode it is surely this one's.
-    #[allow(dead_code)] // the name is for policies that read attributes while listing
     Listed { dir: BorrowedFd<'a>, name: &'a OsStr, inode: &'a Arc<Inode> },
 }
 
@@ -64,16 +63,16 @@ pub struct Attr {
 impl FileSystem {
     /// What the mount reports of a lower file. Every lower stat goes up here, so that a policy
     /// that changes or hides what is reported is asked everywhere; without one it costs nothing.
-    pub(super) fn shown(&self, _of: Of<'_>, stat: &LowerStat) -> Result<Attr, FsError> {
+    pub(super) fn shown(&self, of: Of<'_>, stat: &LowerStat) -> Result<Attr, FsError> {
         let mut attr = Attr::up(stat, &self.maps);
         if self.policies.change_reports() {
+            attr.mode |= self.kept_bits(of, stat)?;
             self.apply_policies(&mut attr)?;
         }
         Ok(attr)
     }
 
     /// Runs `use_it` on a descriptor of the file, which may be an `O_PATH` one.
-    #[allow(dead_code)] // for policies that read attributes
     pub(super) fn reach<T>(
         &self,
         of: Of<'_>,

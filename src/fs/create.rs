@@ -109,9 +109,16 @@ impl FileSystem {
         let kind = FileType::from_raw_mode(new.mode);
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
-        let mode = self.birth(kind, new.mode)?.mode();
+        let birth = self.birth(kind, new.mode)?;
+        let mode = birth.mode();
         self.make(parent, name, new.caller, new.umask, |dir, name| {
-            rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat")
+            if !birth.goes_on() {
+                return rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat");
+            }
+            // Only a descriptor is sure to be of the new file: the name may be another's by now.
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let fd = rustix::fs::openat(dir, name, flags, mode).call("openat")?;
+            self.after_birth(fd.as_fd(), &birth)
         })
     }
 

@@ -13,6 +13,7 @@ pub use crate::lower::open_files::Opened;
 use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
 
+use super::attr::Of;
 use super::rights::has_privilege_bits;
 use super::{Caller, FileSystem};
 
@@ -61,10 +62,14 @@ impl FileSystem {
             Some(if clear_privileges.unwrap_or_else(|| !privileged()) {
                 let path = self.lower.path_fd(&inode)?;
                 let before = LowerStat::of(&path)?;
+                let kept = self.kept_bits(Of::Fd(path.as_fd()), &before)?;
                 let fd = self.clearing(caller, path.as_fd(), &before, open)?;
-                mode_changed =
-                    has_privilege_bits(&before) && LowerStat::of(&fd)?.mode != before.mode;
+                mode_changed = kept != 0
+                    || has_privilege_bits(&before) && LowerStat::of(&fd)?.mode != before.mode;
                 fd
+            } else if self.shadows(inode.kind) {
+                let path = self.lower.path_fd(&inode)?;
+                self.with_kept(path.as_fd(), inode.kind, open)?
             } else {
                 open()?
             })

@@ -8,6 +8,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::error::FsError;
+use crate::lower::kept;
 use crate::lower::stat::LowerStat;
 use crate::shift::id::INVALID;
 use crate::shift::set_id::{SET_ID, SetIdPolicy};
@@ -98,7 +99,13 @@ impl FileSystem {
         if stat.kind() != FileType::RegularFile || !(any_file || self.squashes(stat)) {
             return Ok(false);
         }
-        let without_capability = self.take_capability(fd)?;
+        if self.squashes(stat) {
+            self.drop_kept(fd, stat.kind())?;
+        } else if self.shadows(stat.kind()) {
+            // What is shown stays the same.
+            return Self::shadow_real(fd, stat).map(|()| false);
+        }
+        let without_capability = kept::remove_capability(fd)?;
         if stat.mode & SET_ID == 0 {
             return Ok(without_capability);
         }

@@ -30,6 +30,7 @@ impl FileSystem {
         stat: &LowerStat,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        self.drop_kept(fd, stat.kind())?;
         // Only of a file that its group cannot execute may a bit stay, for members.
         let groups = if stat.mode & S_ISGID != 0 && stat.mode & S_IXGRP == 0 {
             self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, None)?
@@ -74,8 +75,9 @@ impl FileSystem {
         stat: &LowerStat,
     ) -> Result<(), FsError> {
         // Directories keep their bits (`chown_common`, fs/open.c).
+        let kept = self.kept_bits(Of::Fd(fd), stat)?;
         let at_stake = has_privilege_bits(stat) && stat.kind() != FileType::Directory;
-        if !at_stake {
+        if !at_stake && kept == 0 {
             return Ok(());
         }
         let shown = self.shown(Of::Fd(fd), stat)?;
@@ -83,7 +85,8 @@ impl FileSystem {
             return Ok(());
         }
         let process = ProcCaller::read(caller.tid);
-        let all_stay = stat.mode & (S_ISUID | S_IXGRP) == 0
+        let all_stay = kept == 0
+            && stat.mode & (S_ISUID | S_IXGRP) == 0
             && match stat.gid {
                 Some(gid) => self.groups(caller, &process, fd, stat, None)?.contains(gid),
                 None => false,

@@ -71,6 +71,20 @@ impl FileSystem {
         if let Some(mode) = set.mode {
             self.store_mode(fd, set.handle.is_some(), inode.kind, mode)?;
         }
+        if set.size.is_none() && set.atime.is_none() && set.mtime.is_none() {
+            return self.shown(Of::Fd(fd), &LowerStat::of(fd)?);
+        }
+        self.with_kept(fd, inode.kind, || self.set_contents(caller, fd, set))?;
+        self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
+    }
+
+    /// Size and times.
+    fn set_contents(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        set: &SetAttr,
+    ) -> Result<(), FsError> {
         if let Some(size) = set.size {
             if !self.policies.is_default_for_writing() {
                 self.disarm(fd, &LowerStat::of(fd)?)?;
@@ -85,7 +99,7 @@ impl FileSystem {
         if set.atime.is_some() || set.mtime.is_some() {
             set_times(fd, set.atime, set.mtime)?;
         }
-        self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
+        Ok(())
     }
 
     fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {

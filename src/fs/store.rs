@@ -10,7 +10,7 @@ use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
 use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::id::{Id, LowerGid, LowerUid};
-use crate::shift::set_id::SET_ID;
+use crate::shift::set_id::{SET_ID, SetIdPolicy};
 
 use super::{Caller, FileSystem};
 
@@ -32,12 +32,19 @@ impl Owner {
 /// How a new file gets its mode.
 pub(super) struct Birth {
     mode: Mode,
+    /// Set-ID bits that the call must not give the file.
+    kept: u32,
 }
 
 impl Birth {
     /// The permission bits for the call that creates the file.
     pub(super) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// Whether something is left to be stored once the file is there.
+    pub(super) fn goes_on(&self) -> bool {
+        self.kept != 0
     }
 }
 
@@ -46,13 +53,14 @@ impl FileSystem {
     /// for them: its umask is applied below.
     pub(super) fn birth(&self, kind: FileType, mode: u32) -> Result<Birth, FsError> {
         self.may_set_id(kind, mode, false)?;
-        Ok(Birth { mode: Mode::from_bits_truncate(mode) })
+        let kept = if self.shadows(kind) { mode & SET_ID } else { 0 };
+        Ok(Birth { mode: Mode::from_bits_truncate(mode & !kept), kept })
     }
 
     /// Stores what the call that created the file could not. Nobody has been told of the file yet.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // as `birth`
-    pub(super) fn after_birth(&self, _fd: BorrowedFd<'_>, _birth: &Birth) -> Result<(), FsError> {
-        Ok(())
+    #[allow(clippy::unused_self)] // where ownership is kept may be the mount's choice as well
+    pub(super) fn after_birth(&self, fd: BorrowedFd<'_>, birth: &Birth) -> Result<(), FsError> {
+        if birth.goes_on() { Self::shadow_birth(fd, birth.kept) } else { Ok(()) }
     }
 
     /// Changes the owner as the caller would, so that set-ID bits go or stay as for the caller.
@@ -65,6 +73,7 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let uid = owner.uid.map(|id| rustix::fs::Uid::from_raw(Id::raw(id)));
         let gid = owner.gid.map(|id| rustix::fs::Gid::from_raw(Id::raw(id)));
+        self.drop_kept(fd, stat.kind())?;
         self.with_rights_of(caller, fd, stat, owner.gid, || {
             rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
         })
@@ -81,6 +90,9 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         if mode & SET_ID != 0 && !self.policies.is_default_for_writing() {
             self.may_set_id(kind, mode, self.squashes(&LowerStat::of(fd)?))?;
+        }
+        if self.shadows(kind) {
+            return Self::shadow_mode(fd, open, mode);
         }
         Self::set_mode(fd, open, mode)
     }
@@ -106,6 +118,9 @@ impl FileSystem {
         outside_group: Option<bool>,
     ) -> Result<(), FsError> {
         let set = || rustix::fs::setxattr(proc_path(fd), name, value, flags).call("setxattr");
+        if self.policies.set_id != SetIdPolicy::Pass && outside_group != Some(false) {
+            self.drop_kept_set_gid(fd, &LowerStat::of(fd)?)?;
+        }
         match outside_group {
             Some(false) => set(),
             Some(true) => Self::as_outsider(&LowerStat::of(fd)?, set),

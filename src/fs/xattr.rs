@@ -1,7 +1,7 @@
 //! Extended attributes. Those that carry ids are translated; the others pass unchanged.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
@@ -20,9 +20,6 @@ use super::{Caller, FileSystem};
 
 /// The longest value and the longest list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX: usize = 64 * 1024;
-
-/// Where the kernel keeps file capabilities.
-const CAPABILITY: &str = "security.capability";
 
 /// Room for a file capability, or an ACL of thirty entries.
 const USUAL: usize = 256;
@@ -53,6 +50,8 @@ enum Content {
     AccessAcl,
     DefaultAcl,
     Capability,
+    /// What `suid=shadow` keeps ([`crate::lower::kept`]): not shown there.
+    Kept,
     Plain,
 }
 
@@ -62,6 +61,7 @@ impl Content {
             b"system.posix_acl_access" => Content::AccessAcl,
             b"system.posix_acl_default" => Content::DefaultAcl,
             b"security.capability" => Content::Capability,
+            b"trusted.idshift.suid" => Content::Kept,
             _ => Content::Plain,
         }
     }
@@ -70,8 +70,17 @@ impl Content {
 impl FileSystem {
     /// The value of an attribute, its ids translated up.
     pub fn getxattr(&self, nodeid: u64, name: &OsStr, size: u32) -> Result<XattrReply, FsError> {
+        let content = self.content_of(name);
+        match content {
+            Content::Kept => return Err(FsError::Refused(Errno::NODATA)),
+            Content::Capability => {
+                if let Some(value) = self.kept_capability(nodeid)? {
+                    return XattrReply::fit(capability::up(&value, &self.maps), size);
+                }
+            }
+            _ => {}
+        }
         let file = self.xattrs_of(nodeid)?;
-        let content = Content::of(name);
         if content == Content::Plain && size == 0 {
             let length = file.get::<&mut [u8]>(name, &mut [])?;
             return Ok(XattrReply::Size(u32::try_from(length).unwrap_or(u32::MAX)));
@@ -91,7 +100,7 @@ impl FileSystem {
             }
             Content::DefaultAcl => acl::up(&value, &self.maps, self.unmapped_acl)?,
             Content::Capability => capability::up(&value, &self.maps),
-            Content::Plain => value,
+            Content::Kept | Content::Plain => value,
         };
         XattrReply::fit(value, size)
     }
@@ -114,7 +123,7 @@ impl FileSystem {
         self.may_change(fd.as_fd(), Errno::PERM)?;
         let path = proc_path(&fd);
         let set = |value: &[u8]| rustix::fs::setxattr(&*path, name, value, flags).call("setxattr");
-        match Content::of(name) {
+        match self.content_of(name) {
             Content::AccessAcl => {
                 let value = acl::down(value, &self.maps)?;
                 self.store_access_acl(caller, fd.as_fd(), name, &value, flags, outside_group)
@@ -122,8 +131,13 @@ impl FileSystem {
             Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
             Content::Capability => {
                 self.may_set_capability(&fd)?;
-                set(&capability::down(value, &self.maps)?)
+                let value = capability::down(value, &self.maps)?;
+                if self.shadows(inode.kind) {
+                    return Self::keep_capability(fd.as_fd(), value, flags);
+                }
+                set(&value)
             }
+            Content::Kept => Err(FsError::Refused(Errno::PERM)),
             Content::Plain => set(value),
         }
     }
@@ -134,6 +148,7 @@ impl FileSystem {
         let file = self.xattrs_of(nodeid)?;
         let mut names = Vec::with_capacity(MAX);
         file.list(rustix::buffer::spare_capacity(&mut names))?;
+        names = self.shadow_names(nodeid, names)?;
         let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
         let trusted = names.split(|&b| b == 0).any(is_trusted);
         if trusted && !ProcCaller::read(caller.tid).has(Capability::SysAdmin) {
@@ -150,7 +165,14 @@ impl FileSystem {
         let fd = self.lower.path_fd(&inode)?;
         self.may_change(fd.as_fd(), Errno::PERM)?;
         let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
-        if Content::of(name) == Content::AccessAcl {
+        let content = self.content_of(name);
+        if content == Content::Kept {
+            return Err(FsError::Refused(Errno::NODATA));
+        }
+        if content == Content::Capability && self.shadows(inode.kind) {
+            return Self::drop_capability(fd.as_fd());
+        }
+        if content == Content::AccessAcl {
             return self.with_rights_of(caller, fd.as_fd(), &LowerStat::of(&fd)?, None, remove);
         }
         remove()
@@ -166,6 +188,14 @@ impl FileSystem {
         Ok(Xattrs::Path { path: proc_path(&fd), _fd: fd })
     }
 
+    /// What this mount takes the name's value for.
+    fn content_of(&self, name: &OsStr) -> Content {
+        match Content::of(name) {
+            Content::Kept if self.policies.set_id != SetIdPolicy::Shadow => Content::Plain,
+            content => content,
+        }
+    }
+
     /// Refuses file capabilities where a policy lets nobody set them: `EPERM`.
     fn may_set_capability(&self, fd: impl AsFd) -> Result<(), FsError> {
         let denied = match self.policies.set_id {
@@ -174,16 +204,6 @@ impl FileSystem {
             _ => self.squashes(&LowerStat::of(fd)?),
         };
         if denied { Err(FsError::Refused(Errno::PERM)) } else { Ok(()) }
-    }
-
-    /// Takes a file's capabilities away; `true` if there were any.
-    #[allow(clippy::unused_self)] // `suid=shadow` keeps them
-    pub(super) fn take_capability(&self, fd: BorrowedFd<'_>) -> Result<bool, FsError> {
-        match rustix::fs::removexattr(proc_path(fd), CAPABILITY) {
-            Ok(()) => Ok(true),
-            Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
-            Err(errno) => Err(errno).call("removexattr"),
-        }
     }
 }
 

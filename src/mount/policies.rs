@@ -2,11 +2,18 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use crate::config::Policies;
+use rustix::io::Errno;
+
+use crate::config::{GuardMode, MountConfig, Policies};
 use crate::error::StartError;
+use crate::host::mountinfo;
+use crate::host::privilege::Standing;
+use crate::lower::{LowerTree, kept};
 use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::idmap::Maps;
+use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
 
 /// Refuses policies that cannot do what they say; `lower` is the lower directory itself.
@@ -26,6 +33,59 @@ pub fn check(policies: Policies, maps: &Maps, lower: &Metadata) -> Result<(), St
         ))),
         _ => Ok(()),
     }
+}
+
+/// Refuses `suid=shadow` where the lower file system, or this user, cannot keep the bits.
+pub fn check_lower(policies: Policies, lower: &LowerTree) -> Result<(), StartError> {
+    if policies.set_id != SetIdPolicy::Shadow {
+        return Ok(());
+    }
+    let why = if Standing::of_this_process() == Standing::Root {
+        match kept::supported(lower.root()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::NOTSUP) => "the lower file system has none".to_owned(),
+            Err(errno) => format!("they cannot be set here: {errno}"),
+        }
+    } else {
+        "only root of the machine may set them".to_owned()
+    };
+    Err(StartError::Mount(format!(
+        "option 'suid=shadow': set-ID bits are kept in trusted.* attributes, and {why}; use \
+         suid=deny, or nosuid"
+    )))
+}
+
+/// What to tell about set-user-ID programs that can be left on the lower side; `None` where
+/// nobody can, or nobody could run them.
+pub fn set_id_warning(config: &MountConfig) -> Option<String> {
+    let harmless = config.policies.set_id != SetIdPolicy::Pass
+        || config.guard != GuardMode::None
+        || config.flags.read_only
+        || !config.allow_other
+        || config.maps.is_identity()
+        || !others_may_pass(&config.lower);
+    if harmless {
+        return None;
+    }
+    let mount = mountinfo::holding(&config.lower).ok().flatten()?;
+    if mount.options.split(',').any(|option| matches!(option, "nosuid" | "noexec")) {
+        return None;
+    }
+    Some(format!(
+        "who is shown as the owner of a file here can make it set-user-ID, and anybody who reaches \
+         '{}' then runs it there with the rights of its stored owner, because '{}' is not mounted \
+         nosuid; suid=deny forbids it, suid=shadow keeps such bits where only this mount honours \
+         them, and guard=nosuid makes them inert there meanwhile",
+        config.lower.display(),
+        mount.mountpoint.display()
+    ))
+}
+
+/// Whether others than root can come to `path` at all, as far as the modes of the directories say.
+fn others_may_pass(path: &Path) -> bool {
+    let closed =
+        |dir: &Path| dir.metadata().is_ok_and(|it| it.uid() == 0 && it.mode() & 0o011 == 0);
+    !path.ancestors().any(closed)
 }
 
 fn is_mapped(maps: &Maps, lower: &Metadata) -> bool {

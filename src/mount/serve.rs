@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{fuse, guard};
+use super::{fuse, guard, policies};
 use crate::config::{LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -39,6 +39,7 @@ pub fn serve(
         unmapped_acl: unmapped_acl(),
         policies: config.policies,
     };
+    policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();
     let connection = connect(fs, config)?;
     unmount_on_signal(config)?;
