@@ -82,7 +82,7 @@ impl FileSystem {
         }
         let file = self.xattrs_of(nodeid)?;
         if content == Content::Plain && size == 0 {
-            let length = file.get::<&mut [u8]>(name, &mut [])?;
+            let length = file.length(name)?;
             return Ok(XattrReply::Size(u32::try_from(length).unwrap_or(u32::MAX)));
         }
         let value = match content {
@@ -225,7 +225,17 @@ enum Xattrs {
 }
 
 impl Xattrs {
-    /// Reads a value into `room` and returns its length; with no room, only the length.
+    /// How long a value is. An empty buffer will not do: rustix takes it for what was read.
+    fn length(&self, name: &OsStr) -> Result<usize, FsError> {
+        match self {
+            Xattrs::Open(fd) => rustix::fs::fgetxattr_query(fd, name).call("fgetxattr"),
+            Xattrs::Path { path, .. } => {
+                rustix::fs::getxattr_query(path.as_str(), name).call("getxattr")
+            }
+        }
+    }
+
+    /// Reads a value into `room` and returns its length.
     fn get<B: Buffer<u8>>(&self, name: &OsStr, room: B) -> Result<B::Output, FsError> {
         match self {
             Xattrs::Open(fd) => rustix::fs::fgetxattr(fd, name, room).call("fgetxattr"),
