@@ -112,31 +112,26 @@ pub enum Backend {
 /// How long what the kernel remembers may differ from the lower tree (`cache=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheMode {
+    /// [`CacheMode::Coherent`] where that is possible, else [`CacheMode::Ttl`] of [`DEFAULT_TTL`].
+    Auto,
     /// Nothing is remembered: each call asks the lower tree.
     None,
     /// Remembered for this long; a change made directly below shows after that time.
     Ttl(Duration),
+    /// Remembered for long, and forgotten when something changes below.
+    Coherent,
     /// Nobody else changes the lower tree: remembered until the kernel forgets.
     Exclusive,
 }
 
 impl Default for CacheMode {
-    /// One second, what FUSE file systems commonly use.
     fn default() -> Self {
-        CacheMode::Ttl(Duration::from_secs(1))
+        CacheMode::Ttl(DEFAULT_TTL)
     }
 }
 
-impl CacheMode {
-    /// How long names and attributes are valid in the kernel.
-    pub fn timeout(self) -> Duration {
-        match self {
-            CacheMode::None => Duration::ZERO,
-            CacheMode::Ttl(time) => time,
-            CacheMode::Exclusive => Duration::from_secs(86_400),
-        }
-    }
-}
+/// What FUSE file systems commonly use.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(1);
 
 /// Where advisory locks are kept (`locks=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

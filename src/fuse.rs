@@ -7,9 +7,11 @@
 mod backing;
 mod device;
 pub mod negotiate;
+pub mod notify;
 mod reply;
 mod request;
 mod server;
 pub mod session;
+pub mod trust;
 mod wire;
 mod workers;

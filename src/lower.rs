@@ -18,6 +18,7 @@ pub mod open_files;
 pub mod reopen;
 pub mod stat;
 pub mod table;
+pub mod watch;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -31,11 +32,12 @@ use rustix::mount::OpenTreeFlags;
 use crate::error::{CallExt, FsError, StartError};
 use crate::sys::handle;
 use descriptors::Descriptors;
-use inode::{Inode, Locator};
+use inode::{Inode, Locator, Place};
 use locks::LockOwners;
 use open_files::OpenFiles;
 use stat::LowerStat;
 use table::{InodeTable, Lookup};
+use watch::Watch;
 
 /// The lower tree of one mount.
 pub struct LowerTree {
@@ -55,6 +57,8 @@ pub struct LowerTree {
     pub open_files: OpenFiles,
     /// Callers that hold locks on lower files.
     lock_owners: LockOwners,
+    /// What hears of changes that others make.
+    watch: Option<Watch>,
 }
 
 impl LowerTree {
@@ -96,6 +100,7 @@ impl LowerTree {
             descriptors: Descriptors::new(max_descriptors),
             open_files: OpenFiles::default(),
             lock_owners: LockOwners::default(),
+            watch: None,
         })
     }
 
@@ -140,7 +145,16 @@ impl LowerTree {
     /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
     pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
         let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
-        self.inodes.intern(stat.identity(), stat.kind(), walk)
+        let mut lookup = self.inodes.intern(stat.identity(), stat.kind(), walk);
+        self.renamed(lookup.take_former());
+        lookup
+    }
+
+    /// An inode goes by another name than `former`, which the kernel may still trust.
+    fn renamed(&self, former: Option<Place>) {
+        if let (Some(watch), Some(former)) = (&self.watch, former) {
+            watch.doubt(former);
+        }
     }
 
     /// A file system mounted below the lower directory is part of it only when asked for.
@@ -167,7 +181,8 @@ impl LowerTree {
         let Ok(dir) = self.path_fd(parent) else { return };
         let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
         if let Some(inode) = self.inodes.find(stat.identity()) {
-            inode.relocate(Locator::Walk { parent: parent.nodeid, name: name.into() });
+            let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
+            self.renamed(inode.relocate(walk));
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod cred;
 pub mod dirents;
+pub mod fanotify;
 pub mod file;
 pub mod fuse;
 pub mod handle;

@@ -51,9 +51,10 @@ Id maps (map=SPEC; several specs add up):
   'idshift map explain SPEC…' says in words what a map does.
 
 Options of idshift:
-  cache=none | ttl:SECONDS | exclusive
+  cache=none | ttl:SECONDS | coherent | exclusive
                           how long the kernel may remember names and attributes: not at all,
-                          that long (default: ttl:1), or for good, because nobody else changes LOWER
+                          that long (default: ttl:1), until something changes in LOWER (root alone;
+                          ext4, xfs, btrfs, tmpfs), or for good, because nobody else changes LOWER
   locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
   guard=none | nosuid | noexec | hide
                           how the rest of the host sees LOWER meanwhile: as ever (default), without

@@ -1,7 +1,9 @@
 //! The connection's descriptor: requests are read from it, replies and notices written to it.
 
+use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,7 +11,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::wire::{NOTIFY_INVAL_INODE, NotifyInvalInode, OutHeader};
+use super::wire::{
+    EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NotifyInvalEntry, NotifyInvalInode,
+    OutHeader,
+};
 
 /// An open /dev/fuse that belongs to a mount.
 #[derive(Clone)]
@@ -72,6 +77,22 @@ impl Device {
     pub(super) fn forget_attributes(&self, nodeid: u64) -> Result<(), Errno> {
         let attributes_only = NotifyInvalInode { ino: nodeid, off: -1, len: 0 };
         self.send(0, NOTIFY_INVAL_INODE, &[attributes_only.as_bytes()])
+    }
+
+    /// Has the kernel forget what it holds of an inode's contents or, of a directory, its listing,
+    /// and of its attributes. Waits for reads that are under way, so not for those who answer them.
+    pub(super) fn forget_contents(&self, nodeid: u64) -> Result<(), Errno> {
+        let everything = NotifyInvalInode { ino: nodeid, off: 0, len: 0 };
+        self.send(0, NOTIFY_INVAL_INODE, &[everything.as_bytes()])
+    }
+
+    /// Has the kernel ask about a name before it uses it again (`FUSE_NOTIFY_INVAL_ENTRY`). Waits
+    /// for the directory's lock, so not for those who answer requests. `NOENT` if the kernel does
+    /// not know the directory or the name.
+    pub(super) fn expire_name(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        let namelen = u32::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+        let entry = NotifyInvalEntry { parent, namelen, flags: EXPIRE_ONLY };
+        self.send(0, NOTIFY_INVAL_ENTRY, &[entry.as_bytes(), name.as_bytes(), b"\0"])
     }
 
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {

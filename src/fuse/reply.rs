@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::fs::{FileType, StatxFlags};
 use zerocopy::{Immutable, IntoBytes};
 
+use super::trust::Valid;
 use super::wire::{AttrOut, AttrWire, Dirent, EntryOut, StatxOut, SxTime};
 use crate::fs::{Attr, DirEntry};
 use crate::lower::stat::{Timestamp, decode_rdev};
@@ -45,14 +46,14 @@ pub(super) fn attr_out(attr: &Attr, timeout: Duration) -> AttrOut {
 
 /// A name and what it stands for. A nodeid is never given to a second file, so one generation is
 /// enough.
-pub(super) fn entry_out(nodeid: u64, attr: &Attr, timeout: Duration) -> EntryOut {
+pub(super) fn entry_out(nodeid: u64, attr: &Attr, valid: Valid) -> EntryOut {
     EntryOut {
         nodeid,
         generation: 0,
-        entry_valid: timeout.as_secs(),
-        attr_valid: timeout.as_secs(),
-        entry_valid_nsec: timeout.subsec_nanos(),
-        attr_valid_nsec: timeout.subsec_nanos(),
+        entry_valid: valid.name.as_secs(),
+        attr_valid: valid.attr.as_secs(),
+        entry_valid_nsec: valid.name.subsec_nanos(),
+        attr_valid_nsec: valid.attr.subsec_nanos(),
         attr: attr_wire(attr),
     }
 }

@@ -1,7 +1,6 @@
 //! One request: take it apart, call [`crate::fs`], send what comes back. Nothing is decided here.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -10,9 +9,10 @@ use super::device::Device;
 use super::negotiate::{Agreed, FUSE_SETXATTR_EXT};
 use super::reply::{self, Payload};
 use super::request::Request;
+use super::trust::{Begun, How, Keeping};
 use super::wire::{self, Opcode};
 use crate::error::FsError;
-use crate::fs::{Attr, Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
+use crate::fs::{Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
 use crate::lower::table::Lookup;
 
 mod data;
@@ -29,8 +29,12 @@ pub(super) struct Server {
     pub(super) fs: FileSystem,
     pub(super) device: Device,
     pub(super) agreed: Agreed,
-    /// How long the kernel may remember names and attributes.
-    pub(super) timeout: Duration,
+    /// How what the kernel remembers of names and attributes is kept true.
+    pub(super) keeping: Keeping,
+    /// Whether the kernel can be told of a name that was not there before.
+    pub(super) expires_missing_names: bool,
+    /// Whether each change of a directory gives it another time of modification.
+    pub(super) finds_out_listings: bool,
     /// Whether errors of close(2) matter on this lower file system.
     pub(super) flush: bool,
     pub(super) backings: Backings,
@@ -160,30 +164,36 @@ impl Server {
 
     /// Hands an entry to the kernel.
     #[allow(clippy::unnecessary_wraps)] // as `done`
-    fn entry<'s>(&self, entry: Entry<'s>, payload: &mut Payload) -> Done<'s> {
+    fn entry<'s>(
+        &self,
+        begun: Begun,
+        how: How,
+        entry: Entry<'s>,
+        payload: &mut Payload,
+    ) -> Done<'s> {
+        let valid = self.valid(begun, &entry, how);
         let Entry { lookup, attr } = entry;
-        payload.push(&reply::entry_out(lookup.nodeid(), &attr, self.timeout));
+        payload.push(&reply::entry_out(lookup.nodeid(), &attr, valid));
         Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
-    }
-
-    #[allow(clippy::unnecessary_wraps)] // as `done`
-    fn attr(&self, attr: &Attr, payload: &mut Payload) -> Done<'_> {
-        payload.push(&reply::attr_out(attr, self.timeout));
-        done()
     }
 
     fn getattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::GetattrIn = request.take()?;
         let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let begun = self.begin();
         let attr = self.fs.getattr(request.nodeid(), handle)?;
-        self.attr(&attr, payload)
+        let valid = self.valid_attr(begun, request.nodeid(), &attr);
+        payload.push(&reply::attr_out(&attr, valid));
+        done()
     }
 
     fn statx(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::StatxIn = request.take()?;
         let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let begun = self.begin();
         let attr = self.fs.getattr(request.nodeid(), handle)?;
-        payload.push(&reply::statx_out(&attr, self.timeout));
+        let valid = self.valid_attr(begun, request.nodeid(), &attr);
+        payload.push(&reply::statx_out(&attr, valid));
         done()
     }
 
@@ -191,7 +201,8 @@ impl Server {
         let args: wire::SetattrIn = request.take()?;
         let set = set_attr(&args);
         let attr = self.fs.setattr(request.caller(), request.nodeid(), &set)?;
-        self.attr(&attr, payload)
+        payload.push(&reply::attr_out(&attr, self.valid_set()));
+        done()
     }
 
     fn statfs(&self, request: &Request<'_>, payload: &mut Payload) -> Done<'_> {

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -11,8 +10,10 @@ use super::device::{Device, Read, bytes};
 use super::negotiate::{
     self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS,
 };
+use super::notify::{self, Notifier};
 use super::request::Request;
 use super::server::{LockWaiters, Reopening, Server};
+use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
 use crate::fs::FileSystem;
@@ -20,8 +21,8 @@ use crate::fs::FileSystem;
 /// How a connection is served.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// How long the kernel may remember names and attributes.
-    pub timeout: Duration,
+    /// How what the kernel remembers of names and attributes is kept true.
+    pub keeping: Keeping,
     /// Whether the lower file system reports errors on close(2) that callers must see.
     pub flush: bool,
     /// How deep the lower file system is stacked already, plus one: how much the kernel must allow
@@ -52,7 +53,9 @@ impl Connection {
         let server = Server {
             fs,
             agreed,
-            timeout: settings.timeout,
+            keeping: settings.keeping,
+            expires_missing_names: notify::expires_missing_names(),
+            finds_out_listings: notify::finds_out_listings(),
             flush: settings.flush,
             lock_waiters,
             reopening: Reopening::default(),
@@ -64,7 +67,10 @@ impl Connection {
 
     /// Serves requests until the file system is unmounted.
     pub fn serve(self) -> Result<(), Errno> {
-        workers::run(&self.server, self.threads)
+        let notifier = Notifier::start(&self.server)?;
+        let ended = workers::run(&self.server, self.threads);
+        drop(notifier);
+        ended
     }
 }
 

@@ -38,8 +38,11 @@ pub(super) const LK_FLOCK: u32 = 1;
 /// `FUSE_IOCTL_UNRESTRICTED`.
 pub(super) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 
-/// `FUSE_NOTIFY_INVAL_INODE`, sent in the place of an errno.
+/// `FUSE_NOTIFY_*`, sent in the place of an errno.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
+pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+/// `FUSE_EXPIRE_ONLY`: the name is asked about again, and stays if that confirms it.
+pub(super) const EXPIRE_ONLY: u32 = 1;
 
 /// `FOPEN_*`: how the kernel treats an open file.
 pub(super) mod fopen {
@@ -157,6 +160,8 @@ outgoing! {
     IoctlOut { result: i32, flags: u32, in_iovs: u32, out_iovs: u32 }
     /// Attributes, or with an offset that is not negative contents too, that have changed.
     NotifyInvalInode { ino: u64, off: i64, len: i64 }
+    /// A name that may have changed, before the name itself.
+    NotifyInvalEntry { parent: u64, namelen: u32, flags: u32 }
     /// A directory entry, before its name.
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
 }
@@ -212,5 +217,7 @@ mod tests {
         assert_eq!(size_of::<StatxOut>(), 288);
         assert_eq!(size_of::<StatfsOut>(), 80);
         assert_eq!(size_of::<Dirent>(), 24);
+        assert_eq!(size_of::<NotifyInvalInode>(), 24);
+        assert_eq!(size_of::<NotifyInvalEntry>(), 16);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::fs::FileType;
 
 use super::stat::Identity;
+use super::table::ROOT_ID;
 
 /// An inode: who it is, and how to find it again once its descriptor has been closed.
 #[derive(Debug)]
@@ -16,7 +17,23 @@ pub struct Inode {
     pub identity: Identity,
     /// Its type, which an identity never changes.
     pub kind: FileType,
-    locator: Mutex<Locator>,
+    found: Mutex<Found>,
+}
+
+/// A name that stands for an inode.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The directory's nodeid.
+    pub parent: u64,
+    /// The name in it.
+    pub name: Box<OsStr>,
+}
+
+/// Where an inode was last seen, and its handle once that has been asked for.
+#[derive(Debug)]
+struct Found {
+    place: Option<Place>,
+    handle: Option<(i32, Box<[u8]>)>,
 }
 
 /// How a descriptor is made again.
@@ -43,28 +60,59 @@ pub enum Locator {
 impl Inode {
     /// An inode to be entered in the table.
     pub(super) fn new(nodeid: u64, identity: Identity, kind: FileType, locator: Locator) -> Self {
-        Self { nodeid, identity, kind, locator: Mutex::new(locator) }
+        let mut found = Found { place: None, handle: None };
+        found.add(locator);
+        Self { nodeid, identity, kind, found: Mutex::new(found) }
     }
 
     /// A copy of the present locator: the lock is not held while it is used.
     pub(super) fn locator(&self) -> Locator {
-        self.lock().clone()
-    }
-
-    /// Takes a newer way to find the inode. A handle is never given up for a name.
-    pub(super) fn relocate(&self, newer: Locator) {
-        let mut locator = self.lock();
-        if matches!(*locator, Locator::Walk { .. }) {
-            *locator = newer;
+        match &*self.lock() {
+            Found { handle: Some((kind, data)), .. } => {
+                Locator::Handle { kind: *kind, data: data.clone() }
+            }
+            Found { place: Some(Place { parent, name }), .. } => {
+                Locator::Walk { parent: *parent, name: name.clone() }
+            }
+            Found { place: None, handle: None } => Locator::Root,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Locator> {
-        self.locator.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The name that it was last seen under; the root has none.
+    pub(super) fn place(&self) -> Option<Place> {
+        self.lock().place.clone()
+    }
+
+    /// Takes a newer way to find the inode. A handle is never given up for a name. Returns the
+    /// name that it was seen under before, if that was another one.
+    pub(super) fn relocate(&self, newer: Locator) -> Option<Place> {
+        // The root has no name, whatever leads to it.
+        if self.nodeid == ROOT_ID { None } else { self.lock().add(newer) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is a directory.
     pub fn is_dir(&self) -> bool {
         self.kind == FileType::Directory
+    }
+}
+
+impl Found {
+    fn add(&mut self, newer: Locator) -> Option<Place> {
+        match newer {
+            Locator::Root => None,
+            Locator::Handle { kind, data } => {
+                self.handle = Some((kind, data));
+                None
+            }
+            Locator::Walk { parent, name } => {
+                let newer = Place { parent, name };
+                let same = self.place.as_ref() == Some(&newer);
+                if same { None } else { self.place.replace(newer) }
+            }
+        }
     }
 }

@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FileType;
 
-use super::inode::{Inode, Locator};
+use super::inode::{Inode, Locator, Place};
 use super::stat::Identity;
 
 /// The root's nodeid (`FUSE_ROOT_ID`).
@@ -33,19 +34,51 @@ pub struct InodeTable {
     root: Identity,
     shards: Vec<Mutex<Shard>>,
     aliases: Mutex<Aliases>,
+    /// Whether there has ever been an alias.
+    some_alias: AtomicBool,
 }
 
 #[derive(Default)]
 struct Aliases {
     /// The nodeid of each inode that does not go by its own number.
     by_identity: HashMap<Identity, u64>,
+    /// The same nodeids by inode number.
+    by_number: HashMap<u64, Vec<u64>>,
     given: u64,
+}
+
+/// An inode that was found or entered in the table.
+struct Counted {
+    inode: Arc<Inode>,
+    first: bool,
+    former: Option<Place>,
+}
+
+impl Aliases {
+    fn give(&mut self, identity: Identity) -> u64 {
+        self.given += 1;
+        let nodeid = ALIAS_BASE + self.given;
+        self.by_identity.insert(identity, nodeid);
+        self.by_number.entry(identity.ino).or_default().push(nodeid);
+        nodeid
+    }
+
+    fn take_back(&mut self, identity: Identity) {
+        let Some(nodeid) = self.by_identity.remove(&identity) else { return };
+        let Entry::Occupied(mut same) = self.by_number.entry(identity.ino) else { return };
+        same.get_mut().retain(|&other| other != nodeid);
+        if same.get().is_empty() {
+            same.remove();
+        }
+    }
 }
 
 /// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
 pub struct Lookup<'t> {
     table: &'t InodeTable,
     inode: Option<Arc<Inode>>,
+    first: bool,
+    former: Option<Place>,
 }
 
 impl Lookup<'_> {
@@ -57,6 +90,16 @@ impl Lookup<'_> {
     /// The inode.
     pub fn inode(&self) -> Option<&Arc<Inode>> {
         self.inode.as_ref()
+    }
+
+    /// Whether the kernel did not know the inode before, under any name.
+    pub fn is_first(&self) -> bool {
+        self.first
+    }
+
+    /// The name under which the kernel was told of the inode before, if that was another one.
+    pub fn take_former(&mut self) -> Option<Place> {
+        self.former.take()
     }
 
     /// The reply goes out: from now on the kernel owns this count, until it forgets.
@@ -77,7 +120,8 @@ impl InodeTable {
     /// A table that knows the root alone.
     pub fn new(root: Identity, kind: FileType) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let table = Self { root, shards, aliases: Mutex::default() };
+        let some_alias = AtomicBool::new(false);
+        let table = Self { root, shards, aliases: Mutex::default(), some_alias };
         let inode = Arc::new(Inode::new(ROOT_ID, root, kind, Locator::Root));
         // The kernel never forgets the root, so its count is never to reach zero.
         table.shard(ROOT_ID).insert(ROOT_ID, Node { inode, lookups: 1 });
@@ -103,7 +147,7 @@ impl InodeTable {
 
     /// Counts a lookup of the file with this identity, entering it if it is new.
     pub fn intern(&self, identity: Identity, kind: FileType, locator: Locator) -> Lookup<'_> {
-        let inode = if identity == self.root {
+        let counted = if identity == self.root {
             self.count(ROOT_ID, identity, kind, locator).ok()
         } else {
             let own_number = identity.ino > ROOT_ID && identity.ino < ALIAS_BASE;
@@ -114,7 +158,10 @@ impl InodeTable {
             };
             Some(counted.unwrap_or_else(|locator| self.count_alias(identity, kind, locator)))
         };
-        Lookup { table: self, inode }
+        let Some(Counted { inode, first, former }) = counted else {
+            return Lookup { table: self, inode: None, first: false, former: None };
+        };
+        Lookup { table: self, inode: Some(inode), first, former }
     }
 
     /// Counts under `nodeid` unless another file has that number; then gives the locator back.
@@ -124,7 +171,7 @@ impl InodeTable {
         identity: Identity,
         kind: FileType,
         locator: Locator,
-    ) -> Result<Arc<Inode>, Locator> {
+    ) -> Result<Counted, Locator> {
         let mut shard = self.shard(nodeid);
         match shard.entry(nodeid) {
             Entry::Occupied(mut known) => {
@@ -135,29 +182,28 @@ impl InodeTable {
                 node.lookups += 1;
                 let inode = Arc::clone(&node.inode);
                 drop(shard);
-                inode.relocate(locator);
-                Ok(inode)
+                let former = inode.relocate(locator);
+                Ok(Counted { inode, first: false, former })
             }
             Entry::Vacant(free) => {
                 let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
                 free.insert(Node { inode: Arc::clone(&inode), lookups: 1 });
-                Ok(inode)
+                Ok(Counted { inode, first: true, former: None })
             }
         }
     }
 
-    fn count_alias(&self, identity: Identity, kind: FileType, locator: Locator) -> Arc<Inode> {
+    fn count_alias(&self, identity: Identity, kind: FileType, locator: Locator) -> Counted {
         let mut aliases = self.aliases();
         let known = aliases.by_identity.get(&identity).copied();
-        let nodeid = known.unwrap_or_else(|| {
-            aliases.given += 1;
-            ALIAS_BASE + aliases.given
-        });
-        aliases.by_identity.insert(identity, nodeid);
+        let nodeid = known.unwrap_or_else(|| aliases.give(identity));
+        self.some_alias.store(true, Ordering::SeqCst);
         // The alias lock is held, so nobody can forget this nodeid between the two steps, and a
         // number from the counter is taken by nobody else.
-        self.count(nodeid, identity, kind, locator.clone())
-            .unwrap_or_else(|_| Arc::new(Inode::new(nodeid, identity, kind, locator)))
+        self.count(nodeid, identity, kind, locator.clone()).unwrap_or_else(|_| {
+            let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
+            Counted { inode, first: true, former: None }
+        })
     }
 
     /// The kernel drops `count` lookups; true when it does not know the inode any more.
@@ -176,14 +222,56 @@ impl InodeTable {
         }
         let node = known.remove();
         if let Some(aliases) = aliases.as_mut() {
-            aliases.by_identity.remove(&node.inode.identity);
+            aliases.take_back(node.inode.identity);
         }
         true
+    }
+
+    /// The nodeids by which the kernel may know an inode with this number: on any device, and
+    /// under whatever generation. No more than a hint: what it names may just have been forgotten.
+    pub fn nodes_numbered(&self, ino: u64, mut visit: impl FnMut(u64)) {
+        let known = if ino == self.root.ino { ROOT_ID } else { ino };
+        if self.knows(known) {
+            visit(known);
+        }
+        // Nobody has an alias on most file systems, so nobody waits for the lock here. One that is
+        // being entered is in the table before its answer looks at the clock (`lower::watch`).
+        if self.some_alias.load(Ordering::SeqCst) {
+            let nodeids = self.aliases().by_number.get(&ino).cloned();
+            nodeids.into_iter().flatten().for_each(visit);
+        }
+    }
+
+    /// Whether the kernel knows this nodeid.
+    pub fn knows(&self, nodeid: u64) -> bool {
+        self.shard(nodeid).contains_key(&nodeid)
+    }
+
+    /// All nodeids that the kernel knows, in no order.
+    pub fn nodeids(&self) -> Vec<u64> {
+        let lock = |shard: &'_ Mutex<Shard>| -> Vec<u64> {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        };
+        self.shards.iter().flat_map(lock).collect()
+    }
+
+    /// The names that all inodes were last seen under.
+    pub fn places(&self) -> Vec<Place> {
+        let lock = |shard: &'_ Mutex<Shard>| -> Vec<Place> {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.values().filter_map(|node| node.inode.place()).collect()
+        };
+        self.shards.iter().flat_map(lock).collect()
     }
 
     /// The device that the root is on.
     pub fn root_device(&self) -> u64 {
         self.root.dev
+    }
+
+    /// The root's inode number.
+    pub fn root_number(&self) -> u64 {
+        self.root.ino
     }
 
     /// Gives memory back that a larger tree once needed.
@@ -273,6 +361,27 @@ mod tests {
         assert!(first != reused && reused != elsewhere && first != elsewhere);
         assert_eq!(look_up(&table, file(1, 77, 6)), reused, "an alias is stable");
         assert_eq!(table.find(file(9, 77, 5)).map(|i| i.nodeid), Some(elsewhere));
+    }
+
+    #[test]
+    fn all_inodes_with_a_number_are_found() {
+        let numbered = |table: &InodeTable, ino| {
+            let mut found = Vec::new();
+            table.nodes_numbered(ino, |nodeid| found.push(nodeid));
+            found
+        };
+        let table = table();
+        assert_eq!(numbered(&table, 77), [] as [u64; 0]);
+        assert_eq!(numbered(&table, 2), [ROOT_ID]);
+        let first = look_up(&table, file(1, 77, 5));
+        let lookup = table.intern(file(1, 77, 6), FileType::RegularFile, walk("f"));
+        assert!(lookup.is_first());
+        let reused = lookup.nodeid();
+        assert_eq!(numbered(&table, 77), [first, reused]);
+        assert!(!table.intern(file(1, 77, 6), FileType::RegularFile, walk("f")).is_first());
+        drop(lookup);
+        assert_eq!(numbered(&table, 77), [first]);
+        assert_eq!(table.nodeids().len(), 2);
     }
 
     #[test]

@@ -259,11 +259,11 @@ fn choice<T: Copy>(word: &Word, choices: &[(&str, T)]) -> Result<T, StartError> 
 }
 
 fn cache(word: &Word) -> Result<CacheMode, StartError> {
-    const VALUES: &str = "the values are none, exclusive and ttl:SECONDS";
+    const VALUES: &str = "the values are coherent, none, exclusive and ttl:SECONDS";
     match needed(word, "cache=ttl:1")? {
         "none" => Ok(CacheMode::None),
         "exclusive" => Ok(CacheMode::Exclusive),
-        "coherent" => Err(bad(word, &format!("not offered by this version; {VALUES}"))),
+        "coherent" => Ok(CacheMode::Coherent),
         value => {
             let seconds = value.strip_prefix("ttl:").ok_or_else(|| bad(word, VALUES))?;
             // A year: far past any use, and far from where the kernel's clock sums overflow.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
@@ -10,12 +11,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{fuse, guard, policies};
-use crate::config::{LockMode, MountConfig};
+use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
+use crate::fuse::notify;
 use crate::fuse::session::{Connection, Settings};
+use crate::fuse::trust::Keeping;
 use crate::host::mountinfo;
-use crate::lower::cred;
+use crate::lower::{LowerTree, cred};
 use crate::shift::acl::Unmapped;
 use crate::sys;
 
@@ -32,7 +35,8 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let cached = raise_descriptor_limit();
     // Kept to the end: then the guard is undone.
-    let (lower, _guard) = guard::open_lower(config, cached)?;
+    let (mut lower, _guard) = guard::open_lower(config, cached)?;
+    let keeping = keeping(config.cache, &mut lower)?;
     let fs = FileSystem {
         lower,
         maps: config.maps.clone(),
@@ -41,7 +45,7 @@ pub fn serve(
     };
     policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();
-    let connection = connect(fs, config)?;
+    let connection = connect(fs, config, keeping)?;
     unmount_on_signal(config)?;
     ready(config);
     connection.serve().map_err(|errno| StartError::System {
@@ -50,9 +54,42 @@ pub fn serve(
     })
 }
 
-fn connect(fs: FileSystem, config: &MountConfig) -> Result<Connection, StartError> {
+/// Remembered for good, as far as the kernel's clock goes.
+const FOR_GOOD: Duration = Duration::from_secs(86_400);
+
+/// How what the kernel remembers is kept true. For notifications, starts to watch the lower tree.
+fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<Keeping, StartError> {
+    let mut watched = || notify::supported().and_then(|()| lower.start_watching());
+    Ok(match mode {
+        CacheMode::None => Keeping::For(Duration::ZERO),
+        CacheMode::Ttl(time) => Keeping::For(time),
+        CacheMode::Exclusive => Keeping::For(FOR_GOOD),
+        CacheMode::Coherent => {
+            watched().map_err(|why| {
+                StartError::Mount(format!(
+                    "option 'cache=coherent': {why}; without the option, or with cache=ttl:1, a \
+                     change below shows within a second"
+                ))
+            })?;
+            Keeping::Notified
+        }
+        CacheMode::Auto => match watched() {
+            Ok(()) => Keeping::Notified,
+            Err(why) => {
+                tracing::info!("cache=ttl:1, because cache=coherent is not possible: {why}");
+                Keeping::For(DEFAULT_TTL)
+            }
+        },
+    })
+}
+
+fn connect(
+    fs: FileSystem,
+    config: &MountConfig,
+    keeping: Keeping,
+) -> Result<Connection, StartError> {
     let settings = Settings {
-        timeout: config.cache.timeout(),
+        keeping,
         flush: reports_errors_on_close(&fs),
         stack_depth: stack_depth(&fs),
         lower_locks: config.locks == LockMode::Lower,

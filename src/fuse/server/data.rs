@@ -7,6 +7,7 @@ use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::FUSE_HANDLE_KILLPRIV_V2;
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
+use crate::fuse::trust::{Begun, How};
 use crate::fuse::wire::{self, fopen};
 use crate::sys::ioctl::MAX_VALUE;
 use rustix::fs::OFlags;
@@ -42,28 +43,32 @@ impl Server {
         let args: wire::CreateIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
+        let begun = self.begin();
         let (entry, opened) = self.fs.create(request.nodeid(), name, new, args.flags)?;
-        self.created(entry, opened, payload)
+        self.created(begun, entry, opened, payload)
     }
 
     pub(super) fn tmpfile(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::CreateIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
+        let begun = self.begin();
         let (entry, opened) = self.fs.tmpfile(request.nodeid(), new, args.flags)?;
-        self.created(entry, opened, payload)
+        self.created(begun, entry, opened, payload)
     }
 
     fn created<'s>(
         &'s self,
+        begun: Begun,
         entry: Entry<'s>,
         opened: Opened<'s>,
         payload: &mut Payload,
     ) -> Done<'s> {
+        let valid = self.valid(begun, &entry, How::Made);
         let Entry { lookup, attr } = entry;
         let nodeid = lookup.nodeid();
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         payload.push(&wire::CreateOut {
-            entry: entry_out(nodeid, &attr, self.timeout),
+            entry: entry_out(nodeid, &attr, valid),
             open: open_out(&opened, backing.as_ref()),
         });
         Ok(Outcome::Reply(Handover {

@@ -1,22 +1,18 @@
 //! Requests about open directories.
 
-use std::time::Duration;
-
 use super::{Done, Handover, NOT_OFFERED, Outcome, Server, done};
 use crate::fuse::negotiate::FUSE_NO_OPENDIR_SUPPORT;
 use crate::fuse::reply::{Payload, entry_out, is_dot};
 use crate::fuse::request::Request;
+use crate::fuse::trust::How;
 use crate::fuse::wire::{self, fopen};
-
-/// From this timeout on, what the kernel remembers outlives a walk of a large tree.
-const LONG: Duration = Duration::from_secs(60);
 
 impl Server {
     pub(super) fn opendir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         // The kernel may keep the listing as long as the directory's attributes do not change. It
         // pays where it may keep what is listed as well; else a fresh listing with attributes
         // saves a lookup per file.
-        let keep = self.timeout >= LONG;
+        let keep = self.keeps_listings();
         if keep && self.agreed.has(FUSE_NO_OPENDIR_SUPPORT) {
             return Err(NOT_OFFERED); // from now on directories are listed without being opened
         }
@@ -39,12 +35,14 @@ impl Server {
         let limit = args.size as usize;
         let mut listed = Vec::new();
         let dir = self.fs.open_dir(request.nodeid(), args.fh)?;
+        let begun = self.begin();
         self.fs.readdirplus(&dir, args.offset, |dirent, entry| {
             let Some(entry) = entry else {
                 // A nodeid of zero: the name alone.
                 return payload.push_dirent(&dirent, Some(&wire::EntryOut::default()), limit);
             };
-            let plus = entry_out(entry.lookup.nodeid(), &entry.attr, self.timeout);
+            let valid = self.valid(begun, &entry, How::Listed);
+            let plus = entry_out(entry.lookup.nodeid(), &entry.attr, valid);
             let fits = payload.push_dirent(&dirent, Some(&plus), limit);
             if fits && !is_dot(dirent.name) {
                 listed.push(entry.lookup);

@@ -4,17 +4,23 @@ use super::{Done, Outcome, Server, done, new_file, place};
 use crate::error::FsError;
 use crate::fuse::reply::{Payload, negative_entry};
 use crate::fuse::request::Request;
+use crate::fuse::trust::How;
 use crate::fuse::wire;
 use rustix::io::Errno;
 
 impl Server {
     pub(super) fn lookup(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let name = request.take_name()?;
+        let begun = self.begin();
         match self.fs.lookup(request.nodeid(), name) {
-            Ok(entry) => self.entry(entry, payload),
-            // That a name is not there is remembered as long as one that is.
-            Err(FsError::Os { errno: Errno::NOENT, .. }) if !self.timeout.is_zero() => {
-                payload.push(&negative_entry(self.timeout));
+            Ok(entry) => self.entry(begun, How::LookedUp, entry, payload),
+            // That a name is not there is remembered like one that is.
+            Err(error @ FsError::Os { errno: Errno::NOENT, .. }) => {
+                let time = self.valid_missing(begun, request.nodeid(), name);
+                if time.is_zero() {
+                    return Err(error);
+                }
+                payload.push(&negative_entry(time));
                 done()
             }
             Err(error) => Err(error),
@@ -53,24 +59,27 @@ impl Server {
     pub(super) fn symlink(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let name = request.take_name()?;
         let target = request.take_str()?;
+        let begun = self.begin();
         let entry = self.fs.symlink(request.nodeid(), name, request.caller(), target)?;
-        self.entry(entry, payload)
+        self.entry(begun, How::Made, entry, payload)
     }
 
     pub(super) fn mknod(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::MknodIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
+        let begun = self.begin();
         let entry = self.fs.mknod(request.nodeid(), name, new, args.rdev)?;
-        self.entry(entry, payload)
+        self.entry(begun, How::Made, entry, payload)
     }
 
     pub(super) fn mkdir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::MkdirIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
+        let begun = self.begin();
         let entry = self.fs.mkdir(request.nodeid(), name, new)?;
-        self.entry(entry, payload)
+        self.entry(begun, How::Made, entry, payload)
     }
 
     pub(super) fn unlink(&self, request: &mut Request<'_>) -> Done<'_> {
@@ -103,7 +112,8 @@ impl Server {
     pub(super) fn link(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::LinkIn = request.take()?;
         let to = place(request.nodeid(), request)?;
+        let begun = self.begin();
         let entry = self.fs.link(request.caller(), args.oldnodeid, to)?;
-        self.entry(entry, payload)
+        self.entry(begun, How::Made, entry, payload)
     }
 }

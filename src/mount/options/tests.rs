@@ -108,7 +108,6 @@ fn errors_name_the_option_the_value_and_the_way_out() {
         ("ro=1", vec!["ro=1", "no value"]),
         ("map", vec!["map", "b:0:100000:65536"]),
         ("map=", vec!["needs a value"]),
-        ("cache=coherent", vec!["none, exclusive and ttl:SECONDS"]),
         ("cache=ttl:nan", vec!["ttl:nan", "number of seconds"]),
         ("cache=ttl:-1", vec!["number of seconds"]),
         ("cache=ttl:1e99", vec!["number of seconds"]),

@@ -1,0 +1,266 @@
+//! Telling the kernel what has changed below, so that it forgets what it remembers of it.
+//!
+//! One thread listens and notifies. A notification may wait for a lock that the kernel holds while
+//! it waits for an answer from this server: so this is never one of the threads that answer, and
+//! no lock is held here meanwhile.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+use super::server::Server;
+use super::trust::Keeping;
+use crate::lower::inode::Place;
+use crate::lower::watch::{Change, Watch};
+
+/// Linux 6.2 can be told to make sure of a name (`FUSE_EXPIRE_ONLY`); older ones only to drop it,
+/// with what is mounted there.
+const SINCE: (u32, u32) = (6, 2);
+/// From Linux 6.13 on, a change gives another time of modification even within a tick of the
+/// clock, by which the kernel sees that a listing is out of date that was on its way just then.
+const FINE_TIMES_SINCE: (u32, u32) = (6, 13);
+/// From Linux 6.19 on, a notification about a name seems to be of no effect where the kernel
+/// remembers that there is none (`start_removing_dentry` in `fuse_reverse_inval_entry`).
+const MISSING_NAMES_UNTIL: (u32, u32) = (6, 18);
+
+/// Whether this kernel can be told of all changes; if not, why.
+pub fn supported() -> Result<(), String> {
+    let (major, minor) = kernel();
+    if (major, minor) >= SINCE {
+        return Ok(());
+    }
+    Err(format!("needs Linux {}.{} (FUSE_EXPIRE_ONLY), this is {major}.{minor}", SINCE.0, SINCE.1))
+}
+
+/// Whether listings that the kernel keeps are found to be out of date in every case.
+pub(super) fn finds_out_listings() -> bool {
+    kernel() >= FINE_TIMES_SINCE
+}
+
+/// Whether the kernel can be told that a name is there that was not.
+pub(super) fn expires_missing_names() -> bool {
+    kernel() <= MISSING_NAMES_UNTIL
+}
+
+fn kernel() -> (u32, u32) {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+}
+
+/// Room for the events of one reading.
+const BUFFER: usize = 64 * 1024;
+/// How often the buffer is filled before the kernel is told of what was in it.
+const MOST_BUFFERS: usize = 64;
+/// The least time between two readings while events keep coming: what a storm of changes,
+/// elsewhere on the file system or through this mount, costs is bounded by it, and so is how late
+/// a change is seen.
+const PAUSE: Duration = Duration::from_millis(2);
+/// After this time without events the next one is handled at once.
+const QUIET: Duration = Duration::from_millis(10);
+/// How soon a notification is repeated about an inode that the kernel is just being told of, at
+/// first and at most; doubled in between.
+const FIRST_REPEAT: Duration = Duration::from_millis(1);
+const LAST_REPEAT: Duration = Duration::from_millis(500);
+
+/// The thread; dropping this ends it.
+pub(super) struct Notifier {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Notifier {
+    /// Starts the thread where the server needs it.
+    pub(super) fn start(server: &Arc<Server>) -> Result<Option<Self>, Errno> {
+        if server.keeping != Keeping::Notified || server.fs.lower.watch().is_none() {
+            return Ok(None);
+        }
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let (server, stopped) = (Arc::clone(server), Arc::clone(&stop));
+        let thread = thread::Builder::new()
+            .name("watch".into())
+            .spawn(move || {
+                let Some(watch) = server.fs.lower.watch() else { return };
+                if let Err(errno) =
+                    (Listener { server: &server, watch, repeats: HashMap::new() }).listen(&stopped)
+                {
+                    tracing::error!(%errno, "changes below are not heard of any more");
+                }
+            })
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
+        Ok(Some(Self { stop, thread: Some(thread) }))
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        if let Err(errno) = rustix::io::write(&self.stop, &1_u64.to_ne_bytes()) {
+            tracing::error!(%errno, "the thread that listens cannot be ended");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that listens has panicked");
+        }
+    }
+}
+
+struct Listener<'s> {
+    server: &'s Server,
+    watch: &'s Watch,
+    /// Inodes that the table knows and the kernel does not yet.
+    repeats: HashMap<u64, Repeat>,
+}
+
+struct Repeat {
+    contents: bool,
+    after: Duration,
+    due: Instant,
+}
+
+/// What one reading has brought, each thing once.
+#[derive(Default)]
+struct Changes {
+    names: HashSet<Place>,
+    /// Nodeids, and whether the contents have changed.
+    inodes: HashMap<u64, bool>,
+    lost: bool,
+    missing: Vec<Place>,
+}
+
+impl Listener<'_> {
+    fn listen(mut self, stop: &OwnedFd) -> Result<(), Errno> {
+        let mut buffer = vec![0; BUFFER];
+        let mut last = Instant::now();
+        loop {
+            let [names, inodes, doubted] = self.watch.descriptors();
+            let mut fds = [stop.as_fd(), names, inodes, doubted]
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            match poll(&mut fds, self.timeout().as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            if !fds[0].revents().is_empty() {
+                return Ok(());
+            }
+            let slept = last.elapsed();
+            if slept < QUIET {
+                thread::sleep(PAUSE.saturating_sub(slept));
+            }
+            let mut changes = Changes::default();
+            for _ in 0..MOST_BUFFERS {
+                let mut add = |change: Change<'_>| changes.add(change, self.server);
+                if !self.watch.read(&mut buffer, &mut add)? {
+                    break;
+                }
+            }
+            self.repeat(&mut changes);
+            self.tell(changes);
+            last = Instant::now();
+        }
+    }
+
+    /// How long to wait for events; `None` for ever.
+    fn timeout(&self) -> Option<Timespec> {
+        let repeat = self.repeats.values().map(|repeat| repeat.due).min();
+        let due = repeat.into_iter().chain(self.watch.next_due()).min()?;
+        let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        Timespec::try_from(wait).ok()
+    }
+
+    /// Adds what is to be told once more.
+    fn repeat(&self, changes: &mut Changes) {
+        let now = Instant::now();
+        for (&nodeid, repeat) in self.repeats.iter().filter(|(_, repeat)| repeat.due <= now) {
+            *changes.inodes.entry(nodeid).or_default() |= repeat.contents;
+        }
+    }
+
+    /// Tells the kernel: names first, so that whoever finds a name anew asks for its attributes
+    /// after they were forgotten.
+    fn tell(&mut self, changes: Changes) {
+        let Changes { names, mut inodes, lost, missing } = changes;
+        if lost {
+            tracing::warn!("too many changes below at once: all that is remembered is asked anew");
+        }
+        names.iter().chain(&missing).for_each(|place| self.tell_name(place));
+        if lost {
+            let table = &self.server.fs.lower.inodes;
+            table.places().iter().for_each(|place| self.tell_name(place));
+            inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
+        }
+        for (nodeid, contents) in inodes {
+            self.tell_inode(nodeid, contents);
+        }
+    }
+
+    fn tell_inode(&mut self, nodeid: u64, contents: bool) {
+        let before = self.repeats.remove(&nodeid);
+        let contents = contents || before.as_ref().is_some_and(|repeat| repeat.contents);
+        let device = &self.server.device;
+        let told = if contents {
+            device.forget_contents(nodeid)
+        } else {
+            device.forget_attributes(nodeid)
+        };
+        // In the table, but not in the kernel: an answer is on its way there, or a FORGET here.
+        if told == Err(Errno::NOENT) && self.server.fs.lower.inodes.knows(nodeid) {
+            let after = before.map_or(Duration::ZERO, |repeat| repeat.after * 2);
+            let after = after.clamp(FIRST_REPEAT, LAST_REPEAT);
+            let due = Instant::now() + after;
+            self.repeats.insert(nodeid, Repeat { contents, after, due });
+            return;
+        }
+        unless_unknown(told);
+    }
+
+    fn tell_name(&self, place: &Place) {
+        unless_unknown(self.server.device.expire_name(place.parent, &place.name));
+    }
+}
+
+impl Changes {
+    fn add(&mut self, change: Change<'_>, server: &Server) {
+        let table = &server.fs.lower.inodes;
+        match change {
+            Change::Lost { missing } => {
+                self.lost = true;
+                self.missing.extend(missing);
+            }
+            Change::Unrecorded(place) => {
+                self.names.insert(place);
+            }
+            Change::Inode(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false)),
+            Change::Contents(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, true)),
+            Change::Name { dir, name, object } => {
+                table.nodes_numbered(dir, |nodeid| self.name(nodeid, name));
+                if let Some(ino) = object {
+                    table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false));
+                }
+            }
+        }
+    }
+
+    fn inode(&mut self, nodeid: u64, contents: bool) {
+        *self.inodes.entry(nodeid).or_default() |= contents;
+    }
+
+    fn name(&mut self, dir: u64, name: &OsStr) {
+        self.names.insert(Place { parent: dir, name: name.into() });
+        self.inode(dir, true);
+    }
+}
+
+/// What the kernel does not know it need not forget; an ended connection needs nothing.
+fn unless_unknown(told: Result<(), Errno>) {
+    match told {
+        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NOTCONN) => {}
+        Err(errno) => tracing::warn!(%errno, "the kernel cannot be told of a change below"),
+    }
+}

@@ -1,0 +1,122 @@
+//! Names that the kernel has been told and may trust for long, as far as the inode table does not
+//! know them: so that they can be told one by one when they are in doubt.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use crate::lower::inode::Place;
+
+/// How many names that are not there the kernel may trust for long.
+const MAX_MISSING: usize = 16_384;
+
+/// Names in doubt, and names that are not there.
+pub(super) struct Told {
+    doubts: Mutex<Vec<Place>>,
+    /// Readable while there are doubts.
+    doubted: OwnedFd,
+    missing: Mutex<LruCache<Place, ()>>,
+}
+
+impl Told {
+    pub(super) fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            doubts: Mutex::default(),
+            doubted: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            missing: Mutex::new(LruCache::unbounded()),
+        })
+    }
+
+    /// Readable while there are doubts.
+    pub(super) fn doubted(&self) -> BorrowedFd<'_> {
+        self.doubted.as_fd()
+    }
+
+    /// A name is to be asked about anew.
+    pub(super) fn doubt(&self, place: Place) {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        doubts.push(place);
+        if doubts.len() == 1
+            && let Err(errno) = rustix::io::write(&self.doubted, &1_u64.to_ne_bytes())
+        {
+            tracing::error!(%errno, "cannot wake the thread that listens");
+        }
+    }
+
+    /// The names in doubt, each once.
+    pub(super) fn take_doubts(&self) -> Vec<Place> {
+        let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        if doubts.is_empty() {
+            return Vec::new();
+        }
+        // The counter, back to zero; with the lock, so that the next doubt sets it again.
+        if let Err(errno) = rustix::io::read(&self.doubted, &mut [0; 8]) {
+            tracing::error!(%errno, "cannot read a counter");
+        }
+        std::mem::take(&mut *doubts)
+    }
+
+    /// The kernel is told that a name is not there. The oldest such name is doubted when there are
+    /// too many.
+    pub(super) fn missing(&self, place: Place) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.put(place, ());
+        let oldest = if missing.len() > MAX_MISSING { missing.pop_lru() } else { None };
+        drop(missing);
+        if let Some((oldest, ())) = oldest {
+            self.doubt(oldest);
+        }
+    }
+
+    /// All names that are not there, which are not kept any more.
+    pub(super) fn take_missing(&self) -> Vec<Place> {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = std::mem::replace(&mut *missing, LruCache::unbounded());
+        drop(missing);
+        taken.into_iter().map(|(place, ())| place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+
+    fn place(number: usize) -> Place {
+        Place { parent: 1, name: OsStr::new(&number.to_string()).into() }
+    }
+
+    fn is_readable(fd: BorrowedFd<'_>) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&now)).unwrap() == 1
+    }
+
+    #[test]
+    fn doubts_wake_until_they_are_taken() {
+        let told = Told::new().unwrap();
+        assert!(!is_readable(told.doubted()));
+        for _ in 0..2 {
+            told.doubt(place(1));
+            told.doubt(place(2));
+            assert!(is_readable(told.doubted()));
+            assert_eq!(told.take_doubts(), [place(1), place(2)]);
+            assert!(!is_readable(told.doubted()) && told.take_doubts().is_empty());
+        }
+    }
+
+    #[test]
+    fn the_oldest_missing_name_is_doubted() {
+        let told = Told::new().unwrap();
+        (0..MAX_MISSING).for_each(|number| told.missing(place(number)));
+        told.missing(place(0));
+        assert!(told.take_doubts().is_empty());
+        told.missing(place(MAX_MISSING));
+        assert_eq!(told.take_doubts(), [place(1)]);
+        assert_eq!(told.take_missing().len(), MAX_MISSING);
+        assert!(told.take_missing().is_empty());
+    }
+}

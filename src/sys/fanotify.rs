@@ -1,0 +1,77 @@
+//! fanotify(7): hearing of changes to a file system.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use super::check;
+
+bitflags::bitflags! {
+    /// How the events of a group name what they are about (`FAN_REPORT_*`).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Report: u32 {
+        /// The inode, by its handle.
+        const INODE = libc::FAN_REPORT_FID;
+        /// For events about names: the directory, the name, and the inode behind it (Linux 5.17).
+        const NAMES = libc::FAN_REPORT_DFID_NAME_TARGET;
+    }
+
+    /// What events are about (`FAN_*`).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Mask: u64 {
+        /// Contents were written, or the size was changed.
+        const MODIFY = libc::FAN_MODIFY;
+        /// Mode, owner, times, links or extended attributes were changed.
+        const ATTRIB = libc::FAN_ATTRIB;
+        /// A file that was open for writing was closed.
+        const CLOSE_WRITE = libc::FAN_CLOSE_WRITE;
+        /// A name was made.
+        const CREATE = libc::FAN_CREATE;
+        /// A name was removed.
+        const DELETE = libc::FAN_DELETE;
+        /// A name was given up for another one.
+        const MOVED_FROM = libc::FAN_MOVED_FROM;
+        /// A name came from another one.
+        const MOVED_TO = libc::FAN_MOVED_TO;
+        /// Directories too; in an event: it is about a directory.
+        const ONDIR = libc::FAN_ONDIR;
+        /// Events have been lost.
+        const OVERFLOW = libc::FAN_Q_OVERFLOW;
+    }
+}
+
+/// Makes a group (fanotify_init(2)), whose descriptor never blocks. Its queue is limited, as
+/// `/proc/sys/fs/fanotify/max_queued_events` says.
+pub fn group(report: Report) -> Result<OwnedFd, Errno> {
+    let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | report.bits();
+    let event_flags = libc::O_RDONLY.cast_unsigned();
+    // SAFETY: the call takes two numbers.
+    let fd = check(unsafe { libc::fanotify_init(flags, event_flags) })?;
+    // SAFETY: the kernel has just made this descriptor and nothing else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Watches the whole file system that `on` is on; not an `O_PATH` descriptor.
+pub fn watch_filesystem(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(), Errno> {
+    let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+    let group = group.as_fd().as_raw_fd();
+    // SAFETY: without a path the call takes numbers alone.
+    let ret = unsafe {
+        libc::fanotify_mark(group, flags, mask.bits(), on.as_fd().as_raw_fd(), std::ptr::null())
+    };
+    check(ret).map(drop)
+}
+
+/// Leaves out events of one inode, or takes that back. The inode can still be evicted from the
+/// kernel's memory, and then the exception ends (`FAN_MARK_EVICTABLE`, Linux 5.19).
+pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Result<(), Errno> {
+    let action =
+        if ignored { libc::FAN_MARK_ADD | libc::FAN_MARK_EVICTABLE } else { libc::FAN_MARK_REMOVE };
+    let flags = action | libc::FAN_MARK_IGNORE_SURV;
+    let group = group.as_fd().as_raw_fd();
+    // SAFETY: `path` is a C string that outlives the call.
+    let ret =
+        unsafe { libc::fanotify_mark(group, flags, mask.bits(), libc::AT_FDCWD, path.as_ptr()) };
+    check(ret).map(drop)
+}
