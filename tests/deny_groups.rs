@@ -12,7 +12,8 @@ use common::raw::try_exec;
 use common::runner::{needs_idshift, needs_program};
 use common::{
     ACL_ACCESS, Caller, Errno, GROUP, GROUP_OBJ, MAP, MASK, Mount, NO_ID, OFlags, OTHER, USER,
-    USER_OBJ, acl, get_xattr, lo, mode, open, parse_acl, put_dir, put_file, set_mode, set_xattr,
+    USER_OBJ, acl, assert_errno, get_xattr, kernel, lo, mode, open, parse_acl, put_dir, put_file,
+    set_mode, set_xattr,
 };
 use rustix::fs::{Access, access};
 
@@ -20,6 +21,7 @@ common::tests!(
     every_mode_and_caller,
     acls_with_named_groups,
     leaving_a_group_gains_nothing,
+    leaving_a_group_in_a_user_namespace,
     changing_the_mode_stores_what_was_asked,
     setting_an_acl_stores_what_was_asked,
     the_lower_file_is_untouched,
@@ -308,16 +310,39 @@ fn leaving_a_group_gains_nothing() {
     });
     for name in ["plain", "with-acl", "unmapped-group"] {
         let file = mount.up(name);
-        Caller::user(1001).groups(&[FILE_GROUP]).run(|| {
-            let read = || fs::read(&file).map_err(|error| Errno::from_io_error(&error).unwrap());
-            if name != "unmapped-group" {
-                assert_eq!(read(), Err(Errno::ACCESS));
-            }
-            rustix::thread::set_thread_groups(&[]).ok();
-            assert_eq!(read(), Err(Errno::ACCESS), "{name}");
-        });
-        Caller::user(1002).run(|| assert!(fs::read(&file).is_err(), "{name}"));
+        let read = || open(&file, OFlags::RDONLY, 0).map(drop);
+        if name != "unmapped-group" {
+            assert_errno!(Caller::user(1001).groups(&[FILE_GROUP]).run(read), Errno::ACCESS);
+        }
+        assert_errno!(Caller::user(1001).run(read), Errno::ACCESS);
         assert_eq!(Caller::user(OWNER).run(|| fs::read(&file).unwrap()), b"secret");
+    }
+}
+
+/// A user who may call setgroups(2) in a namespace of his own leaves the group that keeps him out.
+/// Without the policy that is a way in.
+fn leaving_a_group_in_a_user_namespace() {
+    needs_idshift();
+    for (policy, reads) in [(Policy::Off, true), (Policy::Group, false), (Policy::All, false)] {
+        let mount = Mount::with(&policy.options(), |lower| {
+            put_file(&lower.join("file"), b"secret", 0o604, lo(OWNER), lo(FILE_GROUP));
+        });
+        let file = mount.up("file");
+        let member = Caller::user(1001).gid(1001).groups(&[FILE_GROUP]);
+        member.run(|| assert_errno!(open(&file, OFlags::RDONLY, 0), Errno::ACCESS));
+        let (mut helper, _namespace) = kernel::user_namespace("0 1001 1\n", "0 1001 1\n1 3000 1\n");
+        // nsenter --setgid leaves all supplementary groups, as root of that namespace may.
+        let out = Command::new("nsenter")
+            .arg(format!("--user=/proc/{}/ns/user", helper.id()))
+            .args(["--setuid", "0", "--setgid", "0", "--", "sh", "-c", "id -G; exec cat \"$0\""])
+            .arg(&file)
+            .output()
+            .unwrap();
+        helper.kill().unwrap();
+        helper.wait().unwrap();
+        let said = String::from_utf8(out.stdout).unwrap();
+        assert!(said.starts_with("0\n"), "in no other group: {said}");
+        assert_eq!(said.ends_with("secret"), reads, "{policy:?}: {said}");
     }
 }
 

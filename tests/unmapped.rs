@@ -27,6 +27,7 @@ common::tests!(
     squash_owns_what_nobody_else_does,
     squash_leaves_no_set_id_program_of_others,
     deny_shows_names_alone,
+    auto_takes_fuse,
     mistakes_are_named,
 );
 
@@ -306,13 +307,20 @@ fn deny_shows_names_alone() {
     assert_errno!(create, Errno::ACCESS);
 }
 
+/// What the kernel cannot do, `backend=auto` leaves to FUSE, and says why.
+fn auto_takes_fuse() {
+    needs_idshift();
+    let mount = Mount::with(&format!("{MAP},backend=auto,unmapped=restrict"), |lower| {
+        put_file(&lower.join("file"), b"", 0o640, UNMAPPED, lo(0));
+    });
+    assert_eq!(mode(&mount.up("file")), 0);
+    let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+    assert!(log.contains("backend: fuse") && log.contains("unmapped="), "{log}");
+}
+
 fn mistakes_are_named() {
     needs_idshift();
-    let dir = common::mount::temp_dir();
-    let (lower, upper) = (dir.path().join("lower"), dir.path().join("upper"));
-    put_dir(&lower, 0o755, UNMAPPED, lo(0));
-    put_dir(&upper, 0o755, 0, 0);
-    for (options, code, parts) in [
+    let mut wrong = vec![
         ("unmapped=hide", 1, ["unmapped=hide", "restrict"]),
         ("unmapped=squash:30000", 1, ["user 30000", "squash:UID:GID"]),
         ("unmapped=squash:1000:30000", 1, ["group 30000", "squash:UID:GID"]),
@@ -320,7 +328,15 @@ fn mistakes_are_named() {
         ("unmapped=restrict,backend=kernel", 1, ["unmapped=", "backend=fuse"]),
         ("deny_groups=all,backend=kernel", 1, ["deny_groups=", "backend=fuse"]),
         ("suid=deny,backend=kernel", 1, ["suid=", "backend=fuse"]),
-    ] {
+    ];
+    if !common::machine().real_root {
+        wrong.push(("unmapped=owner:30000:0", 1, ["unmapped=owner:30000:0", "their map"]));
+    }
+    let dir = common::mount::temp_dir();
+    let (lower, upper) = (dir.path().join("lower"), dir.path().join("upper"));
+    put_dir(&lower, 0o755, UNMAPPED, lo(0));
+    put_dir(&upper, 0o755, 0, 0);
+    for (options, code, parts) in wrong {
         let options = format!("{MAP},{options}");
         let called = idshift(&[&"mount", &"-o", &options, &lower, &upper]);
         assert_eq!(called.code, code, "{options}: {}", called.err);

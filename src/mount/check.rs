@@ -48,8 +48,8 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let (lower, lower_is) = checked_lower(&lower)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is)?;
-    policies::check(options.policies, &maps, &lower_is)?;
     let standing = Standing::of_this_process();
+    policies::check(options.policies, &maps, &lower_is, standing)?;
     let mut flags = options.flags;
     let mut allow_other = options.allow_other;
     guardable(options.guard, standing)?;

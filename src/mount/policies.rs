@@ -17,13 +17,28 @@ use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
 
 /// Refuses policies that cannot do what they say; `lower` is the lower directory itself.
-pub fn check(policies: Policies, maps: &Maps, lower: &Metadata) -> Result<(), StartError> {
+pub fn check(
+    policies: Policies,
+    maps: &Maps,
+    lower: &Metadata,
+    standing: Standing,
+) -> Result<(), StartError> {
     match policies.unmapped {
         UnmappedOwners::Squash(uid, _) if maps.down_uid(uid).is_none() => {
             Err(no_counterpart("user", uid.raw()))
         }
         UnmappedOwners::Squash(_, gid) if maps.down_gid(gid).is_none() => {
             Err(no_counterpart("group", gid.raw()))
+        }
+        // Nobody but root shows ids that were not granted to him.
+        UnmappedOwners::Owner(uid, gid)
+            if standing != Standing::Root
+                && (maps.down_uid(uid).is_none() || maps.down_gid(gid).is_none()) =>
+        {
+            Err(StartError::Usage(format!(
+                "option 'unmapped=owner:{uid}:{gid}': ordinary users show no ids but those of \
+                 their map, and it does not hold both; name a user and a group that it shows"
+            )))
         }
         UnmappedOwners::Deny if !is_mapped(maps, lower) => Err(StartError::Usage(format!(
             "option 'unmapped=deny': the lower directory itself belongs to {}:{}, which the map \
