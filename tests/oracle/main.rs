@@ -50,5 +50,9 @@ fn main() -> std::process::ExitCode {
         worker::main(&args[2..]);
         return std::process::ExitCode::SUCCESS;
     }
+    if args.get(1).map(String::as_str) == Some(sysctl::MARK) {
+        sysctl::keep(&args[2..]);
+        return std::process::ExitCode::SUCCESS;
+    }
     trials::run()
 }

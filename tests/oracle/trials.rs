@@ -46,6 +46,10 @@ pub fn run() -> ExitCode {
         trials.extend(cases::read("replay", &text).into_iter().map(of_case));
     } else {
         trials.extend(cases::all().into_iter().map(of_case));
+        trials.push(Trial::test("what the machine had comes back", || {
+            crate::sysctl::test();
+            Ok(())
+        }));
         trials.push(Trial::test("deviations are in docs/semantics.md", deviations_are_documented));
         if against == Shown::Kernel && !recording() {
             trials.extend(MODES.iter().map(|options| of_mode(&pool, options)));
