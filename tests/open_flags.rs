@@ -25,6 +25,7 @@ common::tests!(
     append_cleared_later,
     mapped_pages_of_an_appending_file,
     file_that_may_only_grow,
+    running_program_is_not_emptied,
     server_opens_synchronously,
     synchronous_writes_reach_the_disk,
 );
@@ -123,6 +124,27 @@ fn file_that_may_only_grow() {
     assert_eq!(fs::read(mount.low("file")).unwrap(), b"0123456789A");
 }
 
+/// Also not by O_RDONLY with O_TRUNC, which the kernel looks at when the server has opened the file.
+fn running_program_is_not_emptied() {
+    needs_program("sleep");
+    let mount = Mount::with(common::MAP, |lower| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|dir| dir.join("sleep")).find(|p| p.exists());
+        put_file(&lower.join("program"), &fs::read(found.unwrap()).unwrap(), 0o777, lo(0), lo(0));
+    });
+    let size = stat(&mount.low("program")).st_size;
+    let mut running = std::process::Command::new(mount.up("program")).arg("60").spawn().unwrap();
+    let tries = [OFlags::WRONLY, OFlags::RDWR | OFlags::TRUNC, OFlags::RDONLY | OFlags::TRUNC];
+    let seen = tries.map(|flags| open(&mount.up("program"), flags, 0).map(drop));
+    let still = (running.try_wait().unwrap(), stat(&mount.low("program")).st_size);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    assert_eq!(seen, [Err(Errno::TXTBSY); 3]);
+    assert_eq!(still, (None, size), "it runs on, and its file is whole");
+    open(&mount.up("program"), OFlags::RDONLY | OFlags::TRUNC, 0).unwrap();
+    assert_eq!(stat(&mount.low("program")).st_size, 0);
+}
+
 /// The flags of the server's own descriptors of a lower file that may write to it.
 fn server_flags(mount: &Mount, name: &str) -> Vec<OFlags> {
     let proc = Path::new("/proc").join(mount.server_pid().to_string());
@@ -169,8 +191,8 @@ fn synchronous_writes_reach_the_disk() {
     const WRITES: u64 = 16;
     needs_real_root("a file system on a loop device");
     needs_program("mkfs.ext4");
-    let dir = common::mount::temp_dir();
-    let storage = Storage::make("ext4", dir.path()).unwrap_or_else(|why| skip(why));
+    let place = common::mount::temp_dir();
+    let storage = Storage::make("ext4", place.path()).unwrap_or_else(|why| skip(why));
     let lower = storage.root.join("lower");
     put_dir(&lower, 0o777, lo(0), lo(0));
     let device = stat(&lower).st_dev;
@@ -180,7 +202,7 @@ fn synchronous_writes_reach_the_disk() {
         text.split_whitespace().nth(6).unwrap().parse().unwrap()
     };
     {
-        let mount = Mount::of(dir, lower, common::MAP);
+        let mount = Mount::of(common::mount::temp_dir(), lower, common::MAP);
         for flags in [OFlags::SYNC, DSYNC] {
             create(&mount.up("file"), 0o600).map(drop).unwrap();
             let fd = open(&mount.up("file"), OFlags::WRONLY | flags, 0).unwrap();

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,6 +17,11 @@ use crate::lower::stat::LowerStat;
 use super::attr::Of;
 use super::rights::has_privilege_bits;
 use super::{Caller, FileSystem};
+
+/// `__FMODE_EXEC` (include/linux/fs.h): the file is opened to be run.
+const FMODE_EXEC: u32 = 0o40;
+/// How many milliseconds a program that has just ended may still count as running.
+const PATIENCE: u32 = 5;
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
@@ -55,6 +61,7 @@ impl FileSystem {
     ) -> Result<Opening<'_>, FsError> {
         let inode = self.regular(nodeid)?;
         let kept = lower_flags(flags);
+        self.refuse_to_empty_a_program(nodeid, OFlags::from_bits_retain(flags))?;
         let mut mode_changed = false;
         let fd = if OFlags::from_bits_retain(flags).contains(OFlags::TRUNC) {
             let open = || self.lower.open_file(&inode, kept | OFlags::TRUNC);
@@ -78,7 +85,28 @@ impl FileSystem {
         } else {
             Some(self.lower.open_file(&inode, kept)?)
         };
-        Ok(Opening { opened: self.opened(&inode, kept, fd), mode_changed })
+        let opened = self.opened(&inode, kept, fd);
+        if flags & FMODE_EXEC != 0 {
+            self.lower.open_files.set_program(opened.handle());
+        }
+        Ok(Opening { opened, mode_changed })
+    }
+
+    /// `ETXTBSY` where `O_TRUNC` would empty a program that runs. The kernel above checks that
+    /// before a file is opened for writing; with `O_RDONLY` only after the server has truncated
+    /// (`handle_truncate`, fs/namei.c).
+    fn refuse_to_empty_a_program(&self, nodeid: u64, flags: OFlags) -> Result<(), FsError> {
+        if !flags.contains(OFlags::TRUNC) || flags & OFlags::ACCMODE != OFlags::RDONLY {
+            return Ok(());
+        }
+        // The message that it has ended may be with another worker.
+        for _ in 0..PATIENCE {
+            if !self.lower.open_files.any_program(nodeid) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(FsError::Refused(Errno::TXTBSY))
     }
 
     /// The lower file, for the kernel to read and write by itself.
