@@ -11,10 +11,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::runner::{needs_program, needs_real_root};
+use common::storage::Storage;
 use common::{Caller, Mount, lo, machine, put_dir, set_mode, skip};
 
 common::tests!(
-    pjdfstest,
+    pjdfstest_on_ext4,
+    pjdfstest_on_xfs,
+    pjdfstest_on_btrfs,
+    pjdfstest_on_tmpfs,
     pjdfstest_read_only,
     fsx_with_mmap,
     fsx_without_mmap,
@@ -53,10 +57,26 @@ fn without_colours(output: &Output) -> String {
     plain
 }
 
-fn pjdfstest() {
+fn pjdfstest_on_ext4() {
+    pjdfstest_on("ext4");
+}
+
+fn pjdfstest_on_xfs() {
+    pjdfstest_on("xfs");
+}
+
+fn pjdfstest_on_btrfs() {
+    pjdfstest_on("btrfs");
+}
+
+fn pjdfstest_on_tmpfs() {
+    pjdfstest_on("tmpfs");
+}
+
+fn pjdfstest_on(kind: &'static str) {
     // pjdfstest keeps a file open somewhere, so that its tests with a read-only file system fail
     // behind the others, on ext4 too; alone they pass. Hence two runs.
-    let (failed, passed) = run_pjdfstest(false, "");
+    let (failed, passed) = run_pjdfstest(kind, false, "");
     assert!(passed > 380, "{passed} passed");
     assert_eq!(failed, 0);
 }
@@ -64,28 +84,25 @@ fn pjdfstest() {
 fn pjdfstest_read_only() {
     // On the kernel's idmapped mount this would remount the lower file system.
     common::runner::needs_idshift();
-    let (failed, passed) = run_pjdfstest(true, "erofs");
+    let (failed, passed) = run_pjdfstest("ext4", true, "erofs");
     assert_eq!((failed, passed), (0, 13));
 }
 
-/// Runs the tests whose names contain `pattern`; how many failed and passed.
-fn run_pjdfstest(may_remount: bool, pattern: &str) -> (usize, usize) {
+/// Runs the tests whose names contain `pattern` on a lower file system of this kind; how many
+/// failed and passed.
+fn run_pjdfstest(kind: &'static str, may_remount: bool, pattern: &str) -> (usize, usize) {
     needs_real_root("pjdfstest makes device nodes");
     needs_program("mount");
     let program = suite("pjdfstest");
-    let dir = common::mount::temp_dir();
-    let lower = dir.path().join("lower");
+    let place = common::mount::temp_dir();
+    let storage = Storage::make(kind, place.path()).unwrap_or_else(|why| skip(why));
+    let lower = storage.root.join("lower");
     put_dir(&lower, 0o755, 100_000, 100_000);
-    let mount = Mount::of(dir, lower, WIDE_MAP);
+    let mount = Mount::of(common::mount::temp_dir(), lower, WIDE_MAP);
     let beside = mount.beside();
     let second = beside.join("second");
     fs::create_dir(&second).unwrap();
-    let expected: Vec<String> = fs::read_to_string(settings("pjdfstest.expected"))
-        .unwrap()
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.trim().is_empty())
-        .map(|line| format!("{:?}", line.trim()))
-        .collect();
+    let expected = expected_failures(kind);
     let config = fs::read_to_string(settings("pjdfstest.toml"))
         .unwrap()
         .replace("@SECONDARY@", second.to_str().unwrap())
@@ -103,7 +120,10 @@ fn run_pjdfstest(may_remount: bool, pattern: &str) -> (usize, usize) {
     let out = Command::new("unshare").args(["--mount", "sh", "-c", &script]).output().unwrap();
     let text = without_colours(&out);
     let summary = text.lines().find(|line| line.starts_with("Summary")).unwrap_or("no summary");
-    println!("pjdfstest {pattern}: {summary}; {} in the list of expected failures", expected.len());
+    println!(
+        "pjdfstest {kind} {pattern}: {summary}; {} in the list of expected failures",
+        expected.len()
+    );
     // A result, or what is said below one that failed.
     let mut failing = false;
     for line in text.lines().take_while(|line| *line != summary) {
@@ -121,6 +141,14 @@ fn run_pjdfstest(may_remount: bool, pattern: &str) -> (usize, usize) {
         number.trim_end().rsplit(' ').next()?.parse().ok()
     };
     (count("failed").expect("a summary"), count("passed").expect("a summary"))
+}
+
+/// The tests that fail on a lower file system of this kind, each in quotes.
+fn expected_failures(kind: &str) -> Vec<String> {
+    let text = fs::read_to_string(settings("pjdfstest.expected")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let pairs = lines.filter_map(|line| line.split_once(' '));
+    pairs.filter(|(name, _)| *name == kind).map(|(_, test)| format!("{:?}", test.trim())).collect()
 }
 
 /// mount(8) looks for the helper of a FUSE file system in /usr/sbin when it remounts one. These
