@@ -380,7 +380,9 @@ fn user_who_mounts_gets_no_suid() {
     put_file(&lower.join("file"), b"content", 0o644, 1000, 1000);
     // The build directory may be closed to that user.
     let copy = dir.path().join("idshift");
-    std::fs::copy(&machine().binary, &copy).unwrap();
+    // By another process: see `io: exec_a_program`.
+    let mut cp = Command::new("cp");
+    assert!(cp.arg(&machine().binary).arg(&copy).status().unwrap().success());
     let called = Caller::user(1000).run(|| {
         let options = "map=b:1000:1000:1,suid,dev";
         let called = program(&copy, &[&"mount", &"-o", &options, &lower, &upper]);
