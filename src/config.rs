@@ -30,6 +30,8 @@ pub struct MountConfig {
     pub submounts: bool,
     /// How long the kernel may remember names and attributes.
     pub cache: CacheMode,
+    /// Who reads and writes the contents of files.
+    pub io: IoMode,
     /// Whose locks are seen by whom.
     pub locks: LockMode,
     /// What covers the lower path, as the rest of the host sees it, while the mount is there.
@@ -132,6 +134,18 @@ impl Default for CacheMode {
 
 /// What FUSE file systems commonly use.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(1);
+
+/// How the contents of files are read and written (`io=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// By the kernel itself on the lower file (Linux 6.9, and root's rights); else by the server,
+    /// which is asked for each opening. Every call has the lower file's result.
+    #[default]
+    Passthrough,
+    /// In the mount's own page cache, without asking the server who opens what: opening, reading
+    /// and closing a known file costs no message.
+    Cached,
+}
 
 /// Where advisory locks are kept (`locks=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

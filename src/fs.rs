@@ -28,17 +28,18 @@ mod xattr;
 pub use attr::Attr;
 pub use create::NewFile;
 pub use dir::DirEntry;
-pub use io::{Range, Write};
+pub use io::{Contents, Range, Write};
 pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
 pub use lookup::Entry;
 pub use name::Name;
-pub use open::{Opened, Opening};
+pub use open::{BackingFile, Opened, Opening};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
 pub use xattr::XattrReply;
 
+use crate::config::IoMode;
 use crate::config::Policies;
 use crate::error::FsError;
 use crate::lower::LowerTree;
@@ -57,6 +58,8 @@ pub struct FileSystem {
     pub unmapped_acl: Unmapped,
     /// Protections beyond the kernel's.
     pub policies: Policies,
+    /// Who uses the contents of files; with [`IoMode::Cached`] nobody says who has them open.
+    pub io: IoMode,
 }
 
 /// The process that makes a request, with the ids that the mount's user namespace gives it.

@@ -18,6 +18,7 @@ pub mod open_files;
 pub mod reopen;
 pub mod stat;
 pub mod table;
+pub mod unopened;
 pub mod watch;
 
 use std::ffi::OsStr;
@@ -37,6 +38,7 @@ use locks::LockOwners;
 use open_files::OpenFiles;
 use stat::LowerStat;
 use table::{InodeTable, Lookup};
+use unopened::Unopened;
 use watch::Watch;
 
 /// The lower tree of one mount.
@@ -55,6 +57,8 @@ pub struct LowerTree {
     descriptors: Descriptors,
     /// Files that callers have open.
     pub open_files: OpenFiles,
+    /// Files whose contents are used without having been opened.
+    unopened: Unopened,
     /// Callers that hold locks on lower files.
     lock_owners: LockOwners,
     /// What hears of changes that others make.
@@ -99,6 +103,7 @@ impl LowerTree {
             inodes: InodeTable::new(stat.identity(), stat.kind()),
             descriptors: Descriptors::new(max_descriptors),
             open_files: OpenFiles::default(),
+            unopened: Unopened::default(),
             lock_owners: LockOwners::default(),
             watch: None,
         })
@@ -191,6 +196,7 @@ impl LowerTree {
         let gone = self.inodes.forget(nodeid, count);
         if gone {
             self.descriptors.remove(nodeid);
+            self.unopened.remove(nodeid);
         }
         gone
     }

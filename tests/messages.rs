@@ -26,6 +26,7 @@ common::tests!(
     without_a_cache_each_stat_asks,
     readlink_warm,
     open_and_close,
+    nothing_is_opened_with_io_cached,
     flush_is_asked_once,
     reading,
     small_writes,
@@ -164,6 +165,23 @@ fn open_and_close() {
     let file = c.up("file");
     c.messages(|| drop(open(&file, OFlags::RDONLY, 0).unwrap()));
     assert_messages!(c, [Open, Release], drop(open(&file, OFlags::RDONLY, 0).unwrap()));
+}
+
+/// Only the kernel's first question, whether it is to ask, and what fills the cache.
+fn nothing_is_opened_with_io_cached() {
+    let c = Counted::with("cache=exclusive,io=cached", |lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    let read = || {
+        let file = open(&file, OFlags::RDONLY, 0).unwrap();
+        assert_eq!(pread(&file, &mut [0; 16], 0).unwrap(), 7);
+    };
+    assert_messages!(c, [Lookup, Open, Read, Flush], read());
+    assert_messages!(c, [], (0..10).for_each(|_| read()));
+    let open = open(&file, OFlags::RDWR, 0).unwrap();
+    assert_messages!(c, [Getxattr], assert_eq!(pwrite(&open, b"C", 0).unwrap(), 1));
+    assert_messages!(c, [], assert_eq!(pwrite(&open, b"O", 1).unwrap(), 1));
+    assert_messages!(c, [Write, Setattr, Fsync], rustix::fs::fsync(&open).unwrap());
+    assert_eq!(fs::read(c.mount.low("file")).unwrap(), b"COntent");
 }
 
 fn flush_is_asked_once() {

@@ -55,6 +55,10 @@ Options of idshift:
                           how long the kernel may remember names and attributes: not at all,
                           that long (default: ttl:1), until something changes in LOWER (root alone;
                           ext4, xfs, btrfs, tmpfs), or for good, because nobody else changes LOWER
+  io=passthrough | cached
+                          contents are used by the kernel on the lower file, else through the
+                          server (default); or they are kept in the mount's own cache, and opening
+                          a file that is known asks nobody
   locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
   guard=none | nosuid | noexec | hide
                           how the rest of the host sees LOWER meanwhile: as ever (default), without

@@ -12,7 +12,7 @@ use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 
 use super::attr::Of;
-use super::open::{Opened, lower_flags};
+use super::open::Opened;
 use super::store::Birth;
 use super::{Caller, Entry, FileSystem, Name};
 
@@ -39,7 +39,7 @@ impl FileSystem {
         new: NewFile,
         flags: u32,
     ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
-        let kept = lower_flags(flags);
+        let kept = self.lower_flags(flags);
         let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
@@ -65,7 +65,7 @@ impl FileSystem {
         new: NewFile,
         flags: u32,
     ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
-        let kept = lower_flags(flags);
+        let kept = self.lower_flags(flags);
         let unlinkable = OFlags::from_bits_retain(flags) & OFlags::EXCL;
         let flags = kept | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;

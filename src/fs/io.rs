@@ -1,26 +1,37 @@
 //! The contents of open files.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::{CallExt, FsError};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::stat::LowerStat;
+use crate::lower::unopened::Access;
+use crate::sys::file::append_at;
 
 use super::{Caller, FileSystem};
 
 /// The most that one copy_file_range(2) moves (`MAX_RW_COUNT`); the reply has 32 bits for it.
 const MAX_COPY: u64 = 0x7fff_f000;
 
-/// One end of a copy: an open file and where in it.
+/// The file that a request about contents means.
+#[derive(Debug, Clone, Copy)]
+pub struct Contents {
+    /// Its inode.
+    pub nodeid: u64,
+    /// The open file, or [`UNOPENED`] where the kernel opens files without asking.
+    pub handle: u64,
+}
+
+/// One end of a copy.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
-    /// The open file.
-    pub handle: u64,
+    /// The file.
+    pub file: Contents,
     /// The offset in bytes.
     pub offset: u64,
 }
@@ -42,26 +53,25 @@ impl FileSystem {
     /// Appends up to `size` bytes of the file to `buffer`; fewer only at the end of the file.
     pub fn read(
         &self,
-        handle: u64,
+        file: Contents,
         offset: u64,
         size: u32,
         buffer: &mut Vec<u8>,
     ) -> Result<(), FsError> {
-        let fd = self.open_fd(handle)?;
-        let before = buffer.len();
-        let end = before + size as usize;
-        buffer.reserve_exact(size as usize);
-        while buffer.len() < end {
-            let at = offset + (buffer.len() - before) as u64;
-            match rustix::io::pread(&fd, spare_capacity(buffer), at) {
+        let fd = self.contents_fd(file, Access::Read)?;
+        // The kernel asks for whole pages, also where a file ends at the largest offset there is.
+        let room = i64::MAX.cast_unsigned().saturating_sub(offset);
+        let size = usize::try_from(room.min(size.into())).unwrap_or(0);
+        let mut done = 0;
+        while done < size {
+            match append_at(fd.as_fd(), buffer, size - done, offset + done as u64) {
                 Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(_) if buffer.len() > before => break,
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(_) if done > 0 => break,
                 Err(errno) => return Err(errno).call("pread"),
             }
         }
-        // The allocator may have given more room than asked for.
-        buffer.truncate(end);
         Ok(())
     }
 
@@ -73,14 +83,10 @@ impl FileSystem {
     pub fn write(
         &self,
         caller: Caller,
-        handle: u64,
+        file: Contents,
         Write { offset, data, append, clear_privileges }: Write<'_>,
     ) -> Result<usize, FsError> {
-        let file = self.lower.open_files.get(handle)?;
-        let fd = self.lower.file_fd(&file)?;
-        if !append && file.was_opened_for_appending() {
-            end_appending(fd.as_fd())?;
-        }
+        let fd = self.target_fd(file, append)?;
         let how = if append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
         let write = || {
             let mut done = 0;
@@ -105,11 +111,12 @@ impl FileSystem {
     }
 
     /// Brings a file's contents to the disk, and its attributes unless `data_only`.
-    pub fn fsync(&self, nodeid: u64, handle: u64, data_only: bool) -> Result<(), FsError> {
-        let fd = if handle == UNOPENED {
-            self.lower.file_fd(&*self.open_dir(nodeid, handle)?)?
+    pub fn fsync(&self, file: Contents, data_only: bool) -> Result<(), FsError> {
+        let inode = self.lower.inode(file.nodeid)?;
+        let fd = if file.handle == UNOPENED && inode.is_dir() {
+            self.lower.file_fd(&*self.open_dir(file.nodeid, file.handle)?)?
         } else {
-            self.open_fd(handle)?
+            self.contents_fd(file, Access::Read)?
         };
         if data_only {
             rustix::fs::fdatasync(&fd).call("fdatasync")
@@ -120,8 +127,8 @@ impl FileSystem {
 
     /// One of several descriptors of an open file is closed: errors that the lower file system
     /// reports only on close(2) reach the caller here.
-    pub fn flush(&self, handle: u64) -> Result<(), FsError> {
-        let fd = self.open_fd(handle)?;
+    pub fn flush(&self, file: Contents) -> Result<(), FsError> {
+        let fd = self.contents_fd(file, Access::Write)?;
         let copy = rustix::io::dup(&fd).call("dup")?;
         crate::sys::file::close(copy).call("close")
     }
@@ -129,20 +136,20 @@ impl FileSystem {
     /// Allocates or frees space (fallocate(2), all modes).
     pub fn fallocate(
         &self,
-        handle: u64,
+        file: Contents,
         mode: u32,
         offset: u64,
         length: u64,
     ) -> Result<(), FsError> {
-        let fd = self.open_fd(handle)?;
+        let fd = self.contents_fd(file, Access::Write)?;
         let mode = FallocateFlags::from_bits_retain(mode);
         rustix::fs::fallocate(&fd, mode, offset, length).call("fallocate")
     }
 
     /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) from `offset` on; the kernel does the
     /// other kinds of seeking itself.
-    pub fn lseek(&self, handle: u64, offset: u64, whence: i32) -> Result<u64, FsError> {
-        let fd = self.open_fd(handle)?;
+    pub fn lseek(&self, file: Contents, offset: u64, whence: i32) -> Result<u64, FsError> {
+        let fd = self.contents_fd(file, Access::Read)?;
         let target = match whence {
             libc::SEEK_DATA => SeekFrom::Data(offset),
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
@@ -151,15 +158,34 @@ impl FileSystem {
         rustix::fs::seek(&fd, target).call("lseek")
     }
 
+    /// The descriptor through which a file's contents are used.
+    pub(super) fn contents_fd(
+        &self,
+        file: Contents,
+        access: Access,
+    ) -> Result<Arc<OwnedFd>, FsError> {
+        if file.handle != UNOPENED {
+            return self.open_fd(file.handle);
+        }
+        self.lower.unopened_fd(&self.regular(file.nodeid)?, access)
+    }
+
+    /// The descriptor for writing where the request says, or at the end if it appends.
+    fn target_fd(&self, file: Contents, append: bool) -> Result<Arc<OwnedFd>, FsError> {
+        let fd = self.contents_fd(file, Access::Write)?;
+        let appends = file.handle != UNOPENED
+            && self.lower.open_files.get(file.handle)?.was_opened_for_appending();
+        if appends && !append {
+            end_appending(fd.as_fd())?;
+        }
+        Ok(fd)
+    }
+
     /// Copies within the lower file system, sharing blocks where it can.
     pub fn copy_file_range(&self, from: Range, to: Range, length: u64) -> Result<u32, FsError> {
-        let source = self.open_fd(from.handle)?;
-        let file = self.lower.open_files.get(to.handle)?;
-        let target = self.lower.file_fd(&file)?;
-        if file.was_opened_for_appending() {
-            // The kernel above has refused files that still append.
-            end_appending(target.as_fd())?;
-        }
+        let source = self.contents_fd(from.file, Access::Read)?;
+        // The kernel above has refused files that still append.
+        let target = self.target_fd(to.file, false)?;
         let (mut read_at, mut write_at) = (from.offset, to.offset);
         let length = usize::try_from(length.min(MAX_COPY)).unwrap_or(0);
         let copied = rustix::fs::copy_file_range(

@@ -15,6 +15,8 @@ use super::FileSystem;
 pub struct IoctlReply {
     value: [u8; 32],
     length: usize,
+    /// Whether it may have changed the file.
+    pub changed: bool,
 }
 
 impl IoctlReply {
@@ -48,6 +50,7 @@ impl FileSystem {
         let file = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::NONBLOCK)?;
         file_ioctl(&file, ioctl, &mut value).call("ioctl")?;
         let wanted = usize::try_from(out_size).unwrap_or(0).min(value.len());
-        Ok(IoctlReply { value, length: if ioctl.sets() { 0 } else { wanted } })
+        let length = if ioctl.sets() { 0 } else { wanted };
+        Ok(IoctlReply { value, length, changed: ioctl.sets() })
     }
 }

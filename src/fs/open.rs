@@ -4,14 +4,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use crate::error::{CallExt, FsError};
+use crate::config::IoMode;
+use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
-use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
 
 use super::attr::Of;
@@ -25,13 +25,22 @@ const PATIENCE: u32 = 5;
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
-pub(super) fn lower_flags(flags: u32) -> OFlags {
+fn same_below(flags: u32) -> OFlags {
     let kept = OFlags::ACCMODE
         | OFlags::APPEND
         | OFlags::SYNC // and O_DSYNC, which is one of its two bits
         | OFlags::NOATIME
         | OFlags::LARGEFILE;
     OFlags::from_bits_retain(flags) & kept
+}
+
+/// A lower file for the kernel to use by itself.
+pub struct BackingFile {
+    /// The file.
+    pub fd: Arc<OwnedFd>,
+    /// Whether the kernel may keep it when no caller has it open any more. Not if it may be open for
+    /// writing: a program that was made through the mount would stay busy below (ETXTBSY).
+    pub lasting: bool,
 }
 
 /// A regular file that has been opened.
@@ -44,6 +53,21 @@ pub struct Opening<'a> {
 }
 
 impl FileSystem {
+    /// The flags with which a file is opened below.
+    pub(super) fn lower_flags(&self, flags: u32) -> OFlags {
+        let kept = same_below(flags);
+        match self.io {
+            IoMode::Passthrough => kept,
+            // The kernel fills its pages from any open file, and writes them back through any.
+            IoMode::Cached => (kept - OFlags::ACCMODE - OFlags::APPEND) | OFlags::RDWR,
+        }
+    }
+
+    /// Whether somebody may have this inode open for writing.
+    pub(super) fn may_be_written(&self, nodeid: u64) -> bool {
+        self.io == IoMode::Cached || self.lower.open_files.any_writer(nodeid)
+    }
+
     /// Opens a regular file; `clear_privileges` goes with `O_TRUNC` by somebody without
     /// `CAP_FSETID` (`FUSE_OPEN_KILL_SUIDGID`); it is `None` where the request does not say whether
     /// it is. With `passthrough` the kernel reads and writes the lower file itself; then one that
@@ -60,7 +84,7 @@ impl FileSystem {
         passthrough: bool,
     ) -> Result<Opening<'_>, FsError> {
         let inode = self.regular(nodeid)?;
-        let kept = lower_flags(flags);
+        let kept = self.lower_flags(flags);
         self.refuse_to_empty_a_program(nodeid, OFlags::from_bits_retain(flags))?;
         let mut mode_changed = false;
         let fd = if OFlags::from_bits_retain(flags).contains(OFlags::TRUNC) {
@@ -110,21 +134,13 @@ impl FileSystem {
     }
 
     /// The lower file, for the kernel to read and write by itself.
-    ///
-    /// The kernel keeps it for longer than any caller has the file open, so it must not itself be
-    /// open for writing: a program that was made through the mount would stay busy below.
-    pub fn backing_file(&self, nodeid: u64) -> Result<Arc<OwnedFd>, FsError> {
+    pub fn backing_file(&self, nodeid: u64) -> Result<BackingFile, FsError> {
         let fd = self.lower.path_fd(&self.regular(nodeid)?)?;
-        if !self.lower.open_files.any_writer(nodeid) {
-            return Ok(fd);
-        }
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let again = || rustix::fs::open(proc_path(&fd), flags, Mode::empty()).call("open");
-        self.lower.retrying(again).map(Arc::new)
+        Ok(BackingFile { fd, lasting: !self.lower.open_files.any_writer(nodeid) })
     }
 
     /// Fifos, sockets and devices are opened by the kernel itself, never by the server.
-    fn regular(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
+    pub(super) fn regular(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let regular = inode.kind == FileType::RegularFile;
         if regular { Ok(inode) } else { Err(FsError::Refused(Errno::NXIO)) }

@@ -7,12 +7,13 @@ use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::{LowerStat, Timestamp};
+use crate::lower::unopened::Access;
 use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::id::{UpperGid, UpperUid};
 
 use super::attr::Of;
 use super::store::Owner;
-use super::{Attr, Caller, FileSystem};
+use super::{Attr, Caller, Contents, FileSystem};
 
 /// What to change; what is `None` stays.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,7 +54,7 @@ impl FileSystem {
     pub fn setattr(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let fd = match set.handle {
-            Some(handle) => self.open_fd(handle)?,
+            Some(handle) => self.contents_fd(Contents { nodeid, handle }, Access::Write)?,
             None => self.lower.path_fd(&inode)?,
         };
         let fd = fd.as_fd();
@@ -63,7 +64,7 @@ impl FileSystem {
             let stat = LowerStat::of(fd)?;
             // An order without fields comes before a write, from somebody who has the file open
             // for writing; else it is a chown(2).
-            if owner.changes() || !self.lower.open_files.any_writer(nodeid) {
+            if owner.changes() || !self.may_be_written(nodeid) {
                 self.may_clear_bits(caller, fd, &stat)?;
             }
             self.store_owner(caller, fd, &stat, &owner)?;

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use super::*;
+use crate::config::IoMode;
 use crate::lower::table::ROOT_ID;
 use crate::shift::id::Id;
 use crate::shift::idmap::{Extent, IdMap};
@@ -19,7 +20,8 @@ fn shifted() -> (tempfile::TempDir, FileSystem) {
     };
     let lower = LowerTree::open(dir.path(), false, 32).unwrap();
     let policies = Policies::default();
-    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder, policies })
+    let io = IoMode::Passthrough;
+    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder, io, policies })
 }
 
 fn name(name: &str) -> Name<'_> {
@@ -51,7 +53,8 @@ fn a_new_file_is_born_with_the_callers_lower_ids_and_umask() {
     let (dir, fs) = shifted();
     let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(caller(5000, 6000)), 0o1).unwrap();
     assert_eq!((entry.attr.uid, entry.attr.mode & 0o777), (5000, 0o644));
-    fs.write(caller(5000, 6000), opened.handle(), at_start(b"hello")).unwrap();
+    let file = Contents { nodeid: entry.lookup.nodeid(), handle: opened.handle() };
+    fs.write(caller(5000, 6000), file, at_start(b"hello")).unwrap();
     let below = dir.path().join("f").metadata().unwrap();
     assert_eq!((below.uid(), below.len()), (dir.path().metadata().unwrap().uid(), 5));
 }
@@ -109,7 +112,8 @@ fn a_removed_file_stays_reachable_while_the_kernel_knows_it() {
     let (_dir, fs) = shifted();
     let me = caller(5000, 6000);
     let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(me), 0o2).unwrap();
-    fs.write(me, opened.handle(), at_start(b"still here")).unwrap();
+    let file = Contents { nodeid: entry.lookup.nodeid(), handle: opened.handle() };
+    fs.write(me, file, at_start(b"still here")).unwrap();
     drop(opened);
     fs.unlink(Place { parent: ROOT_ID, name: name("f") }).unwrap();
     let attr = fs.getattr(entry.lookup.nodeid(), None).unwrap();

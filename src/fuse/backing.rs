@@ -1,12 +1,11 @@
 //! Backing files: lower files that the kernel reads and writes by itself (passthrough, Linux 6.9).
 //!
 //! The kernel wants all opens of one inode to use one backing id. So there is one id per inode: it
-//! is *busy* while the file is open, and then stays *idle* for the next open until the kernel
-//! forgets the inode or too many are idle.
+//! is *busy* while the file is open, and then, if it may last, stays *idle* for the next open until
+//! the kernel forgets the inode or too many are idle.
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +14,7 @@ use rustix::io::Errno;
 
 use super::device::Device;
 use crate::error::FsError;
+use crate::fs::BackingFile;
 use crate::sys::fuse::{backing_close, backing_open};
 
 /// Each idle id holds a lower file open in the kernel.
@@ -41,6 +41,7 @@ struct Busy {
 struct BackingId {
     device: Device,
     id: i32,
+    lasting: bool,
 }
 
 impl Drop for BackingId {
@@ -91,7 +92,7 @@ impl Backings {
     pub(super) fn acquire(
         &self,
         nodeid: u64,
-        file: impl FnOnce() -> Result<Arc<OwnedFd>, FsError>,
+        file: impl FnOnce() -> Result<BackingFile, FsError>,
     ) -> Result<Option<Backing<'_>>, FsError> {
         if !self.on.load(Ordering::Relaxed) {
             return Ok(None);
@@ -100,9 +101,10 @@ impl Backings {
         if let Some(id) = known {
             return Ok(Some(Backing { backings: self, nodeid, id, kept: false }));
         }
-        match backing_open(&self.device, file()?) {
+        let BackingFile { fd, lasting } = file()?;
+        match backing_open(&self.device, fd) {
             Ok(id) => {
-                let fresh = Arc::new(BackingId { device: self.device.clone(), id });
+                let fresh = Arc::new(BackingId { device: self.device.clone(), id, lasting });
                 let shared = self.table().take(nodeid, Some(fresh));
                 Ok(shared.map(|id| Backing { backings: self, nodeid, id, kept: false }))
             }
@@ -131,9 +133,11 @@ impl Backings {
         if busy.opens > 0 {
             return;
         }
-        let evicted = table.busy.remove(&nodeid).and_then(|busy| table.idle.push(nodeid, busy.id));
+        let Some(Busy { id, .. }) = table.busy.remove(&nodeid) else { return };
+        let gone =
+            if id.lasting { table.idle.push(nodeid, id).map(|(_, id)| id) } else { Some(id) };
         drop(table);
-        drop(evicted); // tells the kernel, outside the lock
+        drop(gone); // tells the kernel, outside the lock
     }
 
     /// The kernel has forgotten the inode.

@@ -53,6 +53,10 @@ features! {
     FUSE_ASYNC_DIO 15 "3.13" "direct I/O in parallel" else "direct I/O one request at a time";
     FUSE_PARALLEL_DIROPS 18 "4.7" "several lookups in one directory at once"
         else "one at a time per directory";
+    FUSE_WRITEBACK_CACHE 16 "3.15" "with io=cached,cache=exclusive: small writes are gathered"
+        else "each is a message";
+    FUSE_NO_OPEN_SUPPORT 17 "3.16" "with io=cached: opening and closing a file cost no message"
+        else "they do";
     FUSE_POSIX_ACL 20 "4.9" "the kernel enforces shifted ACLs" else "ACLs are not supported";
     FUSE_MAX_PAGES 22 "4.20" "reads and writes of 1 MiB" else "of 128 KiB";
     FUSE_CACHE_SYMLINKS 23 "4.20" "targets of symbolic links are read once" else "read each time";

@@ -13,6 +13,7 @@ use super::trust::{Begun, How, Keeping};
 use super::wire::{self, Opcode};
 use crate::error::FsError;
 use crate::fs::{Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
+use crate::lower::open_files::UNOPENED;
 use crate::lower::table::Lookup;
 
 mod data;
@@ -179,7 +180,7 @@ impl Server {
 
     fn getattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::GetattrIn = request.take()?;
-        let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
         let begun = self.begin();
         let attr = self.fs.getattr(request.nodeid(), handle)?;
         let valid = self.valid_attr(begun, request.nodeid(), &attr);
@@ -189,7 +190,7 @@ impl Server {
 
     fn statx(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::StatxIn = request.take()?;
-        let handle = (args.getattr_flags & wire::GETATTR_FH != 0).then_some(args.fh);
+        let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
         let begun = self.begin();
         let attr = self.fs.getattr(request.nodeid(), handle)?;
         let valid = self.valid_attr(begun, request.nodeid(), &attr);
@@ -300,6 +301,12 @@ fn set_attr(args: &wire::SetattrIn) -> SetAttr {
         handle: has(fattr::FH).then_some(args.fh),
         clear_privileges: has(fattr::KILL_SUIDGID),
     }
+}
+
+/// The handle that a request brings along; the kernel also sends one for a file that it used without
+/// opening it.
+fn opened(has_handle: bool, handle: u64) -> Option<u64> {
+    (has_handle && handle != UNOPENED).then_some(handle)
 }
 
 /// The kernel then does without, and for most requests asks no more.

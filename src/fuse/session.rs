@@ -8,7 +8,8 @@ use rustix::io::Errno;
 use super::backing::Backings;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
-    self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS,
+    self, Agreed, FUSE_ATOMIC_O_TRUNC, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
+    FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::{self, Notifier};
 use super::request::Request;
@@ -16,6 +17,7 @@ use super::server::{LockWaiters, Reopening, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
+use crate::config::IoMode;
 use crate::fs::FileSystem;
 
 /// How a connection is served.
@@ -30,8 +32,27 @@ pub struct Settings {
     pub stack_depth: u32,
     /// Whether callers' locks are held on the lower files.
     pub lower_locks: bool,
+    /// Who uses the contents of files.
+    pub io: IoMode,
+    /// Whether the kernel may keep what is written for a while: only where nobody else changes the
+    /// lower files, since it then takes its own sizes and times for the true ones.
+    pub gather_writes: bool,
     /// The most worker threads.
     pub threads: usize,
+}
+
+impl Settings {
+    /// The features that are not asked for.
+    fn left_out(&self) -> u64 {
+        let locks = if self.lower_locks { 0 } else { FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS };
+        let gathering = if self.gather_writes { 0 } else { FUSE_WRITEBACK_CACHE };
+        let io = match self.io {
+            IoMode::Passthrough => FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE,
+            // Where opening is not told, truncation cannot be a part of it.
+            IoMode::Cached => FUSE_PASSTHROUGH | FUSE_ATOMIC_O_TRUNC | gathering,
+        };
+        locks | io
+    }
 }
 
 /// A connection that has shaken hands and can be served.
@@ -46,8 +67,7 @@ impl Connection {
     /// `EPROTO` if the kernel is too old, `ENODEV` if it was unmounted meanwhile.
     pub fn establish(fs: FileSystem, device: OwnedFd, settings: &Settings) -> Result<Self, Errno> {
         let device = Device::new(device)?;
-        let left_out = if settings.lower_locks { 0 } else { FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS };
-        let agreed = shake_hands(&device, settings.stack_depth, left_out)?;
+        let agreed = shake_hands(&device, settings.stack_depth, settings.left_out())?;
         let lock_waiters =
             settings.lower_locks.then(|| LockWaiters::start(device.clone())).transpose()?;
         let server = Server {

@@ -113,6 +113,14 @@ impl Server {
         }
     }
 
+    /// Whether contents may be kept from one opening of a file to the next.
+    pub(super) fn keeps_contents(&self) -> bool {
+        match self.keeping {
+            Keeping::For(time) => time >= OUTLIVES_A_WALK,
+            Keeping::Notified => true,
+        }
+    }
+
     fn always(&self) -> Valid {
         let time = self.valid_set();
         Valid { name: time, attr: time }

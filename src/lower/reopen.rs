@@ -110,6 +110,7 @@ impl LowerTree {
         match call() {
             Err(FsError::Os { errno: Errno::MFILE | Errno::NFILE, .. }) => {
                 self.descriptors.shed();
+                self.unopened.shed();
                 call()
             }
             result => result,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, MountConfig, Ownership};
+use crate::config::{GuardMode, IoMode, LockMode, MountConfig, Ownership};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
@@ -68,6 +68,13 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
             ));
         }
     }
+    if options.io == IoMode::Cached && options.locks == LockMode::Lower {
+        return Err(StartError::Usage(
+            "options 'io=cached' and 'locks=lower' exclude each other: with io=cached nobody says \
+             which files are open, so no lock can be held on them below; leave one of them out"
+                .to_owned(),
+        ));
+    }
     Ok(MountConfig {
         source: options.fsname.unwrap_or_else(|| lower.to_string_lossy().into_owned()),
         lower,
@@ -78,6 +85,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         allow_other,
         submounts: options.submounts,
         cache: options.cache,
+        io: options.io,
         locks: options.locks,
         guard: options.guard,
         policies: options.policies,

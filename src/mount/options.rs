@@ -8,7 +8,7 @@ pub mod split;
 
 use std::time::Duration;
 
-use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountFlags, Policies};
+use crate::config::{Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Policies};
 use crate::error::StartError;
 use crate::shift::parse::Spec;
 use crate::shift::sources::Namespace;
@@ -40,6 +40,8 @@ pub struct Options {
     pub fsname: Option<String>,
     /// See [`CacheMode`].
     pub cache: CacheMode,
+    /// See [`IoMode`].
+    pub io: IoMode,
     /// See [`LockMode`].
     pub locks: LockMode,
     /// See [`Policies`].
@@ -183,6 +185,12 @@ impl Options {
                 }
             }
             "cache" => self.cache = cache(word)?,
+            "io" => {
+                self.io = choice(
+                    word,
+                    &[("passthrough", IoMode::Passthrough), ("cached", IoMode::Cached)],
+                )?;
+            }
             "locks" => {
                 self.locks =
                     choice(word, &[("mount", LockMode::Mount), ("lower", LockMode::Lower)])?;

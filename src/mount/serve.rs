@@ -42,6 +42,7 @@ pub fn serve(
         maps: config.maps.clone(),
         unmapped_acl: unmapped_acl(),
         policies: config.policies,
+        io: config.io,
     };
     policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();
@@ -93,6 +94,8 @@ fn connect(
         flush: reports_errors_on_close(&fs),
         stack_depth: stack_depth(&fs),
         lower_locks: config.locks == LockMode::Lower,
+        io: config.io,
+        gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         threads: config.threads.unwrap_or_else(default_threads),
     };
     let device = fuse::mount(config)?;

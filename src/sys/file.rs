@@ -1,6 +1,7 @@
 //! Calls on files that rustix leaves out.
 
 use std::ffi::CString;
+use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
 
@@ -12,6 +13,23 @@ pub fn truncate(path: &str, size: u64) -> Result<(), Errno> {
     let size = libc::off64_t::try_from(size).map_err(|_| Errno::FBIG)?;
     // SAFETY: `path` is a valid C string that outlives the call.
     check(unsafe { libc::truncate64(path.as_ptr(), size) }).map(drop)
+}
+
+/// Reads up to `size` bytes from `offset` on to the end of `buffer` (pread(2)), no matter how much
+/// room it has; returns how many there were.
+pub fn append_at(
+    fd: BorrowedFd<'_>,
+    buffer: &mut Vec<u8>,
+    size: usize,
+    offset: u64,
+) -> Result<usize, Errno> {
+    buffer.reserve_exact(size);
+    let room = buffer.spare_capacity_mut().get_mut(..size).ok_or(Errno::INVAL)?;
+    let (read, _) = rustix::io::pread(fd, room, offset)?;
+    let length = read.len();
+    // SAFETY: these bytes, right after the present ones, have just been written to.
+    unsafe { buffer.set_len(buffer.len() + length) };
+    Ok(length)
 }
 
 /// Closes a descriptor and says what close(2) said: dropping one would not.

@@ -57,9 +57,17 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
     ((6, 6), parting("no-fchmodat2", no_fchmodat2)),
 ];
 
-/// What comes with an option of idshift's only.
-pub const OF_OPTIONS: &[(&str, Deviation)] =
-    &[("locks=lower", known("no-holder-of-lower-locks", no_holder))];
+/// What comes with an option of idshift's only. `io=cached` keeps contents in the mount's own cache
+/// and opens files without the server.
+pub const OF_OPTIONS: &[(&str, Deviation)] = &[
+    ("locks=lower", known("no-holder-of-lower-locks", no_holder)),
+    ("io=cached", known("atime-of-cached-reads", atime_of_cached_reads)),
+    ("io=cached", parting("chown-of-nothing-while-written", chown_of_nothing_while_written)),
+    ("io=cached", parting("bits-of-empty-files", bits_of_empty_files)),
+    ("io=cached", parting("refused-when-written", refused_when_written)),
+    ("io=cached", parting("direct-io-of-any-size", direct_io_of_any_size)),
+    ("io=cached", known("holes-of-gathered-writes", holes_of_gathered_writes)),
+];
 
 /// Faults that are still to be mended. `IDSHIFT_ORACLE_STRICT` shows them as such.
 pub const PENDING: &[Deviation] = &[];
@@ -96,9 +104,17 @@ fn kernel() -> (u32, u32) {
     *VERSION
 }
 
-/// A line about a file, without what FUSE cannot tell on this kernel.
-pub fn tellable(line: &str) -> String {
-    if kernel() < (6, 6) { line.replace(" NOT-AS-BELOW:btime", "") } else { line.to_owned() }
+/// A line about a file, without what FUSE cannot tell on this kernel, or in this mode.
+pub fn tellable(line: &str, options: &str) -> String {
+    let mut line = line.to_owned();
+    if kernel() < (6, 6) {
+        line = line.replace(" NOT-AS-BELOW:btime", "");
+    }
+    if options.contains("io=cached") {
+        // While the kernel gathers writes it keeps these times itself.
+        line = line.replace(" NOT-AS-BELOW:mtime", "").replace(" NOT-AS-BELOW:ctime", "");
+    }
+    line
 }
 
 fn no_birth_time(step: &Step, left: &str, right: &str) -> bool {
@@ -115,6 +131,29 @@ fn no_tmpfile(step: &Step, _: &str, right: &str) -> bool {
 /// nothing of its own.
 fn atime_of_cached_reads(_: &Step, left: &str, right: &str) -> bool {
     field(left, "atime=") == Some("now") && equal_but(left, right, "atime=")
+}
+
+/// Where opening is not told, `O_TRUNC` becomes a truncation, which on some file systems does
+/// nothing to a file that is empty.
+fn bits_of_empty_files(step: &Step, left: &str, right: &str) -> bool {
+    step.args.iter().any(|arg| arg.contains("TRUNC")) && lost_bits(right, left).is_some()
+}
+
+/// What the lower file system refuses when a file is opened, is refused when it is used.
+fn refused_when_written(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "open" && left == "EPERM" && right.starts_with("ok")
+}
+
+/// The server uses the lower file's cache on behalf of a direct write.
+fn direct_io_of_any_size(step: &Step, left: &str, right: &str) -> bool {
+    matches!(step.call.as_str(), "read" | "pread" | "write" | "pwrite")
+        && left == "EINVAL"
+        && right.starts_with("ok")
+}
+
+/// While the kernel gathers writes, all of a file counts as data.
+fn holes_of_gathered_writes(step: &Step, _: &str, _: &str) -> bool {
+    step.call == "seek" && step.args.iter().any(|arg| arg == "DATA" || arg == "HOLE")
 }
 
 /// Such a bit once marked mandatory locking, and stayed; on the lower file system itself too.

@@ -71,6 +71,7 @@ impl Side {
             allow_other: true,
             submounts: false,
             cache: CacheMode::None,
+            io: idshift::config::IoMode::default(),
             locks: LockMode::Mount,
             guard: idshift::config::GuardMode::None,
             policies: Policies::default(),

@@ -239,7 +239,8 @@ impl World {
     /// Judges what was seen after step `number`.
     fn verdict(&self, steps: &[Step], number: usize, seen: Vec<Seen>) -> Verdict {
         let mut new = None;
-        let seen = seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r)));
+        let seen =
+            seen.into_iter().map(|(what, l, r)| (what, l, deviations::tellable(&r, self.options)));
         for (what, left, right) in seen.filter(|(_, left, right)| left != right) {
             match deviations::find(&steps[number], &steps[..number], self.options, &left, &right) {
                 Some(known) if known.parts => return Verdict::Parted,

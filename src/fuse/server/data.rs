@@ -2,9 +2,9 @@
 
 use super::{Done, Handover, Outcome, Server, done, new_file};
 use crate::error::FsError;
-use crate::fs::{Entry, Opened, Opening, Range, Write};
+use crate::fs::{Contents, Entry, Opened, Opening, Range, Write};
 use crate::fuse::backing::Backing;
-use crate::fuse::negotiate::FUSE_HANDLE_KILLPRIV_V2;
+use crate::fuse::negotiate::{FUSE_HANDLE_KILLPRIV_V2, FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE};
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::trust::{Begun, How};
@@ -16,6 +16,9 @@ use rustix::io::Errno;
 impl Server {
     pub(super) fn open(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::OpenIn = request.take()?;
+        if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
+            return Err(super::NOT_OFFERED); // from now on files are used without being opened
+        }
         let (nodeid, tid) = (request.nodeid(), request.caller().tid);
         let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
         let second = truncates && self.reopening.is_second(tid);
@@ -35,7 +38,7 @@ impl Server {
                 return Err(FsError::Stale);
             }
         }
-        payload.push(&open_out(&opened, backing.as_ref()));
+        payload.push(&self.open_out(&opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
 
@@ -69,7 +72,7 @@ impl Server {
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
-            open: open_out(&opened, backing.as_ref()),
+            open: self.open_out(&opened, backing.as_ref()),
         });
         Ok(Outcome::Reply(Handover {
             lookup: Some(lookup),
@@ -79,14 +82,25 @@ impl Server {
         }))
     }
 
+    fn open_out(&self, opened: &Opened<'_>, backing: Option<&Backing<'_>>) -> wire::OpenOut {
+        let (open_flags, backing_id) = match backing {
+            Some(backing) => (fopen::PASSTHROUGH, backing.id()),
+            // What the kernel has of the contents is as good as what it has of the attributes.
+            None if self.keeps_contents() => (fopen::KEEP_CACHE, 0),
+            None => (0, 0),
+        };
+        wire::OpenOut { fh: opened.handle(), open_flags, backing_id }
+    }
+
     pub(super) fn read(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::ReadIn = request.take()?;
-        self.fs.read(args.fh, args.offset, args.size, &mut payload.bytes)?;
+        self.fs.read(contents(request, args.fh), args.offset, args.size, &mut payload.bytes)?;
         done()
     }
 
     pub(super) fn write(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::WriteIn = request.take()?;
+        let file = contents(request, args.fh);
         let data = request.take_bytes(args.size)?;
         let write = Write {
             offset: args.offset,
@@ -94,7 +108,7 @@ impl Server {
             append: OFlags::from_bits_retain(args.flags).contains(OFlags::APPEND),
             clear_privileges: args.write_flags & wire::WRITE_KILL_SUIDGID != 0,
         };
-        let written = self.fs.write(request.caller(), args.fh, write)?;
+        let written = self.fs.write(request.caller(), file, write)?;
         let size = u32::try_from(written).unwrap_or(u32::MAX);
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
@@ -108,7 +122,7 @@ impl Server {
             return Err(super::NOT_OFFERED);
         }
         if self.flush {
-            self.fs.flush(args.fh)?;
+            self.fs.flush(contents(request, args.fh))?;
         }
         done()
     }
@@ -122,20 +136,25 @@ impl Server {
 
     pub(super) fn fsync(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::FsyncIn = request.take()?;
-        self.fs.fsync(request.nodeid(), args.fh, args.fsync_flags & wire::FSYNC_DATA != 0)?;
+        self.fs.fsync(contents(request, args.fh), args.fsync_flags & wire::FSYNC_DATA != 0)?;
         done()
     }
 
     pub(super) fn fallocate(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::FallocateIn = request.take()?;
-        self.fs.fallocate(args.fh, args.mode, args.offset, args.length)?;
+        self.fs.fallocate(contents(request, args.fh), args.mode, args.offset, args.length)?;
         done()
     }
 
     pub(super) fn lseek(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::LseekIn = request.take()?;
+        if self.agreed.has(FUSE_WRITEBACK_CACHE) {
+            // The lower file's holes may be data that is still to come: the kernel then takes all
+            // of the file for data.
+            return Err(super::NOT_OFFERED);
+        }
         let whence = i32::try_from(args.whence).map_err(|_| FsError::Refused(Errno::INVAL))?;
-        let offset = self.fs.lseek(args.fh, args.offset, whence)?;
+        let offset = self.fs.lseek(contents(request, args.fh), args.offset, whence)?;
         payload.push(&wire::LseekOut { offset });
         done()
     }
@@ -146,8 +165,9 @@ impl Server {
         payload: &mut Payload,
     ) -> Done<'_> {
         let args: wire::CopyFileRangeIn = request.take()?;
-        let from = Range { handle: args.fh_in, offset: args.off_in };
-        let to = Range { handle: args.fh_out, offset: args.off_out };
+        let from = Range { file: contents(request, args.fh_in), offset: args.off_in };
+        let target = Contents { nodeid: args.nodeid_out, handle: args.fh_out };
+        let to = Range { file: target, offset: args.off_out };
         let size = self.fs.copy_file_range(from, to, args.len)?;
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
@@ -161,14 +181,17 @@ impl Server {
         let length = args.in_size.min(MAX_VALUE);
         let input = request.take_bytes(length)?;
         let result = self.fs.ioctl(request.nodeid(), args.cmd, input, args.out_size)?;
+        if result.changed {
+            // The kernel does not know that the time of change has moved.
+            let _known = self.device.forget_attributes(request.nodeid());
+        }
         payload.push(&wire::IoctlOut::default());
         payload.bytes.extend_from_slice(result.bytes());
         done()
     }
 }
 
-fn open_out(opened: &Opened<'_>, backing: Option<&Backing<'_>>) -> wire::OpenOut {
-    let (open_flags, backing_id) =
-        backing.map_or((0, 0), |backing| (fopen::PASSTHROUGH, backing.id()));
-    wire::OpenOut { fh: opened.handle(), open_flags, backing_id }
+/// The file that a request about contents names.
+fn contents(request: &Request<'_>, handle: u64) -> Contents {
+    Contents { nodeid: request.nodeid(), handle }
 }

@@ -33,6 +33,7 @@ pub const KNOWN: &[&str] = &[
     "fsname",
     "subtype",
     "cache",
+    "io",
     "locks",
     "submounts",
     "guard",

@@ -21,6 +21,7 @@ fn sample(name: &str) -> String {
         "fsname" => "fsname=x".to_owned(),
         "subtype" => "subtype=idshift".to_owned(),
         "cache" => "cache=none".to_owned(),
+        "io" => "io=cached".to_owned(),
         "locks" => "locks=lower".to_owned(),
         "guard" => "guard=hide".to_owned(),
         "threads" => "threads=2".to_owned(),

@@ -6,7 +6,9 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
-use crate::config::{Backend, CacheMode, GuardMode, LockMode, MountConfig, MountFlags, Policies};
+use crate::config::{
+    Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Policies,
+};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
@@ -98,6 +100,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         allow_other: true,
         submounts: false,
         cache: CacheMode::default(),
+        io: IoMode::default(),
         locks: LockMode::default(),
         guard: GuardMode::None,
         policies: Policies::default(),

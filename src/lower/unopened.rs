@@ -1,0 +1,91 @@
+//! Files that are read and written without having been opened (`io=cached`): the kernel does not
+//! say who opens what, so a file is opened here when its contents are first asked for.
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use lru::LruCache;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::error::FsError;
+
+use super::LowerTree;
+use super::inode::Inode;
+
+/// Kept open for the next request; a reopen by handle costs a few microseconds.
+const MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// What a descriptor is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Reading, seeking, syncing.
+    Read,
+    /// Anything that changes the contents.
+    Write,
+}
+
+/// Descriptors by nodeid and use. One that is in use lives on after it has left the cache.
+pub(super) struct Unopened(Mutex<LruCache<(u64, Access), Arc<OwnedFd>>>);
+
+impl Default for Unopened {
+    fn default() -> Self {
+        Self(Mutex::new(LruCache::new(MAX)))
+    }
+}
+
+impl Unopened {
+    /// The kernel has forgotten the inode.
+    pub(super) fn remove(&self, nodeid: u64) {
+        let mut files = self.lock();
+        let gone = [Access::Read, Access::Write].map(|access| files.pop(&(nodeid, access)));
+        drop(files);
+        drop(gone); // closes outside the lock
+    }
+
+    /// Closes all: the process has run out of descriptors.
+    pub(super) fn shed(&self) {
+        let gone = std::mem::replace(&mut *self.lock(), LruCache::new(MAX));
+        drop(gone);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LruCache<(u64, Access), Arc<OwnedFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LowerTree {
+    /// A descriptor on the contents of a regular file that the kernel has not opened. The kernel
+    /// above has judged the caller's rights when it opened the file there; what the lower file
+    /// system itself refuses (an immutable file) is refused here, at the first use.
+    pub fn unopened_fd(&self, inode: &Arc<Inode>, access: Access) -> Result<Arc<OwnedFd>, FsError> {
+        let key = (inode.nodeid, access);
+        if let Some(fd) = self.unopened.lock().get(&key) {
+            return Ok(Arc::clone(fd));
+        }
+        let opened = match access {
+            Access::Read => self.open_quietly(inode, OFlags::RDONLY),
+            // The kernel reads what surrounds a small write, in the same request's name.
+            Access::Write => match self.open_quietly(inode, OFlags::RDWR) {
+                Err(FsError::Os { errno: Errno::ACCESS, .. }) => {
+                    self.open_file(inode, OFlags::WRONLY)
+                }
+                opened => opened,
+            },
+        };
+        let fd = Arc::new(opened?);
+        let evicted = self.unopened.lock().push(key, Arc::clone(&fd));
+        drop(evicted); // closes outside the lock
+        Ok(fd)
+    }
+
+    /// Most reading is done from the cache above, so what comes down says nothing about when the
+    /// file was last read: then its time of access is better left alone.
+    fn open_quietly(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+        match self.open_file(inode, flags | OFlags::NOATIME) {
+            Err(FsError::Os { errno: Errno::PERM, .. }) => self.open_file(inode, flags),
+            opened => opened,
+        }
+    }
+}
