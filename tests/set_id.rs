@@ -361,6 +361,7 @@ fn shadow_takes_real_bits_in() {
         let revision_3 = [&0x0300_0001_u32.to_le_bytes(), &net_raw()[4..], &root].concat();
         set_xattr(&lower.join("su"), CAPABILITY, &revision_3).unwrap();
         put_file(&lower.join("changed"), b"content", 0o4755, lo(0), lo(0));
+        put_file(&lower.join("cut"), b"content", 0o4755, lo(0), lo(0));
     });
     let (up, low) = (mount.up("su"), mount.low("su"));
     assert_eq!(mode(&up), 0o4755, "what is there is honoured");
@@ -368,6 +369,8 @@ fn shadow_takes_real_bits_in() {
     assert_eq!((mode(&up), mode(&low)), (0o4755, 0o755), "inert below before anybody writes");
     assert_errno!(get_xattr(&low, CAPABILITY), Errno::NODATA);
     assert_eq!(get_xattr(&up, CAPABILITY).unwrap(), net_raw());
+    common::raw::truncate(&mount.up("cut"), 3).unwrap();
+    assert_eq!((mode(&mount.up("cut")), mode(&mount.low("cut"))), (0o4755, 0o755), "by root");
     set_mode(&mount.up("changed"), 0o4711).unwrap();
     assert_eq!((mode(&mount.up("changed")), mode(&mount.low("changed"))), (0o4711, 0o711));
 }

@@ -75,6 +75,9 @@ impl FileSystem {
         if set.size.is_none() && set.atime.is_none() && set.mtime.is_none() {
             return self.shown(Of::Fd(fd), &LowerStat::of(fd)?);
         }
+        if set.size.is_some() && !self.policies.is_default_for_writing() {
+            self.disarm(fd, &LowerStat::of(fd)?)?;
+        }
         self.with_kept(fd, inode.kind, || self.set_contents(caller, fd, set))?;
         self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
     }
@@ -87,9 +90,6 @@ impl FileSystem {
         set: &SetAttr,
     ) -> Result<(), FsError> {
         if let Some(size) = set.size {
-            if !self.policies.is_default_for_writing() {
-                self.disarm(fd, &LowerStat::of(fd)?)?;
-            }
             let truncate = || truncate(fd, set.handle.is_some(), size);
             if set.clear_privileges {
                 self.clearing(caller, fd, &LowerStat::of(fd)?, truncate)?;
