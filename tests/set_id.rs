@@ -94,20 +94,26 @@ fn root_of_the_mount_overwrites_a_program() {
     let policies: &[&str] =
         if common::machine().real_root { &["deny", "shadow"] } else { &["deny"] };
     for policy in policies {
-        let mount = Mount::with(&format!("{MAP},suid={policy}"), |lower| {
-            put_file(&lower.join("su"), b"program", 0o4755, lo(0), lo(0));
-            put_file(&lower.join("cut"), b"program", 0o4755, lo(0), lo(0));
-            put_file(&lower.join("emptied"), b"program", 0o4755, lo(0), lo(0));
-        });
-        assert_eq!(mode(&mount.up("su")), 0o4755);
-        let fd = open(&mount.up("su"), OFlags::WRONLY, 0).unwrap();
-        assert_eq!(mode(&mount.low("su")), 0o755, "{policy}: gone before anything is written");
-        rustix::io::pwrite(&fd, b"payload", 0).unwrap();
-        common::raw::truncate(&mount.up("cut"), 1).unwrap();
-        fs::write(mount.up("emptied"), "payload").unwrap();
-        for name in ["su", "cut", "emptied"] {
-            assert_eq!(mode(&mount.low(name)), 0o755, "{policy}: {name}");
+        for io in ["passthrough", "cached", "cached,cache=exclusive"] {
+            overwrite(&format!("{MAP},suid={policy},io={io}"));
         }
+    }
+}
+
+fn overwrite(options: &str) {
+    let mount = Mount::with(options, |lower| {
+        for name in ["su", "cut", "emptied"] {
+            put_file(&lower.join(name), b"program", 0o4755, lo(0), lo(0));
+        }
+    });
+    assert_eq!(mode(&mount.up("su")), 0o4755);
+    let fd = open(&mount.up("su"), OFlags::WRONLY, 0).unwrap();
+    assert_eq!(mode(&mount.low("su")), 0o755, "{options}: gone before anything is written");
+    rustix::io::pwrite(&fd, b"payload", 0).unwrap();
+    common::raw::truncate(&mount.up("cut"), 1).unwrap();
+    fs::write(mount.up("emptied"), "payload").unwrap();
+    for name in ["su", "cut", "emptied"] {
+        assert_eq!(mode(&mount.low(name)), 0o755, "{options}: {name}");
     }
 }
 

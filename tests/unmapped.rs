@@ -139,7 +139,13 @@ fn assert_unchangeable(file: &Path, beside: &Path, refused: Errno) {
 }
 
 fn owner_is_shown_and_may_change_nothing() {
-    let mount = mount(&format!("owner:{UID}:{GID}"), |lower| three_files(lower, 0o666));
+    for io in ["passthrough", "cached"] {
+        check_owner(&format!("owner:{UID}:{GID},io={io}"));
+    }
+}
+
+fn check_owner(value: &str) {
+    let mount = mount(value, |lower| three_files(lower, 0o666));
     let whole = |name: &str| {
         let stat = stat(&mount.low(name));
         (stat.st_uid, stat.st_gid, stat.st_mode, stat.st_size, stat.st_mtime)
@@ -259,7 +265,13 @@ fn squash_owns_what_nobody_else_does() {
 }
 
 fn squash_leaves_no_set_id_program_of_others() {
-    let mount = mount(&format!("squash:{UID}:{GID}"), |lower| {
+    for io in ["passthrough", "cached", "cached,cache=exclusive"] {
+        check_squash(&format!("squash:{UID}:{GID},io={io}"));
+    }
+}
+
+fn check_squash(value: &str) {
+    let mount = mount(value, |lower| {
         put_program(lower);
         put_file(&lower.join("plain"), b"", 0o755, UNMAPPED, UNMAPPED);
         put_file(&lower.join("cut"), b"xxx", 0o6755, UNMAPPED, UNMAPPED);

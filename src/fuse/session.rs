@@ -22,6 +22,7 @@ use crate::fs::FileSystem;
 
 /// How a connection is served.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct Settings {
     /// How what the kernel remembers of names and attributes is kept true.
     pub keeping: Keeping,
@@ -34,6 +35,8 @@ pub struct Settings {
     pub lower_locks: bool,
     /// Who uses the contents of files.
     pub io: IoMode,
+    /// Whether the server has to know who opens a file for writing: policies judge then.
+    pub judges_opening: bool,
     /// Whether the kernel may keep what is written for a while: only where nobody else changes the
     /// lower files, since it then takes its own sizes and times for the true ones.
     pub gather_writes: bool,
@@ -51,7 +54,8 @@ impl Settings {
             // Where opening is not told, truncation cannot be a part of it.
             IoMode::Cached => FUSE_PASSTHROUGH | FUSE_ATOMIC_O_TRUNC | gathering,
         };
-        locks | io
+        let opening = if self.judges_opening { FUSE_NO_OPEN_SUPPORT } else { 0 };
+        locks | io | opening
     }
 }
 

@@ -95,6 +95,7 @@ fn connect(
         stack_depth: stack_depth(&fs),
         lower_locks: config.locks == LockMode::Lower,
         io: config.io,
+        judges_opening: !config.policies.is_default_for_writing(),
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         threads: config.threads.unwrap_or_else(default_threads),
     };
