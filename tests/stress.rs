@@ -1,0 +1,94 @@
+//! Many at once on one mount: the stressors of stress-ng that concern file systems, which check
+//! what they get, and several processes that build one tree.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+#[path = "stress/trees.rs"]
+mod trees;
+
+use std::process::{Command, ExitCode, ExitStatus};
+
+use common::runner::{needs_program, needs_real_root};
+use common::{Caller, Mount, lo, put_dir};
+
+const TESTS: &[(&str, fn())] = &[
+    ("stressors", stressors),
+    ("stressors_as_an_ordinary_user", stressors_as_an_ordinary_user),
+    ("parallel_trees", trees::parallel_trees),
+];
+
+fn main() -> ExitCode {
+    if let Some(task) = std::env::var_os(trees::TASK) {
+        return trees::build(task.to_str().unwrap());
+    }
+    common::runner::main(TESTS)
+}
+
+/// Which run side by side, with how much they may write. Each group takes [`SECONDS`].
+const GROUPS: &[&[&str]] = &[
+    &["access", "chdir", "chmod", "chown", "copy-file", "dentry", "dir", "dirdeep"],
+    &["dirmany", "fallocate", "fcntl", "fiemap", "file-ioctl", "filename", "flock", "fpunch"],
+    &["fstat", "getdent", "hdd", "inotify", "io", "link", "lease", "lockf"],
+    &["lockofd", "locka", "mknod", "mmap", "open", "rename", "seek", "sendfile"],
+    &["splice", "symlink", "sync-file", "touch", "utime", "xattr", "chattr", "readahead"],
+    &["handle", "revio", "iomix", "mmapmany", "msync", "dup", "fifo", "aiol"],
+];
+const LIMITS: &[&str] = &[
+    "--chdir-dirs=256",
+    "--copy-file-bytes=128M",
+    "--dentries=256",
+    "--dirdeep-inodes=500",
+    "--fallocate-bytes=32M",
+    "--hdd-bytes=32M",
+    "--iomix-bytes=16M",
+    "--mmap-bytes=16M",
+    "--msync-bytes=16M",
+    "--readahead-bytes=32M",
+    "--revio-bytes=16M",
+    "--seek-size=16M",
+    "--sendfile-size=1M",
+    "--sync-file-bytes=16M",
+];
+const SECONDS: &str = "8";
+
+fn stressors() {
+    needs_real_root("stress-ng makes device nodes");
+    stress(&Caller::user(0), GROUPS);
+}
+
+/// What a user may do goes other ways than root: permissions count.
+fn stressors_as_an_ordinary_user() {
+    needs_real_root("once is enough");
+    stress(&Caller::user(1000).umask(0o022), &GROUPS[..2]);
+}
+
+fn stress(caller: &Caller, groups: &[&[&str]]) {
+    needs_program("stress-ng");
+    let mount = Mount::with(common::MAP, |lower| put_dir(&lower.join("dir"), 0o777, lo(0), lo(0)));
+    let mut reports = Vec::new();
+    for group in groups {
+        let (status, text) = caller.run(|| run_group(&mount, group));
+        let said = |what: &str| {
+            let lines = text.lines().filter(|line| line.contains(what));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        for line in said("skipp").into_iter().chain(said("not supported")) {
+            println!("stress-ng: {line}");
+        }
+        let failed = said("fail:");
+        if !status.success() || !failed.is_empty() {
+            reports.push(format!("{group:?}: {status}\n{text}"));
+        }
+        println!("stress-ng: {}: {status}", group.join(" "));
+    }
+    assert!(reports.is_empty(), "{}", reports.join("\n"));
+}
+
+fn run_group(mount: &Mount, group: &[&str]) -> (ExitStatus, String) {
+    let mut command = Command::new("stress-ng");
+    command.args(["--verify", "--timeout", SECONDS, "--temp-path"]).arg(mount.up("dir"));
+    command.args(group.iter().map(|name| format!("--{name}=1"))).args(LIMITS);
+    let out = command.current_dir(mount.up("dir")).output().unwrap();
+    let text = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    (out.status, text)
+}
