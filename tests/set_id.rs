@@ -22,6 +22,7 @@ common::tests!(
     attack_is_denied,
     attack_is_inert_in_the_shadow,
     root_of_the_mount_overwrites_a_program,
+    append_only_files_are_appended_to,
     denied_in_every_way,
     denied_but_honoured,
     shadow_needs_root,
@@ -114,6 +115,33 @@ fn overwrite(options: &str) {
     fs::write(mount.up("emptied"), "payload").unwrap();
     for name in ["su", "cut", "emptied"] {
         assert_eq!(mode(&mount.low(name)), 0o755, "{options}: {name}");
+    }
+}
+
+/// Of such a file nothing can be taken away, and nothing needs to be.
+fn append_only_files_are_appended_to() {
+    needs_idshift();
+    needs_real_root("append-only files");
+    needs_program("chattr");
+    for policy in ["deny", "shadow"] {
+        let mount = Mount::with(&format!("{MAP},suid={policy}"), |lower| {
+            put_file(&lower.join("log"), b"one\n", 0o666, lo(0), lo(0));
+        });
+        let chattr = |flag: &str| {
+            let done = Command::new("chattr").arg(flag).arg(mount.low("log")).status().unwrap();
+            done.success()
+        };
+        if !chattr("+a") {
+            common::skip("needs a file system with append-only files");
+        }
+        let append = || {
+            let fd = open(&mount.up("log"), OFlags::WRONLY | OFlags::APPEND, 0)?;
+            rustix::io::write(&fd, b"two\n")
+        };
+        let appended = Caller::user(7).run(append);
+        assert!(chattr("-a"));
+        assert_eq!(appended, Ok(4), "{policy}");
+        assert_eq!(fs::read(mount.low("log")).unwrap(), b"one\ntwo\n");
     }
 }
 

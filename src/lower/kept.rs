@@ -35,9 +35,10 @@ pub fn valid(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<Option<Kept>, FsErr
     Ok(read(fd)?.filter(|kept| kept.written == written(stat)))
 }
 
-/// Whether the file with this path has the attribute at all.
+/// Whether the file with this path, itself if it is a symbolic link, has the attribute at all.
 pub fn exists(path: &str) -> bool {
-    !matches!(rustix::fs::lgetxattr(path, NAME, &mut [0; 0]), Err(Errno::NODATA | Errno::NOTSUP))
+    let asked = rustix::fs::lgetxattr_query(path, NAME);
+    !matches!(asked, Err(Errno::NODATA | Errno::NOTSUP))
 }
 
 /// Keeps this for the file, or nothing.
@@ -105,7 +106,11 @@ fn get(path: &str, name: &str) -> Result<Option<Vec<u8>>, FsError> {
     }
 }
 
+/// Asks first: of an append-only file nothing can be removed, also not what is not there.
 fn remove(path: &str, name: &str) -> Result<bool, FsError> {
+    if let Err(Errno::NODATA | Errno::NOTSUP) = rustix::fs::getxattr_query(path, name) {
+        return Ok(false);
+    }
     match rustix::fs::removexattr(path, name) {
         Ok(()) => Ok(true),
         Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
