@@ -34,6 +34,8 @@ pub struct MountConfig {
     pub io: IoMode,
     /// Whose locks are seen by whom.
     pub locks: LockMode,
+    /// Where owners and modes are kept.
+    pub ownership: Ownership,
     /// What covers the lower path, as the rest of the host sees it, while the mount is there.
     pub guard: GuardMode,
     /// Protections beyond what the kernel's idmapped mount offers.

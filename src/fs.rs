@@ -14,6 +14,7 @@ mod locks;
 mod lookup;
 mod name;
 mod open;
+mod owners;
 mod policies;
 mod rename;
 mod rights;
@@ -34,6 +35,7 @@ pub use locks::LockRequest;
 pub use lookup::Entry;
 pub use name::Name;
 pub use open::{BackingFile, Opened, Opening};
+pub use owners::{FOR_OTHERS, Owners};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
@@ -60,6 +62,8 @@ pub struct FileSystem {
     pub policies: Policies,
     /// Who uses the contents of files; with [`IoMode::Cached`] nobody says who has them open.
     pub io: IoMode,
+    /// Where owners are kept, if not in the lower inodes.
+    pub owners: Option<Owners>,
 }
 
 /// The process that makes a request, with the ids that the mount's user namespace gives it.
@@ -80,7 +84,10 @@ impl FileSystem {
         let uid = caller.uid.and_then(|uid| self.maps.down_uid(uid));
         let gid = caller.gid.and_then(|gid| self.maps.down_gid(gid));
         match (uid, gid) {
-            (Some(uid), Some(gid)) => Ok(Creator { uid, gid, umask: umask & 0o777 }),
+            (Some(uid), Some(gid)) => Ok(match &self.owners {
+                None => Creator { uid, gid, umask: umask & 0o777 },
+                Some(owners) => owners.creator(),
+            }),
             _ => Err(FsError::UnmappedCaller),
         }
     }

@@ -9,6 +9,7 @@ pub mod guard;
 pub mod kernel;
 pub mod log;
 pub mod options;
+pub mod ownership;
 pub mod policies;
 pub mod remount;
 pub mod serve;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use common::mount::{free, is_mounted, mount_line, temp_dir};
-use common::program::{Called, program};
+use common::program::{Called, copy_program, program};
 use common::runner::{needs_idshift, needs_program, needs_real_root};
 use common::{Caller, Errno, chown, machine, owner, put_dir, put_file, set_mode, stat};
 use tempfile::TempDir;
@@ -48,7 +48,7 @@ impl Place {
         put_file(&lower.join("diary"), b"secret", 0o600, ANN, ANN);
         put_file(&lower.join("bobs"), b"a present", 0o644, BOB, BOB);
         let program = dir.path().join("idshift");
-        fs::copy(&machine().binary, &program).unwrap();
+        copy_program(&machine().binary, &program);
         Self { dir, lower, upper, program }
     }
 

@@ -10,9 +10,11 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use common::mount::{free, is_mounted, temp_dir, wait_for};
-use common::program::{Called, idshift};
+use common::program::{Called, copy_program, idshift};
 use common::runner::{needs_idshift, needs_program, needs_real_root};
-use common::{Caller, Errno, Mount, eventually, lo, machine, put_dir, put_file, raw, set_mode};
+use common::{
+    Caller, Errno, Mount, chown, eventually, lo, machine, put_dir, put_file, raw, set_mode,
+};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use tempfile::TempDir;
 
@@ -53,9 +55,15 @@ fn lower() -> (Place, PathBuf) {
     let dir = temp_dir();
     let lower = dir.path().join("lower");
     put_dir(&lower, 0o755, lo(0), lo(0));
-    let program = fs::read("/usr/bin/id").unwrap();
-    put_file(&lower.join("id"), &program, 0o4755, lo(5), lo(5));
+    put_trap(&lower);
     (Place { dir, _turn: turn }, lower)
+}
+
+fn put_trap(dir: &Path) {
+    let trap = dir.join("id");
+    copy_program("/usr/bin/id", &trap);
+    chown(&trap, Some(lo(5)), Some(lo(5))).unwrap();
+    set_mode(&trap, 0o4755).unwrap();
 }
 
 /// Another mount of that directory, with a mount point of its own.
@@ -257,7 +265,7 @@ fn mounts_below_are_guarded_too() {
     put_dir(&below, 0o755, lo(0), lo(0));
     let flags = rustix::mount::MountFlags::empty();
     rustix::mount::mount("tmpfs", &below, "tmpfs", flags, Some(c"mode=755")).unwrap();
-    put_file(&below.join("id"), &fs::read("/usr/bin/id").unwrap(), 0o4755, lo(5), lo(5));
+    put_trap(&below);
     let before = table(dir.path());
     assert_eq!(runs_as(&below).unwrap(), lo(5).to_string());
     let weak = guarded(&lower, "nosuid");
@@ -317,7 +325,7 @@ fn other_namespaces_follow_and_are_freed() {
     mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
     let lower = shared.join("lower");
     put_dir(&lower, 0o755, lo(0), lo(0));
-    fs::copy(plain.join("id"), lower.join("id")).unwrap();
+    copy_program(plain.join("id"), lower.join("id"));
     set_mode(&lower.join("id"), 0o755).unwrap();
     let mut other = Command::new("unshare")
         .args(["--mount", "--propagation", "slave", "sleep", "1000"])

@@ -23,6 +23,7 @@ common::tests!(
     container_installs_and_adds_users,
     read_only_layer_for_two_namespaces,
     set_user_id_programs_in_the_shadow,
+    unprivileged_server_gives_a_full_root_file_system,
 );
 
 const COUNT: u32 = 65_536;
@@ -130,11 +131,17 @@ impl Namespace {
              mount --rbind /dev {root}/dev\n\
              exec chroot {root} /bin/sh -e -c \"$0\""
         );
+        self.enter(&["--mount", "--pid", "--fork"], &["-c", &outer, script])
+    }
+
+    /// Runs `sh` with these arguments as root of the namespace, in further namespaces of its own.
+    fn enter(&self, unshare: &[&str], arguments: &[&str]) -> String {
         run(Command::new("nsenter")
             .arg(format!("--user=/proc/{}/ns/user", self.0.id()))
-            .args(["--setuid", "0", "--setgid", "0", "--"])
-            .args(["unshare", "--mount", "--pid", "--fork", "--"])
-            .args(["sh", "-c", &outer, script])
+            .args(["--setuid", "0", "--setgid", "0", "--", "unshare"])
+            .args(unshare)
+            .args(["--", "sh"])
+            .args(arguments)
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LC_ALL", "C")
@@ -367,4 +374,96 @@ fn set_user_id_programs_in_the_shadow() {
     assert_eq!(moved.code, 0, "{}", moved.err);
     assert_eq!(privileged(&lower), inside, "made real again");
     assert_eq!(verify(&lower), "", "clean afterwards");
+}
+
+/// What a root file system may have and that of Debian has not.
+const MANY_OWNERS: &str = "\
+    mkdir -p many/deep; cd many\n\
+    for id in 0 1 33 999 1000 65534 65535; do\n\
+        echo $id > file-$id; chown $id:$((65535 - id)) file-$id; chmod 640 file-$id\n\
+        ln -s target link-$id; chown -h $id:7 link-$id; mkdir dir-$id; chown 7:$id dir-$id\n\
+    done\n\
+    chmod 4755 file-33; chmod 2711 file-999; chmod 6000 file-1; chmod 1777 dir-0; chmod 2770 dir-1\n\
+    mkfifo pipe; chown 5:5 pipe; ln file-0 deep/hard; truncate -s 5M sparse; chmod 0 sparse\n\
+    mknod disk b 259 1000; chown 0:6 disk; chmod 660 disk; ln -s \"$(printf 'x%.0s' $(seq 900))\" long\n\
+    touch -d '1960-01-02 03:04:05' old; touch \"$(printf 'new\\nline \\303\\274')\"\n";
+
+/// As root of a user namespace, which an ordinary user's is: the server may mount, and has no
+/// other capability. A device node cannot be made there through any file system (mknod(2) asks for
+/// CAP_MKNOD on the host), so they come from below, as container tools store them.
+const UNPACK: &str = "\
+    cd \"$0\"; archive=$1; idshift=$2\n\
+    setpriv --bounding-set=-all,+sys_admin --inh-caps=-all -- \\\n\
+        \"$idshift\" mount -o map=b:0:0:65536,ownership=xattr lower upper\n\
+    tar -C upper --numeric-owner --anchored --no-wildcards -X devices -xpf $archive\n\
+    while read -r path owner mode type seconds; do\n\
+        : > lower/$path; touch -d @$seconds lower/$path; chmod 600 lower/$path\n\
+        setfattr -n user.containers.override_stat -v $owner:0$mode:$type lower/$path\n\
+    done < nodes\n\
+    while read -r path seconds; do touch -d @$seconds upper/$path; done < directories\n\
+    tar -C upper --numeric-owner --sort=name --format=gnu -cf again.tar .\n\
+    mount --rbind /proc upper/proc; mount --rbind /dev upper/dev\n\
+    chroot upper sh -e -c '\n\
+        dpkg --verify; test \"$(stat -c %u:%g /etc/shadow)\" = 0:42\n\
+        useradd --create-home --shell /bin/sh tester\n\
+        su tester -c \"cd; echo mine > file; chmod 4750 file; id -u\"\n\
+        if su tester -c \"cat /etc/shadow\" 2>/dev/null; then exit 9; fi\n\
+        stat -c %u:%g:%a /home/tester/file'\n\
+    umount -l upper/dev upper/proc; umount upper\n";
+
+/// A root file system of many owners, unpacked by an ordinary user's root and packed again: the
+/// two archives are the same, byte by byte, and every file on the disk is that user's.
+fn unprivileged_server_gives_a_full_root_file_system() {
+    for program in ["setfattr", "setpriv", "tar"] {
+        needs_program(program);
+    }
+    let (dir, original) = copy();
+    run(Command::new("sh").args(["-e", "-c", MANY_OWNERS]).current_dir(&original));
+    let archive = dir.path().join("original.tar");
+    let tar = ["--numeric-owner", "--sort=name", "--format=gnu"];
+    run(Command::new("tar").arg("-C").arg(&original).args(tar).arg("-cf").arg(&archive).arg("."));
+    let first = 3_000_000;
+    let place = dir.path().join("users");
+    for path in [place.clone(), place.join("lower"), place.join("upper")] {
+        put_dir(&path, 0o755, first, first);
+    }
+    list_nodes(&original, &place);
+    common::program::copy_program(&machine().binary, place.join("idshift"));
+    let namespace = Namespace::new(first);
+    let words = [place.clone(), archive.clone(), place.join("idshift")];
+    let words: Vec<&str> = words.iter().map(|path| path.to_str().unwrap()).collect();
+    let script = [&["-e", "-c", UNPACK], &words[..]].concat();
+    let said = namespace.enter(&["--mount"], &script);
+    assert_eq!(said, "1000\n1000:1000:4750\n");
+    run(Command::new("cmp").arg(&archive).arg(place.join("again.tar")));
+    assert_eq!(owners(&place.join("lower")), BTreeSet::from([first]));
+    let special = run(Command::new("find")
+        .arg(place.join("lower"))
+        .args(["!", "-type", "f", "!", "-type", "d", "-o", "-perm", "/7022"]));
+    assert_eq!(special, "", "nothing but private files and directories");
+}
+
+/// Lists the device nodes of a tree, each with what its attribute says, and the directories that
+/// they are in, for [`UNPACK`].
+fn list_nodes(original: &Path, place: &Path) {
+    let (mut devices, mut nodes, mut directories) = (Vec::new(), Vec::new(), Vec::new());
+    let found = run(Command::new("find")
+        .arg(original)
+        .args(["(", "-type", "c", "-o", "-type", "b", ")", "-printf", "%P\n"]));
+    for path in found.lines() {
+        let seen = fs::symlink_metadata(original.join(path)).unwrap();
+        let kind = if seen.mode() & 0o170_000 == 0o060_000 { "block" } else { "char" };
+        let (major, minor) = (rustix::fs::major(seen.rdev()), rustix::fs::minor(seen.rdev()));
+        let owner = format!("{}:{}", seen.uid(), seen.gid());
+        let mode = seen.mode() & 0o7777;
+        writeln!(devices, "./{path}").unwrap();
+        let seconds = seen.mtime();
+        writeln!(nodes, "{path} {owner} {mode:o} {kind}-{major}-{minor} {seconds}").unwrap();
+        let parent = Path::new(path).parent().unwrap();
+        let seconds = fs::symlink_metadata(original.join(parent)).unwrap().mtime();
+        writeln!(directories, "{} {seconds}", parent.display()).unwrap();
+    }
+    for (name, text) in [("devices", devices), ("nodes", nodes), ("directories", directories)] {
+        fs::write(place.join(name), text).unwrap();
+    }
 }

@@ -60,6 +60,10 @@ Options of idshift:
                           server (default); or they are kept in the mount's own cache, and opening
                           a file that is known asks nobody
   locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
+  ownership=chown | xattr | xattr:LABEL
+                          owners and modes are stored in the files themselves (default), or in an
+                          attribute of files that are all the server's: the one that container tools
+                          use, or one of its own for LABEL
   guard=none | nosuid | noexec | hide
                           how the rest of the host sees LOWER meanwhile: as ever (default), without
                           set-user-ID programs and devices, without programs, or not at all

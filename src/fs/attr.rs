@@ -64,7 +64,10 @@ impl FileSystem {
     /// What the mount reports of a lower file. Every lower stat goes up here, so that a policy
     /// that changes or hides what is reported is asked everywhere; without one it costs nothing.
     pub(super) fn shown(&self, of: Of<'_>, stat: &LowerStat) -> Result<Attr, FsError> {
-        let mut attr = Attr::up(stat, &self.maps);
+        let mut attr = match self.owners {
+            None => Attr::up(stat, &self.maps),
+            Some(_) => Attr::up(&self.recorded(of, stat)?, &self.maps),
+        };
         if self.policies.change_reports() {
             attr.mode |= self.kept_bits(of, stat)?;
             self.apply_policies(&mut attr)?;

@@ -11,8 +11,11 @@ use crate::lower::cred::as_creator;
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 
+use crate::shift::ownership::{Kind, Stored};
+
 use super::attr::Of;
 use super::open::Opened;
+use super::owners::{Special, private_file};
 use super::store::Birth;
 use super::{Caller, Entry, FileSystem, Name};
 
@@ -46,7 +49,8 @@ impl FileSystem {
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;
-        let mode = birth.mode();
+        let record = self.record_of_file(&new, dir.as_fd())?;
+        let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let fd = as_creator(creator, || {
             self.lower
                 .retrying(|| rustix::fs::openat(&dir, name.as_os_str(), flags, mode).call("openat"))
@@ -55,6 +59,9 @@ impl FileSystem {
             FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
             other => other,
         })?;
+        if let Some(record) = &record {
+            self.record_born(&fd, record, dir.as_fd(), Some(name.as_os_str()))?;
+        }
         self.born_open(&parent, name.as_os_str(), fd, &birth, kept)
     }
 
@@ -73,12 +80,25 @@ impl FileSystem {
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;
-        let mode = birth.mode();
+        let record = self.record_of_file(&new, dir.as_fd())?;
+        let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let fd = as_creator(creator, || {
             self.lower.retrying(|| rustix::fs::openat(&dir, ".", flags, mode).call("openat"))
         })?;
+        if let Some(record) = &record {
+            self.record_born(&fd, record, dir.as_fd(), None)?;
+        }
         // No walk ends at the empty name: while it has none, the open file leads to it.
         self.born_open(&parent, OsStr::new(""), fd, &birth, kept)
+    }
+
+    /// What the attribute of a new regular file will say, where owners are kept in attributes.
+    fn record_of_file(
+        &self,
+        new: &NewFile,
+        dir: BorrowedFd<'_>,
+    ) -> Result<Option<Stored>, FsError> {
+        self.owners.as_ref().map(|_| self.born_as(new, dir, Kind::File)).transpose()
     }
 
     fn born_open(
@@ -106,6 +126,9 @@ impl FileSystem {
         new: NewFile,
         rdev: u32,
     ) -> Result<Entry<'_>, FsError> {
+        if let Some(owners) = &self.owners {
+            return self.make_recorded(owners, parent, name, &new, &Special::Node(rdev));
+        }
         let kind = FileType::from_raw_mode(new.mode);
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
@@ -124,6 +147,9 @@ impl FileSystem {
 
     /// Makes a directory.
     pub fn mkdir(&self, parent: u64, name: Name<'_>, new: NewFile) -> Result<Entry<'_>, FsError> {
+        if let Some(owners) = &self.owners {
+            return self.make_recorded(owners, parent, name, &new, &Special::Dir);
+        }
         let mode = self.birth(FileType::Directory, new.mode)?.mode();
         self.make(parent, name, new.caller, new.umask, |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
@@ -138,6 +164,10 @@ impl FileSystem {
         caller: Caller,
         target: &OsStr,
     ) -> Result<Entry<'_>, FsError> {
+        if let Some(owners) = &self.owners {
+            let new = NewFile { caller, mode: 0o777, umask: 0 };
+            return self.make_recorded(owners, parent, name, &new, &Special::Symlink(target));
+        }
         self.make(parent, name, caller, 0, |dir, name| {
             rustix::fs::symlinkat(target, dir, name).call("symlinkat")
         })

@@ -49,7 +49,7 @@ impl FileSystem {
             let entry = DirEntry {
                 ino: dirent.ino,
                 next: dirent.next,
-                kind: dirent.kind,
+                kind: self.listed_kind(dirent.kind),
                 name: dirent.name,
             };
             Ok(add(entry))
@@ -85,6 +85,7 @@ impl FileSystem {
             let listed = Of::Listed { dir: fd.as_fd(), name: dirent.name, inode };
             // What is not shown to anybody has a name all the same.
             let attr = self.shown(listed, &stat).ok();
+            shown.kind = attr.map_or(shown.kind, |attr| attr.kind);
             Ok(add(shown, attr.map(|attr| Entry { lookup, attr })))
         })
     }

@@ -92,11 +92,12 @@ impl FileSystem {
             let privileged = || ProcCaller::read(caller.tid).has(Capability::Fsetid);
             Some(if clear_privileges.unwrap_or_else(|| !privileged()) {
                 let path = self.lower.path_fd(&inode)?;
-                let before = LowerStat::of(&path)?;
+                let before = self.recorded(Of::Fd(path.as_fd()), &LowerStat::of(&path)?)?;
                 let kept = self.kept_bits(Of::Fd(path.as_fd()), &before)?;
                 let fd = self.clearing(caller, path.as_fd(), &before, open)?;
-                mode_changed = kept != 0
-                    || has_privilege_bits(&before) && LowerStat::of(&fd)?.mode != before.mode;
+                let after = || self.recorded(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?);
+                mode_changed =
+                    kept != 0 || has_privilege_bits(&before) && after()?.mode != before.mode;
                 fd
             } else if self.shadows(inode.kind) {
                 let path = self.lower.path_fd(&inode)?;

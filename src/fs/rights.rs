@@ -30,6 +30,10 @@ impl FileSystem {
         stat: &LowerStat,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
+        if let Some(owners) = &self.owners {
+            self.clear_recorded(owners, caller, fd)?;
+            return change();
+        }
         self.drop_kept(fd, stat.kind())?;
         // Only of a file that its group cannot execute may a bit stay, for members.
         let groups = if stat.mode & S_ISGID != 0 && stat.mode & S_IXGRP == 0 {
@@ -64,6 +68,32 @@ impl FileSystem {
         }
         let groups = self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, new_group)?;
         groups.acting(|| without_fsetid(change))
+    }
+
+    /// The mode that a file is left with by a change of owner (`new_group` is its new group) or of
+    /// contents, as the kernel's `setattr_should_drop_suidgid` has it (fs/inode.c): only S_ISGID of
+    /// a file that its group cannot execute may stay, for members.
+    pub(super) fn mode_without_set_id(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        stat: &LowerStat,
+        new_group: Option<LowerGid>,
+    ) -> Result<u32, FsError> {
+        if !has_privilege_bits(stat) || stat.kind() == FileType::Directory {
+            return Ok(stat.mode);
+        }
+        let mut mode = stat.mode & !S_ISUID;
+        if mode & S_ISGID != 0 {
+            let groups = self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, new_group)?;
+            // With a new mode there is a check against the group that the file then has.
+            let new_group = new_group.filter(|_| mode != stat.mode);
+            let is_member = stat.gid.into_iter().chain(new_group).all(|gid| groups.contains(gid));
+            if mode & S_IXGRP != 0 || !is_member {
+                mode &= !S_ISGID;
+            }
+        }
+        Ok(mode)
     }
 
     /// Refuses a chown(2) that clears bits to somebody who may not change the mode. The kernel

@@ -52,6 +52,9 @@ impl FileSystem {
     /// and file capabilities before a write (`FUSE_HANDLE_KILLPRIV_V2`), or a `chown(-1, -1)`,
     /// which does the same.
     pub fn setattr(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
+        if let Some(owners) = &self.owners {
+            return self.setattr_recorded(owners, caller, nodeid, set);
+        }
         let inode = self.lower.inode(nodeid)?;
         let fd = match set.handle {
             Some(handle) => self.contents_fd(Contents { nodeid, handle }, Access::Write)?,
@@ -105,7 +108,7 @@ impl FileSystem {
         Ok(())
     }
 
-    fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {
+    pub(super) fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {
         let uid = set.uid.map(|id| id.and_then(|id| self.maps.down_uid(id)));
         let gid = set.gid.map(|id| id.and_then(|id| self.maps.down_gid(id)));
         if uid == Some(None) || gid == Some(None) {
@@ -116,14 +119,14 @@ impl FileSystem {
 }
 
 impl SetAttr {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         let owner = self.uid.is_some() || self.gid.is_some();
         let times = self.atime.is_some() || self.mtime.is_some();
         !(owner || times || self.mode.is_some() || self.size.is_some())
     }
 }
 
-fn truncate(fd: BorrowedFd<'_>, open: bool, size: u64) -> Result<(), FsError> {
+pub(super) fn truncate(fd: BorrowedFd<'_>, open: bool, size: u64) -> Result<(), FsError> {
     // The open file may have been opened for reading only: then through its path, as the kernel
     // above has checked the right to write.
     let result = if open { rustix::fs::ftruncate(fd, size) } else { Err(Errno::BADF) };
@@ -137,7 +140,7 @@ fn truncate_path(fd: BorrowedFd<'_>, size: u64) -> Result<(), FsError> {
     crate::sys::file::truncate(&proc_path(fd), size).call("truncate")
 }
 
-fn set_times(
+pub(super) fn set_times(
     fd: BorrowedFd<'_>,
     atime: Option<SetTime>,
     mtime: Option<SetTime>,

@@ -21,7 +21,8 @@ fn shifted() -> (tempfile::TempDir, FileSystem) {
     let lower = LowerTree::open(dir.path(), false, 32).unwrap();
     let policies = Policies::default();
     let io = IoMode::Passthrough;
-    (dir, FileSystem { lower, maps, unmapped_acl: Unmapped::Placeholder, io, policies })
+    let unmapped_acl = Unmapped::Placeholder;
+    (dir, FileSystem { lower, maps, unmapped_acl, io, policies, owners: None })
 }
 
 fn name(name: &str) -> Name<'_> {

@@ -70,6 +70,10 @@ impl Content {
 impl FileSystem {
     /// The value of an attribute, its ids translated up.
     pub fn getxattr(&self, nodeid: u64, name: &OsStr, size: u32) -> Result<XattrReply, FsError> {
+        if self.refuses_attribute(name.as_bytes()).is_some() {
+            // Of an ACL the kernel above must hear that there is none, or it denies everything.
+            return Err(FsError::Refused(Errno::NODATA));
+        }
         let content = self.content_of(name);
         match content {
             Content::Kept => return Err(FsError::Refused(Errno::NODATA)),
@@ -117,6 +121,9 @@ impl FileSystem {
         flags: u32,
         outside_group: Option<bool>,
     ) -> Result<(), FsError> {
+        if let Some(errno) = self.refuses_attribute(name.as_bytes()) {
+            return Err(FsError::Refused(errno));
+        }
         let flags = XattrFlags::from_bits_retain(flags);
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
@@ -155,12 +162,22 @@ impl FileSystem {
             let kept = names.split_inclusive(|&b| b == 0).filter(|name| !is_trusted(name));
             names = kept.flatten().copied().collect();
         }
+        if self.owners.is_some() {
+            let shown = |name: &&[u8]| {
+                self.refuses_attribute(name.strip_suffix(&[0]).unwrap_or(name)).is_none()
+            };
+            let kept = names.split_inclusive(|&b| b == 0).filter(shown);
+            names = kept.flatten().copied().collect();
+        }
         XattrReply::fit(names, size)
     }
 
     /// Removes an attribute. On some file systems removing an access ACL clears the
     /// set-group-ID bit as setting one does.
     pub fn removexattr(&self, caller: Caller, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
+        if let Some(errno) = self.refuses_attribute(name.as_bytes()) {
+            return Err(FsError::Refused(errno));
+        }
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
         self.may_change(fd.as_fd(), Errno::PERM)?;

@@ -60,6 +60,9 @@ pub struct LowerStat {
     pub btime: Option<Timestamp>,
     /// Whether this is the root of a mount.
     pub mount_root: bool,
+    /// Whether owner, mode and type are already as an attribute of the file says, where owners
+    /// are kept in attributes.
+    pub recorded: bool,
     identity: Identity,
 }
 
@@ -109,6 +112,7 @@ impl From<&Statx> for LowerStat {
             mtime: time(raw.stx_mtime),
             ctime: time(raw.stx_ctime),
             btime: has_birth.then(|| time(raw.stx_btime)),
+            recorded: false,
             mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
             identity: Identity {
                 dev: rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor),

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, IoMode, LockMode, MountConfig, Ownership};
+use crate::config::{GuardMode, IoMode, LockMode, MountConfig};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
 use crate::mount::consent::Allowance;
 use crate::mount::options::Options;
+use crate::mount::ownership;
 use crate::mount::policies;
 use crate::shift::idmap::Maps;
 
@@ -48,6 +49,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let (lower, lower_is) = checked_lower(&lower)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is)?;
+    ownership::check(&options.ownership, options.policies)?;
     let standing = Standing::of_this_process();
     policies::check(options.policies, &maps, &lower_is, standing)?;
     let mut flags = options.flags;
@@ -56,7 +58,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     if standing.mounts_itself() {
         allow_other = true;
     } else {
-        Allowance::of_this_user()?.check(&maps, &Ownership::Chown)?;
+        Allowance::of_this_user()?.check(&maps, &options.ownership, options.policies.unmapped)?;
         flags.nosuid = true;
         flags.nodev = true;
         if allow_other && !privilege::user_allow_other() {
@@ -88,6 +90,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         io: options.io,
         locks: options.locks,
         guard: options.guard,
+        ownership: options.ownership,
         policies: options.policies,
         threads: options.threads,
         foreground,

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use crate::config::{Backend, GuardMode, MountConfig, MountFlags};
+use crate::config::{Backend, GuardMode, MountConfig, MountFlags, Ownership};
 use crate::error::StartError;
 use crate::mount::guard;
 use crate::shift::deny_groups::DenyGroups;
@@ -108,6 +108,7 @@ fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
         ("sync", config.flags.sync),
         ("dirsync", config.flags.dirsync),
         ("lazytime", config.flags.lazytime),
+        ("ownership=xattr", config.ownership != Ownership::Chown),
         ("guard= (it needs a server to undo it)", config.guard != GuardMode::None),
         ("a mount for one user only (without allow_other)", !config.allow_other),
     ];

@@ -8,7 +8,9 @@ pub mod split;
 
 use std::time::Duration;
 
-use crate::config::{Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Policies};
+use crate::config::{
+    Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies,
+};
 use crate::error::StartError;
 use crate::shift::parse::Spec;
 use crate::shift::sources::Namespace;
@@ -48,6 +50,8 @@ pub struct Options {
     pub policies: Policies,
     /// Show what is mounted below the lower directory.
     pub submounts: bool,
+    /// See [`Ownership`].
+    pub ownership: Ownership,
     /// See [`GuardMode`].
     pub guard: GuardMode,
     /// Worker threads.
@@ -204,6 +208,10 @@ impl Options {
                         ("auto", Backend::Auto),
                     ],
                 )?;
+            }
+            "ownership" => {
+                let value = needed(word, "ownership=xattr")?;
+                self.ownership = super::ownership::parse(value).map_err(|why| bad(word, why))?;
             }
             "guard" => self.guard = choice(word, GuardMode::NAMES)?,
             "threads" => self.threads = Some(threads(word)?),

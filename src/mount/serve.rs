@@ -10,7 +10,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{fuse, guard, policies};
+use super::{fuse, guard, ownership, policies};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -36,6 +36,7 @@ pub fn serve(
     let cached = raise_descriptor_limit();
     // Kept to the end: then the guard is undone.
     let (mut lower, _guard) = guard::open_lower(config, cached)?;
+    let owners = ownership::open(config, &lower)?;
     let keeping = keeping(config.cache, &mut lower)?;
     let fs = FileSystem {
         lower,
@@ -43,6 +44,7 @@ pub fn serve(
         unmapped_acl: unmapped_acl(),
         policies: config.policies,
         io: config.io,
+        owners,
     };
     policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();

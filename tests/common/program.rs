@@ -19,6 +19,13 @@ pub(crate) struct Called {
     pub(crate) err: String,
 }
 
+/// Copies a program that is to be run, by another process: a fork elsewhere in this one would keep
+/// it open for writing, and so busy.
+pub(crate) fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(status.success());
+}
+
 /// Runs `idshift` with these arguments.
 pub(crate) fn idshift(arguments: &[&dyn AsRef<OsStr>]) -> Called {
     program(&machine().binary, arguments)

@@ -74,6 +74,7 @@ impl Side {
             io: idshift::config::IoMode::default(),
             locks: LockMode::Mount,
             guard: idshift::config::GuardMode::None,
+            ownership: idshift::config::Ownership::Chown,
             policies: Policies::default(),
             threads: None,
             foreground: false,

@@ -2,7 +2,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{CacheMode, IoMode, LockMode, Policies};
+use crate::config::{CacheMode, IoMode, LockMode, Ownership, Policies};
 
 fn extents<K: Kind>(raw: &[(u32, u32, u32)]) -> IdMap<K> {
     let list = raw.iter().map(|&(lower, upper, count)| Extent::from_raw(lower, upper, count));
@@ -23,6 +23,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         io: IoMode::default(),
         locks: LockMode::Mount,
         guard: GuardMode::None,
+        ownership: Ownership::Chown,
         policies: Policies::default(),
         threads: None,
         foreground: false,

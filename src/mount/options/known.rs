@@ -37,6 +37,7 @@ pub const KNOWN: &[&str] = &[
     "locks",
     "submounts",
     "guard",
+    "ownership",
     "threads",
     "log",
     "backend",
@@ -84,7 +85,6 @@ pub const REFUSED: &[(&str, &str)] = &[
     ("mand", "the kernel has had no mandatory locks since Linux 5.15"),
     ("uid", "idshift shifts ids through a map: write map=u:STORED:SHOWN:1"),
     ("gid", "idshift shifts ids through a map: write map=g:STORED:SHOWN:1"),
-    ("ownership", "this version keeps owners in the lower files and offers no other way"),
 ];
 
 /// The known option nearest to `name`; `None` if none is near enough to be a slip of the finger.

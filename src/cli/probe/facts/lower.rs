@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
 use crate::config::{
-    Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Policies,
+    Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Ownership, Policies,
 };
 use crate::error::StartError;
 use crate::host::mountinfo;
@@ -103,6 +103,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         io: IoMode::default(),
         locks: LockMode::default(),
         guard: GuardMode::None,
+        ownership: Ownership::Chown,
         policies: Policies::default(),
         threads: None,
         foreground: true,

@@ -1,0 +1,178 @@
+//! Making files whose owner is kept in an attribute.
+//!
+//! Between the call that makes a file and the one that writes its attribute the file is as one
+//! without: root's, and private. Through this mount nobody sees that moment, because the kernel
+//! holds the directory meanwhile.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::cred::as_creator;
+use crate::lower::inode::Inode;
+use crate::lower::stat::{LowerStat, decode_rdev};
+use crate::shift::ownership::{Device, Kind, Stored};
+
+use super::super::attr::Of;
+use super::super::{Entry, FileSystem, Name, NewFile};
+use super::{Owners, PRIVATE_DIR, PRIVATE_FILE};
+
+/// A new file that is more than its name and mode.
+pub(in crate::fs) enum Special<'a> {
+    /// A directory.
+    Dir,
+    /// A symbolic link to this target.
+    Symlink(&'a OsStr),
+    /// A node of the type in the mode; the number is for devices, as FUSE carries it.
+    Node(u32),
+}
+
+const S_ISGID: u32 = 0o2000;
+
+impl FileSystem {
+    /// The attribute of a file that is about to be made in `dir`, by the rules by which a file
+    /// system gives new files their owner and mode (`inode_init_owner`, fs/inode.c).
+    pub(in crate::fs) fn born_as(
+        &self,
+        new: &NewFile,
+        dir: BorrowedFd<'_>,
+        kind: Kind,
+    ) -> Result<Stored, FsError> {
+        let uid = new.caller.uid.and_then(|uid| self.maps.down_uid(uid));
+        let gid = new.caller.gid.and_then(|gid| self.maps.down_gid(gid));
+        let (Some(uid), Some(mut gid)) = (uid, gid) else { return Err(FsError::UnmappedCaller) };
+        let mut mode = new.mode & 0o7777 & !(new.umask & 0o777);
+        let parent = self.recorded(Of::Fd(dir), &LowerStat::of(dir)?)?;
+        if parent.mode & S_ISGID != 0 {
+            gid = parent.gid.ok_or(FsError::UnmappedOwner)?;
+            if kind == Kind::Dir {
+                mode |= S_ISGID;
+            }
+        }
+        Ok(Stored { uid, gid, mode, kind: Some(kind) })
+    }
+
+    /// Makes a directory, a link or a node.
+    pub(in crate::fs) fn make_recorded(
+        &self,
+        owners: &Owners,
+        parent: u64,
+        name: Name<'_>,
+        new: &NewFile,
+        special: &Special<'_>,
+    ) -> Result<Entry<'_>, FsError> {
+        let creator = self.creator(new.caller, new.umask)?;
+        let parent = self.lower.inode(parent)?;
+        let dir = self.lower.path_fd(&parent)?;
+        let stored = self.born_as(new, dir.as_fd(), kind_of(special, new.mode))?;
+        let name = name.as_os_str();
+        let fd = as_creator(creator, || {
+            self.lower.retrying(|| match special {
+                Special::Dir => make_dir(dir.as_fd(), name),
+                Special::Symlink(_) | Special::Node(_) => make_file(dir.as_fd(), name),
+            })
+        })?;
+        let flags =
+            if matches!(special, Special::Dir) { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        let written = || -> Result<(), FsError> {
+            if let Special::Symlink(target) = special {
+                let copy = fd.try_clone().map_err(|error| failed(&error))?;
+                std::fs::File::from(copy)
+                    .write_all(target.as_bytes())
+                    .map_err(|error| failed(&error))?;
+            }
+            owners.write(fd.as_fd(), &stored)
+        };
+        Self::or_take_back(written(), dir.as_fd(), name, flags)?;
+        let stat = LowerStat::of(&fd)?;
+        let lookup = self.lower.intern(&parent, name, &stat);
+        Ok(Entry { lookup, attr: self.shown(Of::Fd(fd.as_fd()), &stat)? })
+    }
+
+    /// Writes the attribute of a file that was just made and opened.
+    pub(in crate::fs) fn record_born(
+        &self,
+        fd: &OwnedFd,
+        stored: &Stored,
+        dir: BorrowedFd<'_>,
+        name: Option<&OsStr>,
+    ) -> Result<(), FsError> {
+        let Some(owners) = &self.owners else { return Ok(()) };
+        let written = owners.write(fd.as_fd(), stored);
+        match name {
+            Some(name) => Self::or_take_back(written, dir, name, AtFlags::empty()),
+            None => written,
+        }
+    }
+
+    /// A file whose owner could not be written is not left behind.
+    fn or_take_back(
+        written: Result<(), FsError>,
+        dir: BorrowedFd<'_>,
+        name: &OsStr,
+        flags: AtFlags,
+    ) -> Result<(), FsError> {
+        if written.is_err()
+            && let Err(errno) = rustix::fs::unlinkat(dir, name, flags)
+        {
+            tracing::warn!(%errno, "a file without an owner is left");
+        }
+        written
+    }
+
+    /// The target of a symbolic link that is a regular file below; `EINVAL` if it is none.
+    pub(in crate::fs) fn recorded_target(&self, inode: &Arc<Inode>) -> Result<Vec<u8>, FsError> {
+        const LONGEST: usize = 4096; // PATH_MAX
+        let path = self.lower.path_fd(inode)?;
+        let stat = self.recorded(Of::Fd(path.as_fd()), &LowerStat::of(&path)?)?;
+        if stat.kind() != FileType::Symlink || inode.kind != FileType::RegularFile {
+            return Err(FsError::Refused(Errno::INVAL));
+        }
+        let fd = self.lower.open_file(inode, OFlags::RDONLY)?;
+        let mut target = Vec::with_capacity(LONGEST);
+        rustix::io::pread(&fd, rustix::buffer::spare_capacity(&mut target), 0).call("pread")?;
+        Ok(target)
+    }
+}
+
+/// The lower mode of a regular file that is made.
+pub(in crate::fs) fn private_file() -> Mode {
+    Mode::from_bits_truncate(PRIVATE_FILE)
+}
+
+fn kind_of(special: &Special<'_>, mode: u32) -> Kind {
+    let Special::Node(rdev) = special else {
+        return if matches!(special, Special::Dir) { Kind::Dir } else { Kind::Symlink };
+    };
+    let (major, minor) = decode_rdev(*rdev);
+    let device = Device { major, minor };
+    match FileType::from_raw_mode(mode) {
+        FileType::Fifo => Kind::Pipe,
+        FileType::Socket => Kind::Socket,
+        FileType::BlockDevice => Kind::Block(device),
+        FileType::CharacterDevice => Kind::Char(device),
+        _ => Kind::File,
+    }
+}
+
+fn make_dir(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
+    rustix::fs::mkdirat(dir, name, Mode::from_bits_truncate(PRIVATE_DIR)).call("mkdirat")?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).call("openat")
+}
+
+fn make_file(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, private_file()).call("openat")
+}
+
+fn failed(error: &std::io::Error) -> FsError {
+    let errno = Errno::from_io_error(error).unwrap_or(Errno::IO);
+    FsError::Os { call: "write", errno }
+}
