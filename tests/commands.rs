@@ -316,6 +316,9 @@ fn remount_changes_flags() {
     }
     place.idshift(&["mount", "-o", "remount,rw", "LOWER", "MNT"]).with_code(0);
     assert!(place.flags().starts_with("rw,"));
+    // What cannot be changed is not passed over in silence.
+    let noted = place.idshift(&["mount", "-o", "remount,rw,suid=deny", "LOWER", "MNT"]);
+    noted.with_code(0).saying(&["suid= stay"]);
 }
 
 fn flags_reach_the_mount() {

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::MountFlags as Kernel;
 
-use crate::config::MountFlags;
+use crate::config::{MountFlags, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
 use crate::mount::options::{Options, Origin};
@@ -38,10 +38,13 @@ pub fn present_flags(mount: &Mount) -> Result<MountFlags, StartError> {
 
 /// Gives `mount` the flags of `options`.
 pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
-    if !options.maps.is_empty() {
+    let said = [
+        ("the id map stays", !options.maps.is_empty()),
+        ("unmapped=, deny_groups= and suid= stay", options.policies != Policies::default()),
+    ];
+    for (stays, _) in said.iter().filter(|(_, given)| *given) {
         eprintln!(
-            "idshift: note: a remount changes the flags only; the id map stays what it was when \
-             '{}' was mounted",
+            "idshift: note: a remount changes the flags only; {stays} as when '{}' was mounted",
             mount.mountpoint.display()
         );
     }
