@@ -12,8 +12,10 @@ use common::{Caller, Mount, lo};
 
 common::tests!(a_big_tree_with_few_descriptors, a_deep_tree_with_few_descriptors);
 
-/// What the server may hold in memory for 200,000 files that the kernel knows.
-const MEMORY_KIB: u64 = 64 * 1024;
+/// What the server may hold in memory: so many KiB, and so many bytes for each file that the kernel
+/// knows.
+const MEMORY_KIB: u64 = 12 * 1024;
+const BYTES_EACH: u64 = 200;
 const PER_DIRECTORY: usize = 1_000;
 
 fn wanted_files() -> usize {
@@ -88,7 +90,7 @@ fn a_big_tree_with_few_descriptors() {
         "scale: {files} files walked in {first:.1?} under ulimit -n 256; the server holds {held} descriptors, peak memory {memory} kB"
     );
     assert!(held <= 256);
-    let allowed = MEMORY_KIB.max(MEMORY_KIB * files as u64 / 200_000);
+    let allowed = MEMORY_KIB + BYTES_EACH * files as u64 / 1024;
     assert!(memory < allowed, "peak memory {memory} kB of {allowed}");
     if common::machine().real_root {
         // The kernel forgets, the server must too.

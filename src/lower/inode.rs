@@ -33,7 +33,8 @@ pub struct Place {
 #[derive(Debug)]
 struct Found {
     place: Option<Place>,
-    handle: Option<(i32, Box<[u8]>)>,
+    /// Few inodes ever have one: boxed, it takes little room in the others.
+    handle: Option<Box<(i32, Box<[u8]>)>>,
 }
 
 /// How a descriptor is made again.
@@ -68,7 +69,8 @@ impl Inode {
     /// A copy of the present locator: the lock is not held while it is used.
     pub(super) fn locator(&self) -> Locator {
         match &*self.lock() {
-            Found { handle: Some((kind, data)), .. } => {
+            Found { handle: Some(handle), .. } => {
+                let (kind, data) = &**handle;
                 Locator::Handle { kind: *kind, data: data.clone() }
             }
             Found { place: Some(Place { parent, name }), .. } => {
@@ -105,7 +107,7 @@ impl Found {
         match newer {
             Locator::Root => None,
             Locator::Handle { kind, data } => {
-                self.handle = Some((kind, data));
+                self.handle = Some(Box::new((kind, data)));
                 None
             }
             Locator::Walk { parent, name } => {
