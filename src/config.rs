@@ -114,9 +114,10 @@ pub enum Backend {
 }
 
 /// How long what the kernel remembers may differ from the lower tree (`cache=`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheMode {
     /// [`CacheMode::Coherent`] where that is possible, else [`CacheMode::Ttl`] of [`DEFAULT_TTL`].
+    #[default]
     Auto,
     /// Nothing is remembered: each call asks the lower tree.
     None,
@@ -126,12 +127,6 @@ pub enum CacheMode {
     Coherent,
     /// Nobody else changes the lower tree: remembered until the kernel forgets.
     Exclusive,
-}
-
-impl Default for CacheMode {
-    fn default() -> Self {
-        CacheMode::Ttl(DEFAULT_TTL)
-    }
 }
 
 /// What FUSE file systems commonly use.

@@ -32,6 +32,7 @@ common::tests!(
     small_writes,
     listing,
     walking,
+    warm_while_nothing_changes_below,
     a_file_as_tar_makes_it,
     a_directory_and_its_end,
     a_symbolic_link,
@@ -267,6 +268,31 @@ fn walking() {
     // Each directory's time of access has changed; nothing else is asked again.
     assert_eq!(second, vec!["Getattr"; DIRS + 1]);
     assert_messages!(c, [], assert_eq!(walk(&root), all));
+}
+
+fn warm_while_nothing_changes_below() {
+    common::runner::needs_real_root("fanotify watches a file system for root alone");
+    let c = Counted::with("cache=coherent", |lower| {
+        put_dir(&lower.join("dir"), 0o755, lo(0), lo(0));
+        (0..20).for_each(|number| plain(&lower.join(format!("dir/file{number}"))));
+    });
+    let (file, missing) = (c.up("dir/file7"), c.up("dir/missing"));
+    let all = || {
+        assert_eq!(fs::read_dir(c.up("dir")).unwrap().count(), 20);
+        (0..20).for_each(|n| look(&c.up(format!("dir/file{n}"))));
+        assert_eq!(open(&missing, OFlags::PATH, 0).err(), Some(Errno::NOENT));
+    };
+    // The listing moves the directory's time of access.
+    (0..2).for_each(|_| all());
+    let later = || std::thread::sleep(std::time::Duration::from_millis(1_100));
+    later();
+    assert_messages!(c, [], (0..10).for_each(|_| all()));
+    // After a change below, what has changed is asked for once.
+    set_mode(&c.mount.low("dir/file7"), 0o600).unwrap();
+    let seen = || common::eventually("the mode", || stat(&file).st_mode & 0o777 == 0o600);
+    assert_messages!(c, [Getattr], seen());
+    later();
+    assert_messages!(c, [], (0..10).for_each(|_| all()));
 }
 
 fn a_file_as_tar_makes_it() {

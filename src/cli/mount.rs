@@ -51,10 +51,11 @@ Id maps (map=SPEC; several specs add up):
   'idshift map explain SPEC…' says in words what a map does.
 
 Options of idshift:
-  cache=none | ttl:SECONDS | coherent | exclusive
-                          how long the kernel may remember names and attributes: not at all,
-                          that long (default: ttl:1), until something changes in LOWER (root alone;
-                          ext4, xfs, btrfs, tmpfs), or for good, because nobody else changes LOWER
+  cache=coherent | ttl:SECONDS | none | exclusive
+                          how long the kernel may remember names and attributes: until something
+                          changes in LOWER (default where possible: root; ext4, xfs, btrfs, tmpfs),
+                          that long (else: ttl:1), not at all, or for good, because nobody else
+                          changes LOWER
   io=passthrough | cached
                           contents are used by the kernel on the lower file, else through the
                           server (default); or they are kept in the mount's own cache, and opening

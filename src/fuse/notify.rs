@@ -88,9 +88,9 @@ impl Notifier {
             .name("watch".into())
             .spawn(move || {
                 let Some(watch) = server.fs.lower.watch() else { return };
-                if let Err(errno) =
-                    (Listener { server: &server, watch, repeats: HashMap::new() }).listen(&stopped)
-                {
+                let _at_the_end = Stopping(watch);
+                let listener = Listener { server: &server, watch, repeats: HashMap::new() };
+                if let Err(errno) = listener.listen(&stopped) {
                     tracing::error!(%errno, "changes below are not heard of any more");
                 }
             })
@@ -108,6 +108,15 @@ impl Drop for Notifier {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that listens has panicked");
         }
+    }
+}
+
+/// However the thread ends, no answer is trusted after it.
+struct Stopping<'w>(&'w Watch);
+
+impl Drop for Stopping<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

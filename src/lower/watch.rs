@@ -213,6 +213,11 @@ impl Watch {
         self.told.doubt(place);
     }
 
+    /// Nobody will read events any more: from now on no answer is trusted.
+    pub fn stop(&self) {
+        self.clock.stop();
+    }
+
     /// Reads the events that are waiting, up to a buffer of each group, and tells what others have
     /// changed. From one thread alone. Returns whether there may be more.
     pub fn read(&self, buffer: &mut [u8], tell: &mut dyn FnMut(Change<'_>)) -> Result<bool, Errno> {

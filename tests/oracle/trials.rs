@@ -20,8 +20,14 @@ use crate::world::Difference;
 /// How idshift may be told to work otherwise than by default: the hand-written cases are tried with
 /// each of these options too, on one file system with one map. More of them by
 /// `IDSHIFT_ORACLE_OPTIONS`, which counts for all trials.
-const MODES: &[&str] =
-    &["cache=none", "cache=exclusive", "locks=lower", "io=cached", "io=cached,cache=exclusive"];
+const MODES: &[&str] = &[
+    "cache=none",
+    "cache=ttl:1",
+    "cache=exclusive",
+    "locks=lower",
+    "io=cached",
+    "io=cached,cache=exclusive",
+];
 /// Each so-manieth sequence of a case is tried in each mode.
 const MODES_EVERY: usize = 5;
 

@@ -43,6 +43,11 @@ impl Clock {
         self.all.store(number, Ordering::SeqCst);
     }
 
+    /// Nobody listens any more.
+    pub(super) fn stop(&self) {
+        self.all.store(u64::MAX, Ordering::SeqCst);
+    }
+
     /// Whether nothing has happened to the inode since the ticket was taken. To be asked after
     /// the inode was entered in the table.
     pub fn undisturbed(&self, since: Ticket, ino: u64) -> bool {
@@ -84,5 +89,7 @@ mod tests {
         clock.happened_to_all();
         assert!(!clock.undisturbed(ticket, 1) && clock.all_disturbed(ticket));
         assert!(clock.undisturbed(clock.ticket(), 1));
+        clock.stop();
+        assert!(!clock.undisturbed(clock.ticket(), 1) && clock.all_disturbed(clock.ticket()));
     }
 }

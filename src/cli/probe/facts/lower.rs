@@ -10,6 +10,7 @@ use crate::config::{
     Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Ownership, Policies,
 };
 use crate::error::StartError;
+use crate::fuse::notify;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::LowerTree;
@@ -26,6 +27,8 @@ pub struct Found {
     /// What `backend=auto` takes and why, in one line.
     pub backend: String,
 }
+
+const COHERENT: &str = "cache=coherent";
 
 /// Looks at the lower directory `path`. Only reads.
 pub fn look_at(path: &Path, standing: Standing) -> Found {
@@ -77,8 +80,12 @@ fn fill(
     };
     section.add("kernel idmapped mount", answer, why);
     match LowerTree::open(&lower, false, 16) {
-        Ok(tree) => {
+        Ok(mut tree) => {
             section.add("file handles", tree.uses_handles(), "opening one was tried");
+            match notify::supported().and_then(|()| tree.start_watching()) {
+                Ok(()) => section.add(COHERENT, true, "the default here; tried"),
+                Err(why) => section.add(COHERENT, false, format!("{why}; cache=ttl:1 instead")),
+            }
             Some(tree.uses_handles())
         }
         Err(error) => {
