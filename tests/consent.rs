@@ -19,6 +19,7 @@ common::tests!(
     root_may_map_any,
     always_without_set_user_id_and_devices,
     ids_outside_the_map_are_never_shown,
+    numbers_in_own_attributes_are_free,
     rights_below_stay_those_of_the_user,
     the_owner_may_think_again,
 );
@@ -188,6 +189,36 @@ fn ids_outside_the_map_are_never_shown() {
     // It is Bob's alone: nobody else is shown anything.
     let seen = Caller::user(ANN).run(|| fs::metadata(place.upper.join("anns")));
     assert_eq!(Errno::from_io_error(&seen.unwrap_err()), Some(Errno::ACCESS));
+}
+
+/// With `ownership=xattr` the stored ids are only numbers in Bob's own files.
+fn numbers_in_own_attributes_are_free() {
+    let place = Place::new();
+    chown(&place.lower, Some(BOB), Some(BOB)).unwrap();
+    for (map, named) in [
+        ("map=b:0:0:1,ownership=xattr", "shown uid 0"),
+        ("map=b:1001:1000:1,ownership=xattr", "shown uid 1000"),
+    ] {
+        let called = place.mount(BOB, map);
+        assert_eq!(called.code, 1, "{map}: {}", called.err);
+        assert!(called.err.contains(named), "{map}: {}", called.err);
+    }
+    place.bobs(
+        "map=u:0:1001:1,map=u:1:200000:100,map=g:0:1001:1,map=g:1:300000:100,ownership=xattr",
+    );
+    let made = place.upper.join("made");
+    Caller::user(BOB).run(|| {
+        fs::write(&made, "Bob's").unwrap();
+        std::os::unix::fs::symlink("made", place.upper.join("link")).unwrap();
+        assert_eq!(owner(&made), (BOB, BOB));
+        assert_eq!(owner(&place.upper.join("link")), (BOB, BOB));
+        assert_eq!(fs::read(place.upper.join("link")).unwrap(), b"Bob's");
+        assert_eq!(owner(&place.upper.join("anns")), (65_534, 65_534));
+    });
+    let below = place.lower.join("made");
+    assert_eq!(owner(&below), (BOB, BOB));
+    let stored = common::get_xattr(&below, "user.containers.override_stat").unwrap();
+    assert!(stored.starts_with(b"0:0:0"), "root's, by the numbers below");
 }
 
 fn rights_below_stay_those_of_the_user() {

@@ -4,13 +4,13 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{FileTypeExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use common::mount::{free, is_mounted, temp_dir};
 use common::program::{copy_program, idshift};
-use common::runner::{needs_idshift, needs_program, needs_real_root};
+use common::runner::{needs_idshift, needs_program};
 use common::{
     CWD, Caller, Errno, Mode, Mount, OFlags, assert_errno, chown, create, get_xattr, list_xattr,
     machine, mkdir, mode, open, owner, put_dir, put_file, raw, set_mode, set_xattr, stat,
@@ -35,8 +35,6 @@ common::tests!(
     broken_attributes_give_no_rights,
     acls_are_refused,
     listings_know_the_types,
-    fuse_overlayfs_reads_it,
-    fuse_overlayfs_has_written_it,
     what_cannot_be_is_said_before,
     read_only_mounts_write_nothing,
 );
@@ -483,97 +481,6 @@ fn listings_know_the_types() {
     }
     let found = Command::new("find").arg(mount.up("")).args(["-type", "l"]).output().unwrap();
     assert_eq!(String::from_utf8(found.stdout).unwrap().lines().count(), 1);
-}
-
-/// A mount of fuse-overlayfs.
-struct Overlay(PathBuf);
-
-impl Overlay {
-    fn new(point: PathBuf, options: &str) -> Self {
-        needs_program("fuse-overlayfs");
-        fs::create_dir(&point).unwrap();
-        let done = Command::new("fuse-overlayfs").args(["-o", options]).arg(&point).output();
-        let done = done.unwrap();
-        let said = String::from_utf8_lossy(&done.stderr);
-        assert!(done.status.success() && is_mounted(&point), "{said}");
-        Self(point)
-    }
-}
-
-impl Drop for Overlay {
-    fn drop(&mut self) {
-        free(&self.0);
-    }
-}
-
-/// Name, owner and mode of what a tree has, without links and nodes, which that version of
-/// fuse-overlayfs does not know in attributes.
-fn owners(root: &Path) -> Vec<(PathBuf, u32, u32, u32)> {
-    let mut found = Vec::new();
-    let mut left = vec![root.to_path_buf()];
-    while let Some(path) = left.pop() {
-        let seen = fs::symlink_metadata(&path).unwrap();
-        if seen.is_dir() {
-            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
-        }
-        let name = path.strip_prefix(root).unwrap().to_owned();
-        found.push((name, seen.uid(), seen.gid(), seen.mode()));
-    }
-    found.sort();
-    found
-}
-
-fn fuse_overlayfs_reads_it() {
-    needs_real_root("what fuse-overlayfs shows in a user namespace depends on its version");
-    let mount = empty();
-    for (name, uid, gid, bits) in
-        [("a", 0, 42, 0o640), ("b", 1000, 1000, 0o4755), ("c", 33, 7, 0o2711)]
-    {
-        fs::write(mount.up(name), name).unwrap();
-        mkdir(&mount.up(format!("dir-{name}")), 0o700).unwrap();
-        for path in [mount.up(name), mount.up(format!("dir-{name}"))] {
-            chown(&path, Some(uid), Some(gid)).unwrap();
-            set_mode(&path, bits).unwrap();
-        }
-    }
-    let options = format!("lowerdir={}", mount.low("").display());
-    let overlay = Overlay::new(mount.beside().join("overlay"), &options);
-    assert_eq!(owners(&overlay.0), owners(&mount.up("")));
-    assert_eq!(fs::read(overlay.0.join("b")).unwrap(), b"b");
-}
-
-fn fuse_overlayfs_has_written_it() {
-    needs_idshift();
-    needs_real_root("what fuse-overlayfs writes in a user namespace depends on its version");
-    let dir = temp_dir();
-    let [lower, work, base] = ["lower", "work", "base"].map(|name| {
-        let path = dir.path().join(name);
-        put_dir(&path, 0o755, 0, 0);
-        path
-    });
-    // A tree that it takes for one with attributes of the container tools.
-    label(&lower, "0:0:0755:dir");
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},xattr_permissions=2",
-        base.display(),
-        lower.display(),
-        work.display()
-    );
-    let overlay = Overlay::new(dir.path().join("overlay"), &options);
-    fs::write(overlay.0.join("file"), "from there").unwrap();
-    fs::create_dir(overlay.0.join("dir")).unwrap();
-    for (name, uid, gid, bits) in [("file", 7, 8, 0o4750), ("dir", 9, 10, 0o1777)] {
-        chown(&overlay.0.join(name), Some(uid), Some(gid)).unwrap();
-        set_mode(&overlay.0.join(name), bits).unwrap();
-    }
-    let theirs = owners(&overlay.0);
-    drop(overlay);
-    if get_xattr(&lower.join("file"), ATTRIBUTE).is_err() {
-        common::skip("needs a fuse-overlayfs that writes user.containers.override_stat");
-    }
-    let mount = Mount::of(dir, lower, OPTIONS);
-    assert_eq!(owners(&mount.up("")), theirs);
-    assert_eq!(owner(&mount.up("file")), (7, 8));
 }
 
 fn what_cannot_be_is_said_before() {

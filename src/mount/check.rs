@@ -58,7 +58,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     if standing.mounts_itself() {
         allow_other = true;
     } else {
-        Allowance::of_this_user()?.check(&maps, &options.ownership, options.policies.unmapped)?;
+        Allowance::of_this_user()?.check(&maps, &options.ownership)?;
         flags.nosuid = true;
         flags.nodev = true;
         if allow_other && !privilege::user_allow_other() {

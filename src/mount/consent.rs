@@ -15,7 +15,6 @@ use crate::host::subids;
 use crate::shift::id::{Kind, Uid};
 use crate::shift::idmap::{IdMap, Maps};
 use crate::shift::sources::Range;
-use crate::shift::unmapped::UnmappedOwners;
 use crate::sys::users::{self, User};
 
 /// The ids that a user may map.
@@ -54,21 +53,7 @@ impl Allowance {
 
     /// Refuses a map with an id that this user may not map. Where owners are kept in attributes
     /// the lower ids are numbers in the user's own files, and nobody's.
-    pub fn check(
-        &self,
-        maps: &Maps,
-        ownership: &Ownership,
-        unmapped: UnmappedOwners,
-    ) -> Result<(), StartError> {
-        if let Some((uid, gid)) = unmapped.stand_in() {
-            for (kind, id, allowed) in
-                [("uid", uid.raw(), &self.uids), ("gid", gid.raw(), &self.gids)]
-            {
-                if first_outside(id, 1, allowed).is_some() {
-                    return Err(self.refusal("unmapped", &format!("{kind} {id}"), kind));
-                }
-            }
-        }
+    pub fn check(&self, maps: &Maps, ownership: &Ownership) -> Result<(), StartError> {
         let stored_count = *ownership == Ownership::Chown;
         self.check_kind(&maps.uids, &self.uids, stored_count)?;
         self.check_kind(&maps.gids, &self.gids, stored_count)
@@ -86,19 +71,19 @@ impl Allowance {
                 continue;
             }
             if stored_count && let Some(id) = first_outside(raw.lower, raw.count, allowed) {
-                return Err(self.refusal("map", &format!("stored {} {id}", K::NAME), K::NAME));
+                return Err(self.refusal(&format!("stored {} {id}", K::NAME), K::NAME));
             }
             if let Some(id) = first_outside(raw.upper, raw.count, allowed) {
-                return Err(self.refusal("map", &format!("shown {} {id}", K::NAME), K::NAME));
+                return Err(self.refusal(&format!("shown {} {id}", K::NAME), K::NAME));
             }
         }
         Ok(())
     }
 
-    fn refusal(&self, option: &str, what: &str, kind: &str) -> StartError {
+    fn refusal(&self, what: &str, kind: &str) -> StartError {
         let file = if kind == Uid::NAME { subids::SUBUID } else { subids::SUBGID };
         StartError::Usage(format!(
-            "option '{option}': the {what} is not yours to map; an ordinary user maps the own id and \
+            "option 'map': the {what} is not yours to map; an ordinary user maps the own id and \
              those that {file} grants to '{}'. Root can grant more there, or mount for you",
             self.name
         ))
@@ -128,7 +113,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::shift::id::{UpperGid, UpperUid};
     use crate::shift::idmap::Extent;
 
     fn bob() -> Allowance {
@@ -146,7 +130,7 @@ mod tests {
             IdMap::new(vec![Extent::from_raw(lower, upper, count).unwrap()]).unwrap()
         }
         let maps = Maps { uids: map(uid), gids: map(gid) };
-        bob().check(&maps, ownership, UnmappedOwners::Overflow).map_err(|error| error.to_string())
+        bob().check(&maps, ownership).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -167,19 +151,6 @@ mod tests {
             let message = check((uid, gid), &chown).unwrap_err();
             assert!(parts.iter().all(|part| message.contains(part)), "{message}");
         }
-    }
-
-    #[test]
-    fn who_stands_in_is_an_own_id_too() {
-        let maps = Maps::identity();
-        let ids = |uid, gid| (UpperUid::new(uid).unwrap(), UpperGid::new(gid).unwrap());
-        let check =
-            |(uid, gid)| bob().check(&maps, &Ownership::Chown, UnmappedOwners::Owner(uid, gid));
-        check(ids(1001, 1001)).unwrap();
-        check(ids(100_000, 1001)).unwrap();
-        let refused = check(ids(0, 1001)).unwrap_err().to_string();
-        assert!(refused.contains("'unmapped'") && refused.contains("uid 0"), "{refused}");
-        assert!(check(ids(1001, 100_000)).unwrap_err().to_string().contains("gid 100000"));
     }
 
     #[test]
