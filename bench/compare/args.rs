@@ -13,7 +13,8 @@ pub(crate) struct Args {
     /// Only what has this in its name (a workload, a group or a measure); may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
-    /// Only subjects that have this in their name, beside the kernel's mount; may be repeated
+    /// Only the subject of this name, or those that have this in their name, beside the kernel's
+    /// mount; may be repeated
     #[arg(long, value_name = "NAME")]
     pub(crate) subject: Vec<String>,
     /// Print the workloads and their measures, and end

@@ -135,11 +135,15 @@ pub(crate) type LeftOut = Vec<(String, String)>;
 pub(crate) fn find(args: &Args, stage: &Stage) -> (Vec<Subject>, LeftOut) {
     let mut subjects = Vec::new();
     let mut left_out = Vec::new();
-    for (name, candidate) in candidates(args) {
-        let wanted = args.subject.is_empty()
-            || name == "kernel"
-            || args.subject.iter().any(|part| name.contains(part.as_str()));
-        if !wanted {
+    let candidates = candidates(args);
+    let names: Vec<String> = candidates.iter().map(|(name, _)| name.clone()).collect();
+    for (name, candidate) in candidates {
+        // A whole name means that subject alone.
+        let is_meant = |word: &String| {
+            if names.contains(word) { name == *word } else { name.contains(word.as_str()) }
+        };
+        let wanted = args.subject.is_empty() || name == "kernel";
+        if !wanted && !args.subject.iter().any(is_meant) {
             continue;
         }
         let fit = candidate.and_then(|kind| {
