@@ -250,6 +250,16 @@ fn next_mount_and_umount_clear_up_after_a_killed_server() {
     let other = Mount::new();
     assert_eq!(table(dir.path()), before, "a mount of another directory will do");
     killed(&lower, "hide");
+    let point = dir.path().join("kernel");
+    put_dir(&point, 0o755, 0, 0);
+    let options = format!("{},backend=kernel", common::MAP);
+    if idshift(&[&"mount", &"-o", &options, &lower, &point]).code == 0 {
+        assert_eq!(runs_as(&point).unwrap(), "5", "the kernel's mount shows what was covered");
+        free(&point);
+    }
+    fs::remove_dir(&point).unwrap();
+    assert_eq!(table(dir.path()), before, "so does one of the kernel");
+    killed(&lower, "hide");
     let mount = guarded(&lower, "nosuid");
     assert_eq!(guard_on(&lower), "nosuid");
     assert_eq!(runs_as(&mount.up("")).unwrap(), "5", "not what the dead one covered it with");

@@ -37,6 +37,7 @@ common::tests!(
     listings_know_the_types,
     what_cannot_be_is_said_before,
     read_only_mounts_write_nothing,
+    nobody_is_warned_of_programs_below,
 );
 
 const ATTRIBUTE: &str = "user.containers.override_stat";
@@ -535,4 +536,24 @@ fn read_only_mounts_write_nothing() {
     let mount = Mount::of(dir, lower, &format!("{OPTIONS},ro"));
     assert_eq!((owner(&mount.up("file")), mode(&mount.up("file"))), ((5, 6), 0o644));
     assert_errno!(get_xattr(&mount.low(""), ATTRIBUTE), Errno::NODATA);
+}
+
+/// Set-ID bits are never in the lower mode, so there is nothing to warn of.
+fn nobody_is_warned_of_programs_below() {
+    needs_idshift();
+    let dir = temp_dir();
+    let (lower, upper) = (dir.path().join("lower"), dir.path().join("upper"));
+    put_dir(&lower, 0o755, 0, 0);
+    put_dir(&upper, 0o755, 0, 0);
+    let said = |options: &str| {
+        let options = format!("map=b:0:1000:10,{options}");
+        let called = idshift(&[&"mount", &"-o", &options, &lower, &upper]);
+        assert_eq!(called.code, 0, "{}", called.err);
+        free(&upper);
+        called.err
+    };
+    assert_eq!(said("ownership=xattr"), "");
+    if !said("ownership=chown").contains("suid=") {
+        common::skip("needs a temporary directory that is not nosuid");
+    }
 }

@@ -73,6 +73,10 @@ pub fn choose(config: &MountConfig) -> Result<Choice, StartError> {
 ///
 /// Returns when the mount is there; nothing has to keep running.
 pub fn mount(config: &MountConfig) -> Result<(), StartError> {
+    // As at every mount; what is left of a dead server's guard is no reason not to make this one.
+    if let Err(error) = guard::sweep(None) {
+        tracing::warn!("{error}");
+    }
     let clone = shifted_clone(config).map_err(|why| StartError::Mount(why.to_string()))?;
     rustix::mount::move_mount(
         &clone,

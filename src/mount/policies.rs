@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, MountConfig, Policies};
+use crate::config::{GuardMode, MountConfig, Ownership, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
@@ -75,6 +75,7 @@ pub fn check_lower(policies: Policies, lower: &LowerTree) -> Result<(), StartErr
 pub fn set_id_warning(config: &MountConfig) -> Option<String> {
     let harmless = config.policies.set_id != SetIdPolicy::Pass
         || config.guard != GuardMode::None
+        || config.ownership != Ownership::Chown
         || config.flags.read_only
         || !config.allow_other
         || config.maps.is_identity()
