@@ -34,7 +34,7 @@ pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
 pub use lookup::Entry;
 pub use name::Name;
-pub use open::{BackingFile, Opened, Opening};
+pub use open::{BackingFile, Opened};
 pub use owners::{FOR_OTHERS, Owners};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};

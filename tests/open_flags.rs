@@ -26,6 +26,7 @@ common::tests!(
     mapped_pages_of_an_appending_file,
     file_that_may_only_grow,
     running_program_is_not_emptied,
+    truncation_can_be_forbidden,
     server_opens_synchronously,
     synchronous_writes_reach_the_disk,
 );
@@ -124,7 +125,7 @@ fn file_that_may_only_grow() {
     assert_eq!(fs::read(mount.low("file")).unwrap(), b"0123456789A");
 }
 
-/// Also not by O_RDONLY with O_TRUNC, which the kernel looks at when the server has opened the file.
+/// Also not by O_RDONLY with O_TRUNC, which the kernel looks at when the file has been opened.
 fn running_program_is_not_emptied() {
     needs_program("sleep");
     let mount = Mount::with(common::MAP, |lower| {
@@ -143,6 +144,24 @@ fn running_program_is_not_emptied() {
     assert_eq!(still, (None, size), "it runs on, and its file is whole");
     open(&mount.up("program"), OFlags::RDONLY | OFlags::TRUNC, 0).unwrap();
     assert_eq!(stat(&mount.low("program")).st_size, 0);
+}
+
+/// Landlock is asked when the file has been opened, too.
+fn truncation_can_be_forbidden() {
+    let mount = Mount::new();
+    put_file(&mount.low("file"), b"content", 0o666, lo(0), lo(0));
+    let root = open(&mount.up(""), OFlags::PATH, 0).unwrap();
+    let sandboxed = || {
+        common::raw::forbid_truncation(root.as_fd())?;
+        let tries =
+            [OFlags::WRONLY, OFlags::WRONLY | OFlags::TRUNC, OFlags::RDONLY | OFlags::TRUNC];
+        Ok(tries.map(|flags| open(&mount.up("file"), flags, 0).map(drop)))
+    };
+    // A thread of its own, since it never gets its rights back.
+    let seen: Result<_, Errno> = std::thread::scope(|scope| scope.spawn(sandboxed).join().unwrap());
+    let seen = seen.unwrap_or_else(|errno| skip(format!("needs Landlock of Linux 6.2: {errno}")));
+    assert_eq!(seen, [Ok(()), Err(Errno::ACCESS), Err(Errno::ACCESS)]);
+    assert_eq!(fs::read(mount.low("file")).unwrap(), b"content");
 }
 
 /// The flags of the server's own descriptors of a lower file that may write to it.

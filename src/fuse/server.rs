@@ -20,10 +20,8 @@ mod data;
 mod listing;
 mod locks;
 mod names;
-mod reopening;
 
 pub(super) use locks::LockWaiters;
-pub(super) use reopening::Reopening;
 
 /// Everything that a request needs.
 pub(super) struct Server {
@@ -41,8 +39,6 @@ pub(super) struct Server {
     pub(super) backings: Backings,
     /// Where locks are held on the lower files.
     pub(super) lock_waiters: Option<LockWaiters>,
-    /// Who was told to open a file again.
-    pub(super) reopening: Reopening,
 }
 
 /// What a reply hands over to the kernel. If the reply cannot be delivered, because the caller has

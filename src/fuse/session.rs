@@ -8,12 +8,12 @@ use rustix::io::Errno;
 use super::backing::Backings;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
-    self, Agreed, FUSE_ATOMIC_O_TRUNC, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
-    FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
+    self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH,
+    FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::{self, Notifier};
 use super::request::Request;
-use super::server::{LockWaiters, Reopening, Server};
+use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
@@ -51,8 +51,7 @@ impl Settings {
         let gathering = if self.gather_writes { 0 } else { FUSE_WRITEBACK_CACHE };
         let io = match self.io {
             IoMode::Passthrough => FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE,
-            // Where opening is not told, truncation cannot be a part of it.
-            IoMode::Cached => FUSE_PASSTHROUGH | FUSE_ATOMIC_O_TRUNC | gathering,
+            IoMode::Cached => FUSE_PASSTHROUGH | gathering,
         };
         let opening = if self.judges_opening { FUSE_NO_OPEN_SUPPORT } else { 0 };
         locks | io | opening
@@ -82,7 +81,6 @@ impl Connection {
             finds_out_listings: notify::finds_out_listings(),
             flush: settings.flush,
             lock_waiters,
-            reopening: Reopening::default(),
             backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
             device,
         };

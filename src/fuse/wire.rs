@@ -25,8 +25,6 @@ pub(super) mod fattr {
 
 /// `FUSE_GETATTR_FH`: the request names an open file.
 pub(super) const GETATTR_FH: u32 = 1;
-/// `FUSE_OPEN_KILL_SUIDGID`: truncation by somebody without `CAP_FSETID`.
-pub(super) const OPEN_KILL_SUIDGID: u32 = 1;
 /// `FUSE_WRITE_KILL_SUIDGID`.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_SETXATTR_ACL_KILL_SGID`: an ACL set by somebody outside the file's group.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustix::fs::OFlags;
@@ -19,8 +19,6 @@ pub struct OpenFile {
     fd: OnceLock<Arc<OwnedFd>>,
     /// The caller's flags, as far as they count for the lower file.
     flags: OFlags,
-    /// Whether it was opened to be run: it stays open as long as the program runs.
-    program: AtomicBool,
     /// The inode that it belongs to.
     pub inode: Arc<Inode>,
     /// Where a directory is being read.
@@ -60,8 +58,7 @@ pub const UNOPENED: u64 = 0;
 impl OpenFile {
     /// A file that is opened when a request needs it ([`LowerTree::file_fd`]), in no table.
     pub fn unopened(inode: Arc<Inode>, flags: OFlags) -> Self {
-        let program = AtomicBool::new(false);
-        Self { fd: OnceLock::new(), flags, program, inode, dir: Mutex::default() }
+        Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default() }
     }
 
     /// Whether it was opened with `O_APPEND`. The caller may have cleared that flag since.
@@ -90,8 +87,7 @@ impl OpenFiles {
         let handle = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let nodeid = inode.nodeid;
         let fd = fd.map_or_else(OnceLock::new, |fd| OnceLock::from(Arc::new(fd)));
-        let program = AtomicBool::new(false);
-        let file = OpenFile { fd, flags, program, inode, dir: Mutex::default() };
+        let file = OpenFile { fd, flags, inode, dir: Mutex::default() };
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         tables.by_handle.insert(handle, Arc::new(file));
         tables.by_node.entry(nodeid).or_default().push(handle);
@@ -114,18 +110,6 @@ impl OpenFiles {
     /// Whether somebody has this inode open for writing.
     pub fn any_writer(&self, nodeid: u64) -> bool {
         self.any(nodeid, |file| file.flags & OFlags::ACCMODE != OFlags::RDONLY)
-    }
-
-    /// Says of an open file that it was opened to be run.
-    pub fn set_program(&self, handle: u64) {
-        if let Ok(file) = self.get(handle) {
-            file.program.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether somebody runs this inode.
-    pub fn any_program(&self, nodeid: u64) -> bool {
-        self.any(nodeid, |file| file.program.load(Ordering::Relaxed))
     }
 
     fn any(&self, nodeid: u64, is: impl Fn(&OpenFile) -> bool) -> bool {

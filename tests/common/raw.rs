@@ -235,3 +235,28 @@ pub(crate) fn truncate(path: &Path, length: i64) -> Result<(), Errno> {
     // SAFETY: the path is a C string that lives across the call.
     check(unsafe { libc::truncate(c_path(path).as_ptr(), length) }.into()).map(drop)
 }
+
+/// Allows this thread to write to files below `place` and forbids it to truncate any (landlock(7)).
+/// `ENOSYS` or `EOPNOTSUPP` where there is no Landlock, `EINVAL` where it is too old for that.
+pub(crate) fn forbid_truncation(place: BorrowedFd<'_>) -> Result<(), Errno> {
+    const WRITE_FILE: u64 = 1 << 1;
+    const TRUNCATE: u64 = 1 << 14;
+    /// `struct landlock_path_beneath_attr`.
+    #[repr(C, packed)]
+    struct Beneath {
+        allowed: u64,
+        parent: i32,
+    }
+    let handled = WRITE_FILE | TRUNCATE;
+    let beneath = Beneath { allowed: WRITE_FILE, parent: place.as_raw_fd() };
+    // SAFETY: both pointers are to live values of the sizes that these calls expect; the calls
+    // change the rights of this thread alone.
+    unsafe {
+        let rules = &raw const handled;
+        let rules = check(libc::syscall(libc::SYS_landlock_create_ruleset, rules, 8, 0))?;
+        check(libc::syscall(libc::SYS_landlock_add_rule, rules, 1, &raw const beneath, 0))?;
+        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).into())?;
+        check(libc::syscall(libc::SYS_landlock_restrict_self, rules, 0))?;
+        check(libc::syscall(libc::SYS_close, rules)).map(drop)
+    }
+}

@@ -2,9 +2,9 @@
 
 use super::{Done, Handover, Outcome, Server, done, new_file};
 use crate::error::FsError;
-use crate::fs::{Contents, Entry, Opened, Opening, Range, Write};
+use crate::fs::{Contents, Entry, Opened, Range, Write};
 use crate::fuse::backing::Backing;
-use crate::fuse::negotiate::{FUSE_HANDLE_KILLPRIV_V2, FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE};
+use crate::fuse::negotiate::{FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE};
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::trust::{Begun, How};
@@ -19,25 +19,12 @@ impl Server {
         if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
             return Err(super::NOT_OFFERED); // from now on files are used without being opened
         }
-        let (nodeid, tid) = (request.nodeid(), request.caller().tid);
-        let truncates = OFlags::from_bits_retain(args.flags).contains(OFlags::TRUNC);
-        let second = truncates && self.reopening.is_second(tid);
+        let nodeid = request.nodeid();
         if self.fs.before_writing(nodeid, args.flags)? {
             let _known = self.device.forget_attributes(nodeid);
         }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
-        // Without the agreement the kernel clears nothing itself when truncating is part of opening.
-        let told = self.agreed.has(FUSE_HANDLE_KILLPRIV_V2);
-        let clear = told.then_some(args.open_flags & wire::OPEN_KILL_SUIDGID != 0);
-        let Opening { opened, mode_changed } =
-            self.fs.open(request.caller(), nodeid, args.flags, clear, backing.is_some())?;
-        if mode_changed {
-            let _known = self.device.forget_attributes(nodeid);
-            if !second {
-                self.reopening.expect(tid);
-                return Err(FsError::Stale);
-            }
-        }
+        let opened = self.fs.open(nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out(&opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
