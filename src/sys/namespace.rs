@@ -4,7 +4,8 @@ use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 /// Gives the process a mount namespace of its own, a copy of the present one. `EPERM` without
-/// `CAP_SYS_ADMIN`. Only the calling thread moves: call it while there is but one.
+/// `CAP_SYS_ADMIN`. Only the calling thread moves: call it while there is but one,
+/// or in one that is there for no more than what it does next.
 pub fn unshare_mounts() -> Result<(), Errno> {
     // SAFETY: CLONE_NEWNS (which implies CLONE_FS) separates mounts, working directory and umask;
     // descriptors and memory stay shared, so nothing that Rust relies on changes.
