@@ -49,12 +49,14 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
         .with_writer(io::stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal());
+    // The filter comes last, over layers with a filter of their own: only then does `tracing` know the
+    // most detailed level, and pass over the others (one or more for each request) without asking.
     let started = match place {
         // Under systemd each line gets its time from the journal.
         Place::Foreground if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            registry.with(filter).with(terminal.without_time()).try_init()
+            registry.with(terminal.without_time()).with(filter).try_init()
         }
-        Place::Foreground => registry.with(filter).with(terminal).try_init(),
+        Place::Foreground => registry.with(terminal).with(filter).try_init(),
         Place::Background => {
             let syslog = tracing_subscriber::fmt::layer()
                 .with_writer(Syslog::new().map_err(|source| StartError::System {
@@ -66,7 +68,7 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
                 .with_level(false)
                 .without_time();
             let warnings = terminal.without_time().with_filter(LevelFilter::WARN);
-            let started = registry.with(filter).with(warnings).with(syslog).try_init();
+            let started = registry.with(warnings).with(syslog).with(filter).try_init();
             log_panics();
             started
         }
