@@ -62,6 +62,8 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
 /// and opens files without the server.
 pub const OF_OPTIONS: &[(&str, Deviation)] = &[
     ("locks=lower", known("no-holder-of-lower-locks", no_holder)),
+    ("cache=coherent", known("atime-of-remembered-listings", atime_of_remembered_listings)),
+    ("cache=exclusive", known("atime-of-remembered-listings", atime_of_remembered_listings)),
     ("io=cached", known("atime-of-cached-reads", atime_of_cached_reads)),
     ("io=cached", parting("chown-of-nothing-while-written", chown_of_nothing_while_written)),
     ("io=cached", parting("refused-when-written", refused_when_written)),
@@ -84,7 +86,9 @@ pub fn find(
     let strict = std::env::var_os("IDSHIFT_ORACLE_STRICT").is_some();
     let pending = if strict { &[] } else { PENDING };
     let older = OLDER.iter().filter(|(since, _)| kernel() < *since).map(|(_, known)| known);
-    let chosen = OF_OPTIONS.iter().filter(|(option, _)| options.split(',').any(|o| o == *option));
+    let default = if options.contains("cache=") { "" } else { "cache=coherent" };
+    let is_on = |option: &str| options.split(',').chain([default]).any(|on| on == option);
+    let chosen = OF_OPTIONS.iter().filter(|(option, _)| is_on(option));
     KNOWN
         .iter()
         .chain(pending)
@@ -155,6 +159,13 @@ fn direct_io_of_any_size(step: &Step, left: &str, right: &str) -> bool {
 /// While the kernel gathers writes, all of a file counts as data.
 fn holes_of_gathered_writes(step: &Step, _: &str, _: &str) -> bool {
     step.call == "seek" && step.args.iter().any(|arg| arg == "DATA" || arg == "HOLE")
+}
+
+/// What the kernel remembers of a directory it lists without asking the server.
+fn atime_of_remembered_listings(_: &Step, left: &str, right: &str) -> bool {
+    let directory =
+        field(left, "mode=").is_some_and(|mode| mode.len() == 5 && mode.starts_with('4'));
+    directory && field(left, "atime=") == Some("now") && equal_but(left, right, "atime=")
 }
 
 /// Such a bit once marked mandatory locking, and stayed; on the lower file system itself too.
