@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::mount::{free, is_mounted, temp_dir};
 use common::program::{copy_program, idshift};
@@ -32,6 +33,7 @@ common::tests!(
     two_labels_show_two_owners,
     attributes_cannot_be_forged,
     files_without_an_attribute,
+    forged_attributes_do_not_count_while_files_change_hands,
     broken_attributes_give_no_rights,
     acls_are_refused,
     listings_know_the_types,
@@ -420,6 +422,46 @@ fn files_without_an_attribute() {
     assert_eq!((owner(&mount.up("mine")), mode(&mount.up("mine"))), ((5, 6), 0o664));
     assert_eq!(attribute(&mount.low("mine")), "5:6:0664:file");
     assert_eq!(mode(&mount.low("mine")) & 0o022, 0, "nobody else can write the attribute");
+}
+
+/// The first change through the mount makes the file the server's. There must be no moment in
+/// which it is that already and still has the attribute that its former owner has written.
+fn forged_attributes_do_not_count_while_files_change_hands() {
+    const FORGED: &str = "0:0:4755:file";
+    const FILES: usize = 300;
+    let mount = with(OPTIONS, |lower| {
+        for number in 0..FILES {
+            let path = lower.join(number.to_string());
+            put_file(&path, b"x", 0o644, 1000, 1000);
+            label(&path, FORGED);
+        }
+    });
+    let now = AtomicUsize::new(0);
+    let forged = || {
+        let mut found = 0;
+        loop {
+            let number = now.load(Ordering::Relaxed);
+            if number == FILES {
+                return found;
+            }
+            let path = mount.low(number.to_string());
+            let believed = || stat(&path).st_uid == 0 && attribute(&path) == FORGED;
+            // The two are not looked at in one moment, but what is believed once stays so.
+            found += usize::from(believed());
+        }
+    };
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(forged);
+        for number in 0..FILES {
+            now.store(number, Ordering::Relaxed);
+            let path = mount.up(number.to_string());
+            Caller::user(1000).run(|| set_mode(&path, 0o600).unwrap());
+        }
+        now.store(FILES, Ordering::Relaxed);
+        assert_eq!(watcher.join().unwrap(), 0, "moments in which a forged attribute counts");
+    });
+    assert_eq!(attribute(&mount.low("0")), "1000:1000:0600:file");
+    assert_eq!(owner(&mount.low("0")), (0, 0));
 }
 
 fn broken_attributes_give_no_rights() {

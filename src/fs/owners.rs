@@ -16,7 +16,7 @@ pub(super) use make::{Special, private_file};
 
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{AtFlags, FileType, XattrFlags};
+use rustix::fs::{FileType, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
@@ -78,6 +78,46 @@ impl Owners {
         let flags = XattrFlags::empty();
         rustix::fs::setxattr(proc_path(fd), &*self.attribute, value.as_bytes(), flags)
             .call("setxattr")
+    }
+
+    /// Makes a file the server's own, with this lower mode, and writes its attribute.
+    ///
+    /// Others may have written an attribute before. It must not be believed for a moment, nor
+    /// after a crash: so the file is nobody's until the right one is there.
+    fn take_over(
+        &self,
+        fd: BorrowedFd<'_>,
+        lower: &LowerStat,
+        mode: u32,
+        stored: &Stored,
+    ) -> Result<(), FsError> {
+        let away = self.give_away(fd, lower)?;
+        let written = FileSystem::set_mode(fd, false, mode).and_then(|()| self.write(fd, stored));
+        if !away {
+            return written;
+        }
+        if written.is_err() {
+            // As it was, its set-ID bits apart.
+            let back = set_owner(fd, lower.uid, lower.gid)
+                .and_then(|()| FileSystem::set_mode(fd, false, lower.mode & 0o1777));
+            return back.and(written);
+        }
+        set_owner(fd, Some(self.uid), Some(self.gid))
+    }
+
+    /// Takes a file from its owner. `false` where that cannot be done because the server has only
+    /// its own user's rights: then the file is that user's already.
+    fn give_away(&self, fd: BorrowedFd<'_>, lower: &LowerStat) -> Result<bool, FsError> {
+        let present = [lower.uid, Some(self.uid)];
+        let nobodies = NOBODIES.into_iter().map(LowerUid::new).filter(|uid| !present.contains(uid));
+        let mut last = FsError::Refused(Errno::PERM);
+        for uid in nobodies {
+            match set_owner(fd, uid, None) {
+                Ok(()) => return Ok(true),
+                Err(error) => last = error,
+            }
+        }
+        if lower.uid == Some(self.uid) { Ok(false) } else { Err(last) }
     }
 
     /// A file without a word on it: what the server's user owns is root's in the mount, as in a
@@ -168,17 +208,16 @@ impl FileSystem {
             // Real links and nodes carry no user attributes (xattr(7)).
             _ => return Err(FsError::Refused(Errno::PERM)),
         };
-        if lower.uid != Some(owners.uid) {
-            let (uid, gid) = (owners.uid.raw(), owners.gid.raw());
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            rustix::fs::chownat(fd, "", Some(uid), Some(gid), THIS_FILE).call("fchownat")?;
-        }
-        let mode = lower.mode & 0o7777;
-        if mode != mode & 0o755 | least {
-            Self::set_mode(fd, false, mode & 0o755 | least)?;
-        }
+        let mode = lower.mode & 0o755 | least;
         let kind = kind_of(stat);
-        owners.write(fd, &Stored { uid, gid, mode: stat.mode & 0o7777, kind: Some(kind) })
+        let stored = Stored { uid, gid, mode: stat.mode & 0o7777, kind: Some(kind) };
+        if !owners.believes(lower) {
+            return owners.take_over(fd, lower, mode, &stored);
+        }
+        if mode != lower.mode & 0o7777 {
+            Self::set_mode(fd, false, mode)?;
+        }
+        owners.write(fd, &stored)
     }
 
     /// The type to list, where it is known without asking the file: a regular one may be anything.
@@ -215,11 +254,24 @@ fn kind_of(stat: &LowerStat) -> Kind {
     }
 }
 
+/// Users that nobody is. A user namespace need not have the first.
+const NOBODIES: [u32; 2] = [u32::MAX - 1, 65_534];
+
+fn set_owner(
+    fd: BorrowedFd<'_>,
+    uid: Option<LowerUid>,
+    gid: Option<LowerGid>,
+) -> Result<(), FsError> {
+    let uid = uid.map(|uid| rustix::fs::Uid::from_raw(uid.raw()));
+    let gid = gid.map(|gid| rustix::fs::Gid::from_raw(gid.raw()));
+    rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
+}
+
 /// The lower mode of what is made: the server's alone.
 const PRIVATE_FILE: u32 = 0o600;
 const PRIVATE_DIR: u32 = 0o700;
 
 /// Clears what file capabilities there are, as a change of contents or owner does.
 fn clear_capability(fd: BorrowedFd<'_>) -> Result<(), FsError> {
-    rustix::fs::chownat(fd, "", None, None, THIS_FILE | AtFlags::empty()).call("fchownat")
+    set_owner(fd, None, None)
 }
