@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::program::idshift;
+use common::program::{copy_program, idshift};
 use common::runner::{needs_idshift, needs_program, needs_real_root};
 use common::{
     ACL_ACCESS, Caller, Errno, GROUP_OBJ, MAP, Mount, NO_ID, OFlags, OTHER, USER_OBJ, acl,
@@ -23,6 +23,7 @@ common::tests!(
     attack_is_inert_in_the_shadow,
     root_of_the_mount_overwrites_a_program,
     append_only_files_are_appended_to,
+    reading_asks_for_no_more,
     denied_in_every_way,
     denied_but_honoured,
     shadow_needs_root,
@@ -115,6 +116,27 @@ fn overwrite(options: &str) {
     fs::write(mount.up("emptied"), "payload").unwrap();
     for name in ["su", "cut", "emptied"] {
         assert_eq!(mode(&mount.low(name)), 0o755, "{options}: {name}");
+    }
+}
+
+/// What is opened for reading is opened for reading below: else a program that runs there could
+/// not be read here, and one that is read here could not be run there.
+fn reading_asks_for_no_more() {
+    needs_idshift();
+    for io in ["passthrough", "cached", "cached,cache=exclusive"] {
+        let mount = Mount::with(&format!("{MAP},suid=deny,io={io}"), |lower| {
+            copy_program("/bin/sleep", lower.join("program"));
+        });
+        let mut below = Command::new(mount.low("program")).arg("60").spawn().unwrap();
+        let read = open(&mount.up("program"), OFlags::RDONLY, 0);
+        let run = Command::new(mount.up("program")).arg("0").status();
+        below.kill().unwrap();
+        below.wait().unwrap();
+        let read = read.unwrap_or_else(|errno| panic!("{io}: {errno} while it runs below"));
+        assert!(run.unwrap_or_else(|error| panic!("{io}: {error}")).success());
+        let run_below = Command::new(mount.low("program")).arg("0").status();
+        assert!(run_below.unwrap_or_else(|error| panic!("{io}: {error}")).success());
+        drop(read);
     }
 }
 

@@ -39,7 +39,9 @@ impl FileSystem {
         let kept = same_below(flags);
         match self.io {
             IoMode::Passthrough => kept,
-            // The kernel fills its pages from any open file, and writes them back through any.
+            // Who only reads must not need the right to write, nor keep a program busy below.
+            IoMode::Cached if kept & OFlags::ACCMODE == OFlags::RDONLY => kept - OFlags::APPEND,
+            // The kernel reads what surrounds a small write, and writes back through any writer.
             IoMode::Cached => (kept - OFlags::ACCMODE - OFlags::APPEND) | OFlags::RDWR,
         }
     }
