@@ -318,7 +318,23 @@ fn remount_changes_flags() {
     assert!(place.flags().starts_with("rw,"));
     // What cannot be changed is not passed over in silence.
     let noted = place.idshift(&["mount", "-o", "remount,rw,suid=deny", "LOWER", "MNT"]);
-    noted.with_code(0).saying(&["suid= stay"]);
+    noted.with_code(0).saying(&["suid=", "stays as"]);
+    let given = "remount,rw,cache=none,io=cached,locks=lower,guard=hide,ownership=xattr,\
+                 unmapped=deny,deny_groups=all,submounts,threads=3,backend=kernel,map=identity";
+    let noted = place.idshift(&["mount", "-o", given, "LOWER", "MNT"]);
+    noted.with_code(0).saying(&[
+        "cache=",
+        "io=",
+        "locks=",
+        "guard=",
+        "ownership=",
+        "unmapped=",
+        "deny_groups=",
+        "submounts",
+        "threads=",
+        "backend=",
+        "map=",
+    ]);
 }
 
 fn flags_reach_the_mount() {

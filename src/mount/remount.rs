@@ -38,13 +38,12 @@ pub fn present_flags(mount: &Mount) -> Result<MountFlags, StartError> {
 
 /// Gives `mount` the flags of `options`.
 pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
-    let said = [
-        ("the id map stays", !options.maps.is_empty()),
-        ("unmapped=, deny_groups= and suid= stay", options.policies != Policies::default()),
-    ];
-    for (stays, _) in said.iter().filter(|(_, given)| *given) {
+    let stay = without_effect(options);
+    if !stay.is_empty() {
         eprintln!(
-            "idshift: note: a remount changes the flags only; {stays} as when '{}' was mounted",
+            "idshift: note: a remount changes the flags only; what was given of {} stays as when \
+             '{}' was mounted",
+            stay.join(", "),
             mount.mountpoint.display()
         );
     }
@@ -63,6 +62,27 @@ pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
         };
         StartError::Mount(format!("cannot remount '{}': {why}", point.display()))
     })
+}
+
+/// The options that were given and that only a new mount can have.
+fn without_effect(options: &Options) -> Vec<&'static str> {
+    let usual = Options::default();
+    let policies = Policies::default();
+    let given = [
+        ("map=", !options.maps.is_empty()),
+        ("cache=", options.cache != usual.cache),
+        ("io=", options.io != usual.io),
+        ("locks=", options.locks != usual.locks),
+        ("guard=", options.guard != usual.guard),
+        ("ownership=", options.ownership != usual.ownership),
+        ("unmapped=", options.policies.unmapped != policies.unmapped),
+        ("deny_groups=", options.policies.deny_groups != policies.deny_groups),
+        ("suid=", options.policies.set_id != policies.set_id),
+        ("submounts", options.submounts),
+        ("backend=", options.backend != usual.backend),
+        ("threads=", options.threads.is_some()),
+    ];
+    given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
 }
 
 fn kernel_flags(flags: MountFlags) -> Kernel {
