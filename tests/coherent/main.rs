@@ -371,8 +371,19 @@ fn lost_events_make_everything_be_asked_anew() {
         for file in ["dir/kept", "dir/gone"] {
             put_file(&lower.join(file), b"", 0o644, lo(1), lo(1));
         }
+        put_dir(&lower.join("links"), 0o755, lo(1), lo(1));
+        fs::hard_link(lower.join("dir/kept"), lower.join("links/one")).unwrap();
+        fs::hard_link(lower.join("dir/kept"), lower.join("links/two")).unwrap();
     });
     let [kept, gone, new] = ["dir/kept", "dir/gone", "dir/new"].map(|name| mount.up(name));
+    let links = ["links/one", "links/two"].map(|name| mount.up(name));
+    // Listed, each has been told for long.
+    for _ in 0..3 {
+        assert_eq!(fs::read_dir(mount.up("links")).unwrap().count(), 2);
+        for link in &links {
+            warm(link);
+        }
+    }
     let list = || fs::read_dir(mount.up("dir")).unwrap().count();
     for path in [&kept, &gone, &new] {
         warm(path);
@@ -383,11 +394,16 @@ fn lost_events_make_everything_be_asked_anew() {
         fs::write(mount.low("dir/new"), "new").unwrap();
         fs::write(mount.low("dir/newer"), "newer").unwrap();
         set_mode(&mount.low("dir/kept"), 0o600).unwrap();
+        fs::rename(mount.low("links/one"), mount.low("dir/newest")).unwrap();
+        fs::remove_file(mount.low("links/two")).unwrap();
+    });
+    within(AFTER_LOSS, "names of links whose events were lost", || {
+        links.iter().all(|link| !exists(link))
     });
     within(AFTER_LOSS, "a name whose event was lost", || exists(&new));
     within(AFTER_LOSS, "a removal whose event was lost", || !exists(&gone));
     within(AFTER_LOSS, "a mode whose event was lost", || mode(&kept) == 0o600);
-    within(AFTER_LOSS, "a listing whose events were lost", || list() == 3);
+    within(AFTER_LOSS, "a listing whose events were lost", || list() == 4);
     let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
     assert!(log.contains("too many changes"), "nothing was lost:\n{log}");
 }

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use super::event::Handle;
 
 /// Changes of one file's contents in a second that are too many to hear of each.
-const HOT_EVENTS: u32 = 100;
+const HOT_EVENTS: u32 = 25;
 /// How long they are not heard of then.
 const HOT: Duration = Duration::from_secs(10);
 /// How many files that can be at a time.
