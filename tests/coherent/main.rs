@@ -39,6 +39,7 @@ common::tests!(
     race_of_attributes,
     race_of_names,
     race_of_replaced_files,
+    race_of_first_looks,
 );
 
 /// Within this time a change is seen. It takes some milliseconds; a busy machine takes longer.
@@ -501,4 +502,8 @@ fn race_of_names() {
 
 fn race_of_replaced_files() {
     race::replaced_files();
+}
+
+fn race_of_first_looks() {
+    race::first_looks();
 }

@@ -7,13 +7,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::common::{Errno, lo, put_dir, put_file};
-use super::{PROMISE, coherent};
+use super::{PROMISE, alone, coherent};
 
 /// How long each race runs.
 const TIME: Duration = Duration::from_secs(4);
@@ -304,4 +304,52 @@ fn is_one_file(stat: &rustix::fs::Stat, number: usize, what: &str) {
     let size = i64::try_from(content(number).len()).unwrap();
     let shown = (stat.st_size, stat.st_mode & 0o777, stat.st_uid);
     assert_eq!(shown, (size, mode_of(number), 0), "{what}: not all is of number {number}");
+}
+
+/// Files that change once, while they are looked at for the first time: nothing that happens later
+/// mends what was remembered wrongly.
+pub(crate) fn first_looks() {
+    const DIRS: usize = 24;
+    const FILES: usize = 1_500;
+    let name = |dir: usize, file: usize| format!("{dir}/{file}");
+    let (mount, _tmpfs) = alone(|lower| {
+        for dir in 0..DIRS {
+            put_dir(&lower.join(dir.to_string()), 0o755, lo(0), lo(0));
+            for file in 0..FILES {
+                put_file(&lower.join(name(dir, file)), b"", 0o644, lo(0), lo(0));
+            }
+        }
+    });
+    for dir in 0..DIRS {
+        let start = Barrier::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                // Near the listing, some before it and some behind it.
+                for step in 0..FILES {
+                    let file = (step * 7 + dir * 131) % FILES;
+                    super::set_mode(&mount.low(name(dir, file)), 0o600).unwrap();
+                }
+            });
+            start.wait();
+            if dir % 2 == 0 {
+                for entry in fs::read_dir(mount.up(dir.to_string())).unwrap() {
+                    super::stat(&entry.unwrap().path());
+                }
+            } else {
+                for file in 0..FILES {
+                    super::stat(&mount.up(name(dir, file)));
+                }
+            }
+        });
+    }
+    thread::sleep(PROMISE + MARGIN);
+    let all = (0..DIRS).flat_map(|dir| (0..FILES).map(move |file| name(dir, file)));
+    let wrong: Vec<String> = all.filter(|name| super::mode(&mount.up(name)) != 0o600).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} stay as they were: {:?}",
+        wrong.len(),
+        &wrong[..wrong.len().min(9)]
+    );
 }
