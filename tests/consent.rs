@@ -18,6 +18,7 @@ common::tests!(
     own_and_granted_ids_only,
     root_may_map_any,
     always_without_set_user_id_and_devices,
+    flags_that_cannot_be_given_are_named,
     ids_outside_the_map_are_never_shown,
     numbers_in_own_attributes_are_free,
     rights_below_stay_those_of_the_user,
@@ -176,6 +177,20 @@ fn always_without_set_user_id_and_devices() {
     let called = place.mount(BOB, "remount,suid,dev");
     let line = mount_line(&place.upper).unwrap();
     assert!(line[3].contains("nosuid") && line[3].contains("nodev"), "{}: {line:?}", called.err);
+}
+
+fn flags_that_cannot_be_given_are_named() {
+    const MAP: &str = "map=u:1001:200000:1,map=g:1001:1001:1";
+    let place = Place::new();
+    let refused = place.mount(BOB, &format!("{MAP},nosymfollow"));
+    assert_eq!(refused.code, 1, "{}", refused.err);
+    assert!(refused.err.contains("'nosymfollow'") && refused.err.contains("fusermount3"));
+    assert!(!is_mounted(&place.upper));
+    let noted = place.mount(BOB, &format!("{MAP},strictatime,lazytime"));
+    assert_eq!(noted.code, 0, "{}", noted.err);
+    for name in ["strictatime", "lazytime"] {
+        assert!(noted.err.contains(&format!("'{name}' is left out")), "{}", noted.err);
+    }
 }
 
 fn ids_outside_the_map_are_never_shown() {

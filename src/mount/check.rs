@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, IoMode, LockMode, MountConfig};
+use crate::config::{GuardMode, IoMode, LockMode, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
@@ -61,6 +61,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         Allowance::of_this_user()?.check(&maps, &options.ownership)?;
         flags.nosuid = true;
         flags.nodev = true;
+        known_to_fusermount(flags)?;
         if allow_other && !privilege::user_allow_other() {
             return Err(StartError::Usage(
                 "option 'allow_other': /etc/fuse.conf does not let ordinary users give it; root \
@@ -188,6 +189,27 @@ fn guardable(guard: GuardMode, standing: Standing) -> Result<(), StartError> {
          leave it out, or let root mount",
         guard.name()
     )))
+}
+
+/// `fusermount3` mounts for ordinary users and takes fewer flags than mount(2): one that protects is
+/// refused, others are named and left out.
+fn known_to_fusermount(flags: MountFlags) -> Result<(), StartError> {
+    if flags.nosymfollow {
+        return Err(StartError::Usage(
+            "option 'nosymfollow': fusermount3, which mounts for ordinary users, cannot give it; \
+             leave it out, or let root mount"
+                .to_owned(),
+        ));
+    }
+    let times = [
+        ("nodiratime", flags.nodiratime),
+        ("strictatime", flags.strictatime),
+        ("lazytime", flags.lazytime),
+    ];
+    for (name, _) in times.iter().filter(|(_, given)| *given) {
+        tracing::warn!("option '{name}' is left out: fusermount3 cannot give it");
+    }
+    Ok(())
 }
 
 /// What to tell somebody whose path cannot be used.
