@@ -160,9 +160,13 @@ pub fn attribute(label: Option<&str>) -> Option<String> {
 }
 
 /// Whether an attribute is one in which an owner may be kept. Through a mount none of them can be
-/// seen or changed: each is another one's word on who owns what.
+/// seen or changed: each is another one's word on who owns what. There are file systems to which
+/// names in capitals are the same (those of SMB servers), so they are for this.
 pub fn is_reserved(name: &[u8]) -> bool {
-    name == CONTAINERS.as_bytes() || name.starts_with(LABELS.as_bytes())
+    let begins = |with: &str| {
+        name.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with.as_bytes()))
+    };
+    name.len() == CONTAINERS.len() && begins(CONTAINERS) || begins(LABELS)
 }
 
 #[cfg(test)]

@@ -80,6 +80,7 @@ fn labels_are_plain_words() {
         assert_eq!(attribute(Some(label)), None, "{label}");
     }
     assert!(is_reserved(b"user.idshift.x") && is_reserved(b"user.containers.override_stat"));
+    assert!(is_reserved(b"user.IdShift.x") && is_reserved(b"user.CONTAINERS.override_stat"));
     assert!(!is_reserved(b"user.idshif") && !is_reserved(b"user.containers.override_status"));
 }
 
