@@ -109,7 +109,7 @@ impl FileSystem {
         birth: &Birth,
         flags: OFlags,
     ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
-        self.after_birth(fd.as_fd(), birth)?;
+        Self::after_birth(fd.as_fd(), birth)?;
         let stat = LowerStat::of(&fd)?;
         let lookup = self.lower.intern(parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
@@ -141,7 +141,7 @@ impl FileSystem {
             // Only a descriptor is sure to be of the new file: the name may be another's by now.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(dir, name, flags, mode).call("openat")?;
-            self.after_birth(fd.as_fd(), &birth)
+            Self::after_birth(fd.as_fd(), &birth)
         })
     }
 

@@ -21,13 +21,14 @@ use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::cred::Creator;
+use crate::lower::proc_path;
 use crate::lower::stat::{LowerStat, encode_rdev};
-use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::id::{Id, LowerGid, LowerUid};
 use crate::shift::ownership::{self, Device, Kind, Malformed, Stored};
 
 use super::FileSystem;
 use super::attr::Of;
+use super::store::set_owner;
 
 /// The most that the kernel's 32-bit device number holds (`MINORBITS`, include/linux/kdev_t.h).
 const MAX_DEVICE: Device = Device { major: 0xfff, minor: 0xf_ffff };
@@ -256,16 +257,6 @@ fn kind_of(stat: &LowerStat) -> Kind {
 
 /// Users that nobody is. A user namespace need not have the first.
 const NOBODIES: [u32; 2] = [u32::MAX - 1, 65_534];
-
-fn set_owner(
-    fd: BorrowedFd<'_>,
-    uid: Option<LowerUid>,
-    gid: Option<LowerGid>,
-) -> Result<(), FsError> {
-    let uid = uid.map(|uid| rustix::fs::Uid::from_raw(uid.raw()));
-    let gid = gid.map(|gid| rustix::fs::Gid::from_raw(gid.raw()));
-    rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
-}
 
 /// The lower mode of what is made: the server's alone.
 const PRIVATE_FILE: u32 = 0o600;

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags};
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
 use crate::lower::{THIS_FILE, proc_path};
-use crate::shift::id::{Id, LowerGid, LowerUid};
+use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::set_id::{SET_ID, SetIdPolicy};
 
 use super::{Caller, FileSystem};
@@ -58,8 +58,7 @@ impl FileSystem {
     }
 
     /// Stores what the call that created the file could not. Nobody has been told of the file yet.
-    #[allow(clippy::unused_self)] // where ownership is kept may be the mount's choice as well
-    pub(super) fn after_birth(&self, fd: BorrowedFd<'_>, birth: &Birth) -> Result<(), FsError> {
+    pub(super) fn after_birth(fd: BorrowedFd<'_>, birth: &Birth) -> Result<(), FsError> {
         if birth.goes_on() { Self::shadow_birth(fd, birth.kept) } else { Ok(()) }
     }
 
@@ -71,12 +70,8 @@ impl FileSystem {
         stat: &LowerStat,
         owner: &Owner,
     ) -> Result<(), FsError> {
-        let uid = owner.uid.map(|id| rustix::fs::Uid::from_raw(Id::raw(id)));
-        let gid = owner.gid.map(|id| rustix::fs::Gid::from_raw(Id::raw(id)));
         self.drop_kept(fd, stat.kind())?;
-        self.with_rights_of(caller, fd, stat, owner.gid, || {
-            rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
-        })
+        self.with_rights_of(caller, fd, stat, owner.gid, || set_owner(fd, owner.uid, owner.gid))
     }
 
     /// Changes the permission bits to exactly these, whatever a policy has cut from what was
@@ -127,4 +122,16 @@ impl FileSystem {
             None => self.with_rights_of(caller, fd, &LowerStat::of(fd)?, None, set),
         }
     }
+}
+
+/// Changes the owner of the lower file; with neither, the lower file system clears what a change of
+/// owner clears.
+pub(super) fn set_owner(
+    fd: BorrowedFd<'_>,
+    uid: Option<LowerUid>,
+    gid: Option<LowerGid>,
+) -> Result<(), FsError> {
+    let uid = uid.map(|uid| rustix::fs::Uid::from_raw(uid.raw()));
+    let gid = gid.map(|gid| rustix::fs::Gid::from_raw(gid.raw()));
+    rustix::fs::chownat(fd, "", uid, gid, THIS_FILE).call("fchownat")
 }
