@@ -13,6 +13,7 @@ use common::{Caller, Errno, Mount, OFlags, assert_errno, lo, open, put_dir, put_
 common::tests!(
     flags_are_the_lower_ones,
     flags_are_for_the_owner,
+    another_number_for_flags_opens_nothing,
     immutable_file,
     fsxattr,
     generation,
@@ -75,6 +76,23 @@ fn flags_are_for_the_owner() {
     for stranger in [1001, lo(1000)] {
         let set = Caller::user(stranger).run(|| set_flags(&mount.up("file"), before | NODUMP));
         assert_errno!(set, Errno::PERM);
+    }
+    assert_eq!(flags(&mount.low("file")), Ok(before));
+}
+
+/// What 32-bit programs say for `FS_IOC_SETFLAGS`, said by another: the kernel asks nothing then.
+fn another_number_for_flags_opens_nothing() {
+    const FS_IOC32_SETFLAGS: u64 = 0x4004_6602;
+    let mount = one_file();
+    needs_flags(&mount.low("file"));
+    let before = flags(&mount.low("file")).unwrap();
+    for stranger in [1000, 1001] {
+        let set = Caller::user(stranger).run(|| {
+            let fd = open(&mount.up("file"), OFlags::RDONLY, 0).unwrap();
+            let mut value = before | NODUMP;
+            ioctl(fd.as_fd(), FS_IOC32_SETFLAGS, &mut value).map(drop)
+        });
+        assert_errno!(set, Errno::NOTTY);
     }
     assert_eq!(flags(&mount.low("file")), Ok(before));
 }

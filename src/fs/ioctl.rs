@@ -1,14 +1,17 @@
 //! The few ioctls on files that are passed to the lower file.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
+use crate::lower::caller::{Capability, ProcCaller};
+use crate::lower::stat::LowerStat;
 use crate::sys::ioctl::{FileIoctl, file_ioctl};
 
-use super::FileSystem;
+use super::attr::Of;
+use super::{Caller, FileSystem};
 
 /// What an ioctl gives back.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +34,7 @@ impl FileSystem {
     /// not know them.
     pub fn ioctl(
         &self,
+        caller: Caller,
         nodeid: u64,
         request: u32,
         input: &[u8],
@@ -43,14 +47,40 @@ impl FileSystem {
             value[..given.len()].copy_from_slice(given);
         }
         let inode = self.lower.inode(nodeid)?;
-        if ioctl.sets() {
-            self.may_change(self.lower.path_fd(&inode)?.as_fd(), Errno::PERM)?;
-        }
         // The caller's descriptor may be a directory's or one that only writes: any will do.
         let file = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        if ioctl.sets() {
+            self.may_change(file.as_fd(), Errno::PERM)?;
+            self.may_set_flags(caller, file.as_fd(), ioctl, &value)?;
+        }
         file_ioctl(&file, ioctl, &mut value).call("ioctl")?;
         let wanted = usize::try_from(out_size).unwrap_or(0).min(value.len());
         let length = if ioctl.sets() { 0 } else { wanted };
         Ok(IoctlReply { value, length, changed: ioctl.sets() })
+    }
+
+    /// Flags are for the file's owner, and what makes it immutable or append-only is for
+    /// `CAP_LINUX_IMMUTABLE` (`vfs_fileattr_set`, fs/file_attr.c). Kernels before Linux 5.13 leave
+    /// that to the server.
+    fn may_set_flags(
+        &self,
+        caller: Caller,
+        file: BorrowedFd<'_>,
+        ioctl: FileIoctl,
+        value: &[u8; 32],
+    ) -> Result<(), FsError> {
+        let process = ProcCaller::read(caller.tid);
+        let shown = self.shown(Of::Fd(file), &LowerStat::of(file)?)?;
+        let owns = caller.uid.is_some_and(|uid| uid.raw() == shown.uid);
+        if !owns && !process.may_act_as_owner(shown.uid) {
+            return Err(FsError::NotOwner);
+        }
+        let mut present = [0; 32];
+        file_ioctl(file, ioctl.reading(), &mut present).call("ioctl")?;
+        let changes = ioctl.for_the_privileged(&present) != ioctl.for_the_privileged(value);
+        if changes && !process.has(Capability::LinuxImmutable) {
+            return Err(FsError::Refused(Errno::PERM));
+        }
+        Ok(())
     }
 }

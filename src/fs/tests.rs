@@ -157,3 +157,26 @@ fn few_descriptors_serve_many_directories() {
         assert_eq!(fs.getattr(entry.lookup.nodeid(), None).unwrap().ino, entry.attr.ino);
     }
 }
+
+/// Newer kernels see to it themselves.
+#[test]
+fn flags_are_for_the_owner_also_where_the_kernel_asks_nothing() {
+    const SETFLAGS: u32 = 0x4008_6602;
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("f"), "x").unwrap();
+    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    let set = |caller, flags: u32| {
+        fs.ioctl(caller, entry.lookup.nodeid(), SETFLAGS, &flags.to_ne_bytes(), 0)
+            .map(|_| ())
+            .map_err(FsError::errno)
+    };
+    let (owner, stranger) = (caller(5000, 6000), caller(5001, 6000));
+    let without_flags = set(owner, 0x40); // FS_NODUMP_FL
+    if without_flags.is_err_and(|errno| errno != rustix::io::Errno::PERM) {
+        return; // the file system for temporary files has none
+    }
+    assert_eq!(without_flags, Ok(()));
+    assert_eq!(set(stranger, 0), Err(rustix::io::Errno::PERM));
+    // FS_IMMUTABLE_FL, by an owner without capabilities
+    assert_eq!(set(owner, 0x50), Err(rustix::io::Errno::PERM));
+}

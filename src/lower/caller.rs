@@ -13,6 +13,8 @@ pub enum Capability {
     Fowner = 3,
     /// `CAP_FSETID`: set-user-ID and set-group-ID bits survive what it does.
     Fsetid = 4,
+    /// `CAP_LINUX_IMMUTABLE`: makes files immutable or append-only, and ends that.
+    LinuxImmutable = 9,
     /// `CAP_SYS_ADMIN`: sees `trusted.*` attributes.
     SysAdmin = 21,
 }

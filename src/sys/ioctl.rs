@@ -30,7 +30,6 @@ const GETFLAGS: u32 = 0x8008_6601;
 const SETFLAGS: u32 = 0x4008_6602;
 const GETVERSION: u32 = 0x8008_7601;
 const GETFLAGS_32: u32 = 0x8004_6601;
-const SETFLAGS_32: u32 = 0x4004_6602;
 const GETVERSION_32: u32 = 0x8004_7601;
 const FSGETXATTR: u32 = 0x801c_581f;
 const FSSETXATTR: u32 = 0x401c_5820;
@@ -40,7 +39,9 @@ impl FileIoctl {
     pub fn from_request(request: u32) -> Option<Self> {
         Some(match request {
             GETFLAGS | GETFLAGS_32 => FileIoctl::GetFlags,
-            SETFLAGS | SETFLAGS_32 => FileIoctl::SetFlags,
+            // Not the number for 32-bit callers: the kernel turns that into this one for them, and has
+            // asked nothing where a 64-bit caller uses it.
+            SETFLAGS => FileIoctl::SetFlags,
             FSGETXATTR => FileIoctl::GetXattr,
             FSSETXATTR => FileIoctl::SetXattr,
             GETVERSION | GETVERSION_32 => FileIoctl::GetVersion,
@@ -63,6 +64,28 @@ impl FileIoctl {
         match self {
             FileIoctl::GetFlags | FileIoctl::SetFlags | FileIoctl::GetVersion => 4,
             FileIoctl::GetXattr | FileIoctl::SetXattr => 28,
+        }
+    }
+
+    /// The bits of a value that make a file immutable or append-only.
+    pub fn for_the_privileged(self, value: &[u8; 32]) -> u32 {
+        let word = u32::from_ne_bytes([value[0], value[1], value[2], value[3]]);
+        match self {
+            // FS_IMMUTABLE_FL and FS_APPEND_FL.
+            FileIoctl::GetFlags | FileIoctl::SetFlags => word & 0x30,
+            // FS_XFLAG_IMMUTABLE and FS_XFLAG_APPEND.
+            FileIoctl::GetXattr | FileIoctl::SetXattr => word & 0x18,
+            FileIoctl::GetVersion => 0,
+        }
+    }
+
+    /// What gives the value that it would change; itself if it changes nothing.
+    #[must_use]
+    pub fn reading(self) -> Self {
+        match self {
+            FileIoctl::SetFlags => FileIoctl::GetFlags,
+            FileIoctl::SetXattr => FileIoctl::GetXattr,
+            other => other,
         }
     }
 

@@ -167,7 +167,8 @@ impl Server {
         }
         let length = args.in_size.min(MAX_VALUE);
         let input = request.take_bytes(length)?;
-        let result = self.fs.ioctl(request.nodeid(), args.cmd, input, args.out_size)?;
+        let result =
+            self.fs.ioctl(request.caller(), request.nodeid(), args.cmd, input, args.out_size)?;
         if result.changed {
             // The kernel does not know that the time of change has moved.
             let _known = self.device.forget_attributes(request.nodeid());
