@@ -52,6 +52,10 @@ enum Content {
     Capability,
     /// What `suid=shadow` keeps ([`crate::lower::kept`]): not shown there.
     Kept,
+    /// What a file system answers for by itself (NFSv4 and SMB ACLs, NTFS attributes): the kernel
+    /// above asks for no right, the file system would ask for the server's, and ids in it are not
+    /// known here. So nobody has it.
+    System,
     Plain,
 }
 
@@ -62,6 +66,7 @@ impl Content {
             b"system.posix_acl_default" => Content::DefaultAcl,
             b"security.capability" => Content::Capability,
             b"trusted.idshift.suid" => Content::Kept,
+            name if name.starts_with(b"system.") => Content::System,
             _ => Content::Plain,
         }
     }
@@ -77,6 +82,7 @@ impl FileSystem {
         let content = self.content_of(name);
         match content {
             Content::Kept => return Err(FsError::Refused(Errno::NODATA)),
+            Content::System => return Err(FsError::Refused(Errno::NOTSUP)),
             Content::Capability => {
                 if let Some(value) = self.kept_capability(nodeid)? {
                     return XattrReply::fit(capability::up(&value, &self.maps), size);
@@ -104,7 +110,7 @@ impl FileSystem {
             }
             Content::DefaultAcl => acl::up(&value, &self.maps, self.unmapped_acl)?,
             Content::Capability => capability::up(&value, &self.maps),
-            Content::Kept | Content::Plain => value,
+            Content::Kept | Content::System | Content::Plain => value,
         };
         XattrReply::fit(value, size)
     }
@@ -145,6 +151,7 @@ impl FileSystem {
                 set(&value)
             }
             Content::Kept => Err(FsError::Refused(Errno::PERM)),
+            Content::System => Err(FsError::Refused(Errno::NOTSUP)),
             Content::Plain => set(value),
         }
     }
@@ -183,8 +190,10 @@ impl FileSystem {
         self.may_change(fd.as_fd(), Errno::PERM)?;
         let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
         let content = self.content_of(name);
-        if content == Content::Kept {
-            return Err(FsError::Refused(Errno::NODATA));
+        match content {
+            Content::Kept => return Err(FsError::Refused(Errno::NODATA)),
+            Content::System => return Err(FsError::Refused(Errno::NOTSUP)),
+            _ => {}
         }
         if content == Content::Capability && self.shadows(inode.kind) {
             return Self::drop_capability(fd.as_fd());
@@ -270,5 +279,21 @@ impl Xattrs {
                 rustix::fs::listxattr(path.as_str(), room).call("listxattr")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_file_systems_answer_for_themselves_is_nobodys() {
+        let of = |name: &str| Content::of(OsStr::new(name));
+        for name in ["system.nfs4_acl", "system.cifs_acl", "system.ntfs_security", "system."] {
+            assert_eq!(of(name), Content::System, "{name}");
+        }
+        assert_eq!(of("system.posix_acl_access"), Content::AccessAcl);
+        assert_eq!(of("system.posix_acl_default"), Content::DefaultAcl);
+        assert_eq!(of("user.system.x"), Content::Plain);
     }
 }
