@@ -210,6 +210,7 @@ fn ids_outside_the_map_are_never_shown() {
 fn numbers_in_own_attributes_are_free() {
     let place = Place::new();
     chown(&place.lower, Some(BOB), Some(BOB)).unwrap();
+    put_file(&place.lower.join("shared"), b"everybody's", 0o666, BOB, BOB);
     for (map, named) in [
         ("map=b:0:0:1,ownership=xattr", "shown uid 0"),
         ("map=b:1001:1000:1,ownership=xattr", "shown uid 1000"),
@@ -229,7 +230,11 @@ fn numbers_in_own_attributes_are_free() {
         assert_eq!(owner(&place.upper.join("link")), (BOB, BOB));
         assert_eq!(fs::read(place.upper.join("link")).unwrap(), b"Bob's");
         assert_eq!(owner(&place.upper.join("anns")), (65_534, 65_534));
+        // His server cannot take it through other hands, and need not.
+        set_mode(&place.upper.join("shared"), 0o664).unwrap();
+        assert!(set_mode(&place.upper.join("anns"), 0o600).is_err());
     });
+    assert_eq!(stat(&place.lower.join("shared")).st_mode & 0o7777, 0o644);
     let below = place.lower.join("made");
     assert_eq!(owner(&below), (BOB, BOB));
     let stored = common::get_xattr(&below, "user.containers.override_stat").unwrap();
