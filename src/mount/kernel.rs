@@ -109,6 +109,7 @@ fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
         ("unmapped=", config.policies.unmapped != UnmappedOwners::Overflow),
         ("deny_groups=", config.policies.deny_groups != DenyGroups::Off),
         ("suid=", config.policies.set_id != SetIdPolicy::Pass),
+        ("fsname=", config.source != config.lower.to_string_lossy()),
         ("sync", config.flags.sync),
         ("dirsync", config.flags.dirsync),
         ("lazytime", config.flags.lazytime),

@@ -102,6 +102,10 @@ fn options_without_a_counterpart_are_named() {
     let error = choose(&config).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("cannot do sync;"), "{error}");
+    config.flags.sync = false;
+    config.source = "another".to_owned();
+    let error = choose(&config).unwrap_err();
+    assert!(error.to_string().contains("cannot do fsname=;"), "{error}");
     config.backend = Backend::Fuse;
     assert_eq!(choose(&config).unwrap(), Choice::Fuse(None));
 }
