@@ -140,8 +140,12 @@ fn atime_of_cached_reads(_: &Step, left: &str, right: &str) -> bool {
 /// The server cannot tell truncate(2) to nothing from `O_TRUNC`, which on some file systems (xfs)
 /// clears set-ID bits also of a file that is empty already.
 fn bits_of_empty_files(step: &Step, left: &str, right: &str) -> bool {
-    let to_nothing = step.args.get(1).is_some_and(|size| size == "0");
-    step.call == "truncate" && to_nothing && lost_bits(left, right).is_some()
+    truncates_to_nothing(step) && lost_bits(left, right).is_some()
+}
+
+/// Whether a step, if it goes well, may be `bits-of-empty-files`.
+pub fn truncates_to_nothing(step: &Step) -> bool {
+    step.call == "truncate" && step.args.get(1).is_some_and(|size| size == "0")
 }
 
 /// What the lower file system refuses when a file is opened, is refused when it is used.

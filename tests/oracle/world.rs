@@ -153,12 +153,14 @@ impl World {
             if step.callers().iter().any(|caller| !caller.exists(&self.map)) {
                 continue;
             }
-            let losing = deviations::may_lose_privileges(step, &steps[..number]);
+            let emptying = deviations::truncates_to_nothing(step);
+            let losing = emptying || deviations::may_lose_privileges(step, &steps[..number]);
             let lost_before = losing.then(|| self.lost_privileges(base));
             let [left, right] = self.answers(step);
             let refused =
                 |answer: &Option<String>| answer.as_ref().is_some_and(|a| !a.starts_with("ok"));
-            if let Some(lost) = lost_before.filter(|_| refused(&left) && refused(&right))
+            if let Some(lost) =
+                lost_before.filter(|_| emptying || refused(&left) && refused(&right))
                 && !self.lost_privileges(base).is_subset(&lost)
             {
                 return None;
