@@ -4,8 +4,8 @@
 //! 40–70 µs if an idle CPU has to be woken for it. So a *reader* looks for the next request for a
 //! moment before it sleeps, as long as that pays, and as few threads as possible read:
 //!
-//! - Looking pays only while the machine has a CPU to spare: on a busy one the caller and the
-//!   server share a CPU anyway, and sleeping at once is both quickest and cheapest ([`looking`]).
+//! - Looking pays only while the machine has a CPU to spare: on a busy one, or with as many callers
+//!   as there are CPUs, sleeping at once is both quickest and cheapest ([`looking`]).
 //! - One reader serves one request after the other. It gets company when requests queue up, or when
 //!   it is stuck in one (a slow disk, fsync) while others might come.
 //! - A reader that finds nothing to do while another one waits goes back to the bench.
@@ -22,8 +22,9 @@ use rustix::io::Errno;
 use super::device::Read;
 use super::negotiate::MAX_WRITE;
 use super::reply::Payload;
+use super::request::Request;
 use super::server::Server;
-use looking::{Crowd, Looking};
+use looking::{Callers, Crowd, Looking};
 
 mod looking;
 
@@ -190,10 +191,11 @@ impl Workers {
     /// Reads and serves requests until there is nothing to do and another reader waits.
     fn read_requests(&self, buffer: &mut [u8], payload: &mut Payload) -> Result<Turn, Errno> {
         let mut looking = Looking::default();
+        let mut callers = Callers::default();
         let mut without_gap = 0;
         self.waiting.fetch_add(1, Ordering::Relaxed);
         loop {
-            if self.is_waited_for(&mut looking, &mut without_gap)? {
+            if self.is_waited_for(&callers, &mut looking, &mut without_gap)? {
                 if without_gap >= BACKLOG {
                     without_gap = 0;
                     self.backlog.store(true, Ordering::Relaxed);
@@ -207,13 +209,20 @@ impl Workers {
                 Read::Ended => return Ok(Turn::Ended),
             };
             looking.read_took(begun.elapsed());
-            self.serve(&buffer[..length], payload);
+            let message = &buffer[..length];
+            callers.note(Request::parse(message).map_or(0, |request| request.caller().tid));
+            self.serve(message, payload);
         }
     }
 
     /// Looks for a request until one is there (true) or looking does not pay any more.
-    fn is_waited_for(&self, looking: &mut Looking, without_gap: &mut u32) -> Result<bool, Errno> {
-        if self.crowd.is_dense() {
+    fn is_waited_for(
+        &self,
+        callers: &Callers,
+        looking: &mut Looking,
+        without_gap: &mut u32,
+    ) -> Result<bool, Errno> {
+        if self.crowd.is_dense(callers) {
             return Ok(false);
         }
         if self.server.device.has_request()? {

@@ -17,6 +17,29 @@ const VAIN_LOOKS: u32 = 8;
 /// A request that comes this soon after the one before would have been seen by a look.
 const QUICK: Duration = Duration::from_micros(100);
 
+/// Who sent the last requests: so many callers may want to run next.
+#[derive(Default)]
+pub(super) struct Callers {
+    last: [u32; 8],
+    next: usize,
+}
+
+impl Callers {
+    /// A request of the thread `tid` has come. The kernel's own have none.
+    pub(super) fn note(&mut self, tid: u32) {
+        if tid != 0 {
+            self.last[self.next] = tid;
+            self.next = (self.next + 1) % self.last.len();
+        }
+    }
+
+    /// How many there are.
+    fn count(&self) -> usize {
+        let is_first = |&(n, tid): &(usize, &u32)| *tid != 0 && !self.last[..n].contains(tid);
+        self.last.iter().enumerate().filter(is_first).count()
+    }
+}
+
 /// Whether more threads want to run, on the whole machine, than there are CPUs. Then looking takes
 /// a CPU from somebody, first of all from the caller that is to make the next request.
 pub(super) struct Crowd {
@@ -39,9 +62,10 @@ impl Crowd {
         self.dense.store(dense, Ordering::Relaxed);
     }
 
-    /// The last count's result.
-    pub(super) fn is_dense(&self) -> bool {
-        self.dense.load(Ordering::Relaxed)
+    /// Whether a thread that looks would take a CPU from somebody: by the last count, or because
+    /// these callers need all of them.
+    pub(super) fn is_dense(&self, callers: &Callers) -> bool {
+        self.dense.load(Ordering::Relaxed) || callers.count() >= self.cpus
     }
 }
 
@@ -130,10 +154,25 @@ mod tests {
         assert_eq!(running("0.43 0.73"), None);
         let crowd = Crowd { cpus: 1 << 20, dense: AtomicBool::new(true) };
         crowd.count();
-        assert!(!crowd.is_dense(), "so many threads do not fit into this machine");
+        let callers = Callers::default();
+        assert!(!crowd.is_dense(&callers), "so many threads do not fit into this machine");
         let crowd = Crowd { cpus: 1, dense: AtomicBool::new(false) };
         crowd.count();
-        assert!(crowd.is_dense(), "with one CPU a look always takes it from the caller");
+        assert!(crowd.is_dense(&callers), "with one CPU a look always takes it from the caller");
+    }
+
+    #[test]
+    fn callers_need_cpus_too() {
+        let crowd = Crowd { cpus: 2, dense: AtomicBool::new(false) };
+        let mut callers = Callers::default();
+        for tid in [7, 0, 7, 7] {
+            callers.note(tid);
+        }
+        assert!(!crowd.is_dense(&callers), "one caller and the looker");
+        callers.note(8);
+        assert!(crowd.is_dense(&callers), "two callers, and no CPU to look on");
+        (0..8).for_each(|_| callers.note(8));
+        assert!(!crowd.is_dense(&callers), "the other one has gone");
     }
 
     #[test]
