@@ -1,6 +1,7 @@
 //! The commands, one file each, and the choice between them.
 
 pub mod demo;
+pub mod help;
 pub mod helper;
 pub mod json;
 pub mod map;

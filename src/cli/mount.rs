@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::cli::help;
 use crate::config::{Backend, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
@@ -16,7 +17,7 @@ use crate::shift::explain::explain_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = OPTIONS)]
+#[command(after_long_help = help::mount_options())]
 pub struct Args {
     /// Mount options, separated by commas; may be given several times (see below)
     #[arg(short = 'o', value_name = "OPTS", allow_hyphen_values = true)]
@@ -35,65 +36,6 @@ pub struct Args {
     /// Where to show it
     mountpoint: PathBuf,
 }
-
-const OPTIONS: &str = "\
-Id maps (map=SPEC; several specs add up):
-  b:STORED:SHOWN:COUNT    stored ids from STORED on are shown from SHOWN on, users and groups
-  u:… and g:…             the same for users or groups alone
-  offset:N[:COUNT]        b:0:N:COUNT; COUNT is 65536 if left out
-  identity                ids as they are
-  file:PATH               lines 'u|g|b STORED SHOWN COUNT'
-  userns:PID, userns:/PATH
-                          the map of a user namespace: its ids are stored, this side's are shown
-  subuid:NAME[:COUNT]     the user NAME is shown as root, and NAME's ranges of /etc/subuid and
-                          /etc/subgid as 1, 2, 3, …
-  name:u:STORED=SHOWN     one user by name; name:g: for a group
-  'idshift map explain SPEC…' says in words what a map does.
-
-Options of idshift:
-  cache=coherent | ttl:SECONDS | none | exclusive
-                          how long the kernel may remember names and attributes: until something
-                          changes in LOWER (default where possible: root; ext4, xfs, btrfs, tmpfs),
-                          that long (else: ttl:1), not at all, or for good, because nobody else
-                          changes LOWER
-  io=passthrough | cached
-                          contents are used by the kernel on the lower file, else through the
-                          server (default); or they are kept in the mount's own cache, and opening
-                          a file that is known asks nobody
-  locks=mount | lower     locks are seen on this mount (default), or also by processes on LOWER
-  ownership=chown | xattr | xattr:LABEL
-                          owners and modes are stored in the files themselves (default), or in an
-                          attribute of files that are all the server's: the one that container tools
-                          use, or one of its own for LABEL
-  guard=none | nosuid | noexec | hide
-                          how the rest of the host sees LOWER meanwhile: as ever (default), without
-                          set-user-ID programs and devices, without programs, or not at all
-  unmapped=overflow | restrict | owner:UID[:GID] | squash:UID[:GID] | deny
-                          files of owners outside the map: shown as 65534 and unchangeable
-                          (default); the same, with the rights only that everyone has; shown as
-                          UID's but unchangeable; UID's; or listed by name alone
-  deny_groups=off | group | all
-                          whoever is not in a file's group has at most the group's rights (all:
-                          and the owner's), so that leaving a group gains nothing
-  suid=pass | deny | shadow
-                          set-ID bits and file capabilities that are set here: stored in the lower
-                          file (default), refused, or kept beside its mode, so that only this mount
-                          honours them ('idshift shadow' moves them)
-  submounts               show what is mounted below LOWER too
-  backend=fuse | kernel | auto
-                          serve through FUSE (default), make a kernel idmapped mount, or choose
-  allow_other             others may enter (root's mounts have it always)
-  fsname=NAME             the source that /proc/mounts shows, instead of LOWER
-  threads=N               worker threads
-  log=LEVEL               off, error, warn, info (default), debug, trace; or set IDSHIFT_LOG
-
-Options of every mount:
-  ro rw nosuid suid nodev dev noexec exec noatime strictatime relatime nodiratime lazytime
-  nosymfollow sync dirsync remount user users owner group nofail noauto _netdev x-… X-… comment=…
-  A mount made by an ordinary user always has nosuid and nodev.
-  A comma inside a value is written '\\,', a blank '\\040'.
-
-Exit codes: 0 the mount answers, 1 wrong usage, 2 system error, 32 mount failure.";
 
 /// A mount command in whichever syntax it came.
 #[derive(Debug, Clone, Default)]

@@ -2,6 +2,7 @@
 //! `/etc/fstab`, read into one checked value. Nothing here touches the system; what the options
 //! mean for this machine is decided in `mount::check`.
 
+pub mod described;
 pub mod known;
 mod policies;
 pub mod split;

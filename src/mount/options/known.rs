@@ -1,69 +1,6 @@
-//! The names of all options, so that a wrong one can be answered with the one that was meant.
+//! Names of options that are wrong: which one was meant, or why it is refused.
 
-/// Every option that is understood, as a person would type it. `options::tests` checks that the
-/// parser takes each of them.
-pub const KNOWN: &[&str] = &[
-    "map",
-    "ro",
-    "rw",
-    "nosuid",
-    "suid",
-    "nodev",
-    "dev",
-    "noexec",
-    "exec",
-    "noatime",
-    "atime",
-    "nodiratime",
-    "diratime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nostrictatime",
-    "lazytime",
-    "nolazytime",
-    "symfollow",
-    "nosymfollow",
-    "sync",
-    "async",
-    "dirsync",
-    "remount",
-    "allow_other",
-    "default_permissions",
-    "fsname",
-    "subtype",
-    "cache",
-    "io",
-    "locks",
-    "submounts",
-    "guard",
-    "ownership",
-    "threads",
-    "log",
-    "backend",
-    "unmapped",
-    "deny_groups",
-    "user",
-    "users",
-    "owner",
-    "group",
-    "defaults",
-    "auto",
-    "noauto",
-    "nofail",
-    "nouser",
-    "nousers",
-    "noowner",
-    "nogroup",
-    "_netdev",
-    "_rnetdev",
-    "comment",
-    "silent",
-    "loud",
-    "iversion",
-    "noiversion",
-    "nomand",
-];
+use super::described;
 
 /// Options of other programs, or of a later idshift, that people will try: the reason why they are
 /// refused and what to write instead.
@@ -89,16 +26,16 @@ pub const REFUSED: &[(&str, &str)] = &[
 
 /// The known option nearest to `name`; `None` if none is near enough to be a slip of the finger.
 pub fn nearest(name: &str) -> Option<&'static str> {
-    closest(name, KNOWN)
+    closest(name, described::names())
 }
 
 /// The word of `words` nearest to `typed`, if it is near enough to be a slip of the finger.
-pub fn closest<'a>(typed: &str, words: &[&'a str]) -> Option<&'a str> {
+pub fn closest<'a>(typed: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
     let most = (typed.chars().count() / 3).clamp(1, 3);
     words
-        .iter()
-        .map(|word| (strsim::osa_distance(&typed, word), *word))
+        .into_iter()
+        .map(|word| (strsim::osa_distance(&typed, word), word))
         .filter(|(distance, _)| *distance <= most)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, word)| word)

@@ -36,12 +36,41 @@ fn sample(name: &str) -> String {
 
 #[test]
 fn every_listed_name_is_understood_and_no_refused_one_is() {
-    for name in known::KNOWN {
+    for name in described::names() {
         parse(&sample(name));
     }
     for (name, _) in known::REFUSED {
-        assert!(!known::KNOWN.contains(name), "{name} is listed twice");
+        assert!(!described::names().any(|known| known == *name), "{name} is listed twice");
         assert!(error(name).contains(name), "{name}");
+    }
+}
+
+/// What the help says can be written, can be written.
+#[test]
+fn every_form_in_the_help_is_understood() {
+    let stands_for = [
+        ("SECONDS", "0.5"),
+        ("UID", "1000"),
+        ("GID", "1000"),
+        ("LABEL", "web"),
+        ("NAME", "x"),
+        ("LEVEL", "debug"),
+        ("SPEC", "identity"),
+        ("N", "2"),
+    ];
+    for option in described::OWN {
+        let (name, forms) = option.form.split_once('=').unwrap_or((option.form, ""));
+        assert_eq!(option.names, [name]);
+        for form in forms.split(" | ") {
+            for form in [form.replace(['[', ']'], ""), form.replace("[:GID]", "")] {
+                let value = stands_for
+                    .iter()
+                    .fold(form, |form, (capital, example)| form.replace(capital, example));
+                let text =
+                    if value.is_empty() { name.to_owned() } else { format!("{name}={value}") };
+                parse(&text);
+            }
+        }
     }
 }
 
