@@ -3,15 +3,19 @@
 
 mod common;
 
-use common::runner::needs_real_root;
+use std::path::PathBuf;
+
+use common::mount::temp_dir;
+use common::runner::{needs_idshift, needs_real_root};
 use common::{
     ACL_ACCESS, ACL_DEFAULT, AclEntry, BASE, Caller, Errno, GROUP, GROUP_OBJ, MASK, Mount, NO_ID,
-    OFlags, OTHER, UNMAPPED, USER, USER_OBJ, acl, assert_errno, create, get_xattr, list_xattr, lo,
-    mkdir, mode, open, owner, parse_acl, put_dir, put_file, set_mode, set_xattr,
+    OFlags, OTHER, UNMAPPED, USER, USER_OBJ, acl, assert_errno, chown, create, get_xattr,
+    list_xattr, lo, mkdir, mode, open, owner, parse_acl, put_dir, put_file, set_mode, set_xattr,
 };
 use rustix::fs::{
     XattrFlags, lgetxattr, lgetxattr_query, llistxattr, llistxattr_query, lremovexattr, lsetxattr,
 };
+use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
 common::tests!(
     user_attributes,
@@ -30,6 +34,7 @@ common::tests!(
     acl_and_chmod,
     acl_is_for_the_owner,
     removed_acl,
+    lower_without_acls,
     setgid_goes_with_an_acl_of_a_stranger_to_the_group,
     default_acl_is_inherited,
     default_acl_and_umask,
@@ -309,6 +314,55 @@ fn removed_acl() {
     let denied = Caller::user(7).run(|| open(&up, OFlags::RDONLY, 0).map(drop));
     assert_errno!(denied, Errno::ACCESS);
     assert_eq!(mode(&up), mode(&mount.low("file")));
+}
+
+/// A file system without attributes, taken away when this goes out of scope.
+struct Ramfs(PathBuf);
+
+impl Ramfs {
+    fn at(path: PathBuf) -> Self {
+        put_dir(&path, 0o755, 0, 0);
+        rustix::mount::mount("ramfs", &path, "ramfs", MountFlags::empty(), None).unwrap();
+        chown(&path, Some(BASE), Some(BASE)).unwrap();
+        set_mode(&path, 0o777).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Ramfs {
+    fn drop(&mut self) {
+        unmount(&self.0, UnmountFlags::DETACH).ok();
+    }
+}
+
+/// The kernel above asks for ACLs; where the lower file system has none, modes alone decide.
+fn lower_without_acls() {
+    needs_idshift();
+    needs_real_root("a ramfs");
+    let dir = temp_dir();
+    let ramfs = Ramfs::at(dir.path().join("ramfs"));
+    let lower = &ramfs.0;
+    put_file(&lower.join("file"), b"content", 0o640, lo(1000), lo(1000));
+    put_dir(&lower.join("dir"), 0o750, lo(1000), lo(1000));
+    assert_errno!(get_xattr(&lower.join("file"), ACL_ACCESS), Errno::OPNOTSUPP);
+    let mount = Mount::of(dir, lower.clone(), common::MAP);
+    let file = mount.up("file");
+    assert_errno!(get_xattr(&file, ACL_ACCESS), Errno::NODATA);
+    Caller::user(1000).run(|| {
+        create(&mount.up("dir/new"), 0o644).unwrap();
+        open(&file, OFlags::RDWR, 0).unwrap();
+        let read_all = acl(&[(USER_OBJ, 6, NO_ID), (GROUP_OBJ, 4, NO_ID), (OTHER, 4, NO_ID)]);
+        assert_errno!(set_xattr(&file, ACL_ACCESS, &read_all), Errno::OPNOTSUPP);
+    });
+    Caller::user(1001).groups(&[1000]).run(|| {
+        open(&file, OFlags::RDONLY, 0).unwrap();
+        assert_errno!(open(&file, OFlags::RDWR, 0), Errno::ACCESS);
+        assert_eq!(std::fs::read_dir(mount.up("dir")).unwrap().count(), 1);
+    });
+    Caller::user(1002).run(|| {
+        assert_errno!(open(&file, OFlags::RDONLY, 0), Errno::ACCESS);
+        create(&mount.up("mine"), 0o600).unwrap();
+    });
 }
 
 fn setgid_goes_with_an_acl_of_a_stranger_to_the_group() {

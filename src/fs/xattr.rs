@@ -60,6 +60,10 @@ enum Content {
 }
 
 impl Content {
+    fn is_acl(self) -> bool {
+        matches!(self, Content::AccessAcl | Content::DefaultAcl)
+    }
+
     fn of(name: &OsStr) -> Self {
         match name.as_bytes() {
             b"system.posix_acl_access" => Content::AccessAcl,
@@ -100,6 +104,11 @@ impl FileSystem {
             // The caller's room is for the translated value, which may be longer than the stored.
             _ => match read_value(&file, name, USUAL) {
                 Err(FsError::Os { errno: Errno::RANGE, .. }) => read_value(&file, name, MAX)?,
+                // The kernel above asks for ACLs to check permissions, and denies them over any
+                // answer but this one (`fuse_get_acl` in fs/fuse/acl.c).
+                Err(FsError::Os { errno: Errno::NOTSUP, .. }) if content.is_acl() => {
+                    return Err(FsError::Refused(Errno::NODATA));
+                }
                 read => read?,
             },
         };
