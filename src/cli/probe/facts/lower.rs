@@ -101,7 +101,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         lower: lower.to_owned(),
         mountpoint: lower.to_owned(),
         maps: example(),
-        source: String::new(),
+        source: lower.to_string_lossy().into_owned(),
         backend: Backend::Auto,
         flags: MountFlags::default(),
         allow_other: true,
