@@ -20,18 +20,30 @@ use clap::{Parser, Subcommand};
 
 use crate::error::StartError;
 use crate::mount::options::Origin;
+use crate::shift::parse::looks_like_a_spec;
 
 /// Show a directory with its user and group ids shifted.
 #[derive(Debug, Parser)]
 #[command(name = "idshift", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = FIRST_STEPS)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const FIRST_STEPS: &str = "\
+First steps:
+  idshift demo                            see what it does, on a small tree of its own
+  idshift probe DIRECTORY                 see what is possible here
+  idshift mount -o map=b:0:100000:65536 DIRECTORY MOUNTPOINT
+                                          stored 0, 1, 2, … are shown as 100000, 100001, …
+  idshift umount MOUNTPOINT
+Each command has --help; 'idshift mount --help' describes maps and options.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Mount(mount::Args),
+    #[command(alias = "unmount")]
     Umount(umount::Args),
     Unguard(unguard::Args),
     Map(map::Args),
@@ -54,7 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     } else {
         match Cli::try_parse_from(&args) {
             Ok(cli) => dispatch(cli.command),
-            Err(error) => return explain_usage(&error),
+            Err(error) => return explain_usage(&error, &args),
         }
     };
     match outcome {
@@ -80,8 +92,13 @@ fn mount_call(args: &[OsString]) -> Option<(mount::Call, Origin)> {
 }
 
 /// Prints what clap has to say: help and version are no errors, and what is one is usage.
-fn explain_usage(error: &clap::Error) -> ExitCode {
+fn explain_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let shown = error.print();
+    let is_mount = args.get(1).is_some_and(|command| command == "mount");
+    let spec = args.iter().filter_map(|arg| arg.to_str()).find(|arg| looks_like_a_spec(arg));
+    if let (true, true, Some(spec)) = (error.use_stderr(), is_mount, spec) {
+        eprintln!("\nIs '{spec}' an id map? It is given with '-o map={spec}' or '--map {spec}'.");
+    }
     if error.use_stderr() || shown.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }
 

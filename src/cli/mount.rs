@@ -111,6 +111,14 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         say(call.verbose, &config, "would be shown");
         return Ok(0);
     }
+    if check::looks_swapped(&config.lower, &config.mountpoint) {
+        tracing::warn!(
+            "'{}' is empty and '{}' is not: the directory that is to be shown comes first, and then \
+             the place where to show it",
+            config.lower.display(),
+            config.mountpoint.display()
+        );
+    }
     if let Some(warning) = policies::set_id_warning(&config) {
         tracing::warn!("{warning}");
     }

@@ -91,12 +91,20 @@ fn by_fusermount(mountpoint: &Path, lazy: bool) -> Result<u8, StartError> {
         return Err(busy(mountpoint));
     }
     let name = program.file_name().unwrap_or(OsStr::new("fusermount3"));
-    Err(wrong(mountpoint, format!("{} refuses to unmount it: {}", name.display(), said.trim())))
+    let said = said.trim();
+    let hint = if said.contains("/etc/mtab") {
+        "; as root, 'ln -s /proc/self/mounts /etc/mtab' makes the file that it looks into"
+    } else {
+        ""
+    };
+    Err(wrong(mountpoint, format!("{} refuses to unmount it: {said}{hint}", name.display())))
 }
 
 fn busy(mountpoint: &Path) -> StartError {
     const SHOWN: usize = 5;
-    let holders = holders::of(mountpoint);
+    let mut holders = holders::of(mountpoint);
+    // This command itself does not stay.
+    holders.retain(|holder| holder.pid != std::process::id());
     let mut lines = vec!["is busy".to_owned()];
     lines.extend(holders.iter().take(SHOWN).map(|holder| {
         let path = holder.path.display();

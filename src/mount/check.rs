@@ -178,6 +178,13 @@ fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<()
     })
 }
 
+/// Whether the two directories of a command look as if they were given in the wrong order: what is
+/// shown has nothing in it, and what it is put over has something.
+pub fn looks_swapped(lower: &Path, mountpoint: &Path) -> bool {
+    let is_empty = |path: &Path| std::fs::read_dir(path).ok().map(|mut dir| dir.next().is_none());
+    lower != mountpoint && is_empty(lower) == Some(true) && is_empty(mountpoint) == Some(false)
+}
+
 /// Covering a path is for root of the machine: it is for everybody there, and another user
 /// namespace has only a copy of the mounts.
 fn guardable(guard: GuardMode, standing: Standing) -> Result<(), StartError> {

@@ -307,6 +307,12 @@ fn unknown(word: &Word) -> StartError {
     if let Some((_, reason)) = known::REFUSED.iter().find(|(refused, _)| refused == name) {
         return StartError::Usage(format!("option '{name}': {reason}"));
     }
+    if crate::shift::parse::looks_like_a_spec(name) {
+        return StartError::Usage(format!(
+            "unknown option '{name}': it looks like an id map; write 'map={name}', and 'map=' again \
+             before each further one"
+        ));
+    }
     let hint = match known::nearest(name) {
         Some(near) => format!("; did you mean '{near}'?"),
         None => "; 'idshift mount --help' lists the options".to_owned(),

@@ -88,12 +88,10 @@ pub fn set_id_warning(config: &MountConfig) -> Option<String> {
         return None;
     }
     Some(format!(
-        "who is shown as the owner of a file here can make it set-user-ID, and anybody who reaches \
-         '{}' then runs it there with the rights of its stored owner, because '{}' is not mounted \
-         nosuid; suid=deny forbids it, suid=shadow keeps such bits where only this mount honours \
-         them, and guard=nosuid makes them inert there meanwhile",
-        config.lower.display(),
-        mount.mountpoint.display()
+        "set-user-ID programs that are made in this mount work at '{}' too, with the rights of \
+         their stored owners; where others than root get there, suid=deny, suid=shadow or \
+         guard=nosuid prevents it",
+        config.lower.display()
     ))
 }
 

@@ -87,6 +87,13 @@ impl Kinds {
     }
 }
 
+/// Whether a word begins as a map spec does, so that one in a wrong place can be answered with the
+/// right place.
+pub fn looks_like_a_spec(word: &str) -> bool {
+    const BEGINNINGS: &[&str] = &["b:", "u:", "g:", "offset:", "userns:", "subuid:", "name:"];
+    BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
+}
+
 /// One map spec. Its [`Display`](fmt::Display) is a spec that reads as the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {

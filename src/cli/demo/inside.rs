@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
+use rustix::io::Errno;
+
 use crate::error::StartError;
 use crate::host::userns;
 use crate::sys::namespace;
@@ -58,6 +60,26 @@ fn give_ids(pid: u32) -> u8 {
     }
 }
 
+/// What to tell somebody who gets no user namespace (user_namespaces(7), unshare(2)).
+fn no_namespace(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOSPC | Errno::USERS => {
+            "cannot make a user namespace, which the demo of an ordinary user needs; root can let \
+             users make some with 'sysctl user.max_user_namespaces=10000', or run the demo, which \
+             needs none then"
+        }
+        Errno::PERM | Errno::ACCESS => {
+            "cannot make a user namespace, which the demo of an ordinary user needs; the kernel \
+             refuses it in a chroot, and many containers and some distributions forbid it to users; \
+             as root the demo needs none"
+        }
+        _ => {
+            "cannot make a user namespace, which the demo of an ordinary user needs; as root it \
+             needs none"
+        }
+    }
+}
+
 /// The second process: makes the namespace and becomes its root.
 pub(super) fn settle() -> Result<(), StartError> {
     let system = |what: &'static str| {
@@ -67,11 +89,9 @@ pub(super) fn settle() -> Result<(), StartError> {
     let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)
         .map_err(|errno| system("the demo inside has no way to the one outside")(errno.into()))?;
     let mut outside = UnixStream::from(stdin);
-    namespace::unshare_user_and_mounts().map_err(|errno| {
-        system(
-            "cannot make a user namespace, which the demo of an ordinary user needs ('idshift \
-             probe' shows the settings that forbid it; as root the demo needs none)",
-        )(errno.into())
+    namespace::unshare_user_and_mounts().map_err(|errno| StartError::System {
+        what: no_namespace(errno).to_owned(),
+        source: errno.into(),
     })?;
     let mut answer = [0];
     outside
@@ -83,4 +103,16 @@ pub(super) fn settle() -> Result<(), StartError> {
             .map_err(system("cannot map this user's id"))?;
     }
     userns::keep_mounts_private().map_err(system("cannot keep the demo's mounts private"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_way_of_being_refused_has_its_own_way_out() {
+        assert!(no_namespace(Errno::NOSPC).contains("sysctl user.max_user_namespaces"));
+        assert!(no_namespace(Errno::PERM).contains("chroot"));
+        assert!(no_namespace(Errno::NOSYS).contains("as root it needs none"));
+    }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::StartError;
+use crate::mount::log;
 
 /// A temporary directory with `lower` and `mnt` in it, which goes away, with the mount, when this
 /// value does.
@@ -93,6 +94,8 @@ impl Stage {
         let status = self
             .command(&["mount", "-o", &format!("map={map}")])
             .args([self.lower(), self.mountpoint()])
+            // Its warning about set-user-ID programs is for trees that stay.
+            .env(log::VARIABLE, "error")
             .status()
             .map_err(system("cannot run 'idshift mount'".to_owned()))?;
         self.mounted = status.success();

@@ -136,6 +136,7 @@ fn errors_name_the_option_the_value_and_the_way_out() {
     for (text, parts) in [
         ("nosuit", vec!["nosuit", "did you mean 'nosuid'"]),
         ("frobnicate", vec!["frobnicate", "--help"]),
+        ("map=b:0:1:2,u:5:6:1", vec!["u:5:6:1", "map=u:5:6:1"]),
         ("ro=1", vec!["ro=1", "no value"]),
         ("map", vec!["map", "b:0:100000:65536"]),
         ("map=", vec!["needs a value"]),

@@ -1,0 +1,128 @@
+//! What a newcomer stumbles over, and what idshift says then.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use common::mount::{free, is_mounted, temp_dir};
+use common::program::{Called, idshift};
+use common::runner::{needs_idshift, needs_real_root};
+use common::{put_dir, put_file};
+use tempfile::TempDir;
+
+common::tests!(
+    map_in_a_wrong_place,
+    directories_in_the_wrong_order,
+    busy_mount_does_not_name_the_command_itself,
+    unmount_is_understood,
+    demo_says_nothing_besides_its_story,
+    probe_and_backend_agree,
+);
+
+struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        needs_idshift();
+        let place = Self { dir: temp_dir() };
+        put_dir(&place.path("lower"), 0o755, 0, 0);
+        put_file(&place.path("lower/file"), b"", 0o644, 0, 0);
+        put_dir(&place.path("mnt"), 0o755, 0, 0);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn mount(&self, options: &str) -> Called {
+        idshift(&[&"mount", &"-o", &options, &self.path("lower"), &self.path("mnt")])
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for name in ["mnt", "lower"] {
+            free(&self.path(name));
+        }
+    }
+}
+
+fn map_in_a_wrong_place() {
+    let place = Place::new();
+    let (lower, mnt) = (place.path("lower"), place.path("mnt"));
+    let called = idshift(&[&"mount", &"b:0:0:1000", &lower, &mnt]);
+    assert_eq!(called.code, 1);
+    assert!(called.err.contains("-o map=b:0:0:1000"), "{}", called.err);
+    let called = place.mount("map=b:0:0:1000,b:2000:2000:1");
+    assert_eq!(called.code, 1);
+    assert!(called.err.contains("write 'map=b:2000:2000:1'"), "{}", called.err);
+    // Other mistakes bring no such hint.
+    let called = idshift(&[&"mount", &"--frobnicate", &lower, &mnt]);
+    assert!(called.code == 1 && !called.err.contains("id map"), "{}", called.err);
+    assert!(!is_mounted(&mnt));
+}
+
+fn directories_in_the_wrong_order() {
+    let place = Place::new();
+    let (lower, mnt) = (place.path("lower"), place.path("mnt"));
+    let called = idshift(&[&"mount", &"-o", &"map=b:0:0:1000,ro", &mnt, &lower]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert!(called.err.contains("comes first"), "{}", called.err);
+    free(&lower);
+    let called = place.mount("map=b:0:0:1000,ro");
+    assert!(called.code == 0 && called.err.is_empty(), "{}", called.err);
+}
+
+fn busy_mount_does_not_name_the_command_itself() {
+    let place = Place::new();
+    let mnt = place.path("mnt");
+    assert_eq!(place.mount("map=b:0:0:1000,ro").code, 0);
+    let output = Command::new(&common::machine().binary)
+        .arg("umount")
+        .arg(&mnt)
+        .current_dir(&mnt)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(32), "{said}");
+    assert!(said.contains("is busy") && !said.contains("(idshift)"), "{said}");
+}
+
+fn unmount_is_understood() {
+    let place = Place::new();
+    assert_eq!(place.mount("map=b:0:0:1000").code, 0);
+    let called = idshift(&[&"unmount", &place.path("mnt")]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert!(!is_mounted(&place.path("mnt")));
+}
+
+fn demo_says_nothing_besides_its_story() {
+    drop(Place::new());
+    let called = idshift(&[&"demo"]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert_eq!(called.err, "");
+    assert!(called.out.contains("All steps went as they should"), "{}", called.out);
+}
+
+/// What `idshift probe` says of the kernel's idmapped mount is what a mount then meets.
+fn probe_and_backend_agree() {
+    needs_real_root("the kernel's idmapped mount");
+    let place = Place::new();
+    let called = idshift(&[&"probe", &place.path("lower")]);
+    let row = called.out.lines().find(|line| line.contains("kernel idmapped mount")).unwrap();
+    let says = row.split_whitespace().nth(3).unwrap();
+    let mounted = place.mount("map=b:0:100000:65536,backend=kernel").code == 0;
+    assert_eq!(says, if mounted { "yes" } else { "no" }, "{}", called.out);
+    // One that cannot have it: no file system in /proc has idmapped mounts.
+    let called = idshift(&[&"probe", &"/proc/self"]);
+    let row = called.out.lines().find(|line| line.contains("kernel idmapped mount")).unwrap();
+    assert_eq!(row.split_whitespace().nth(3), Some("no"), "{row}");
+    assert!(!fs::exists(place.path("mnt/none")).unwrap());
+}
