@@ -6,6 +6,10 @@
 
 mod backing;
 mod device;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod driver;
+#[cfg(test)]
+mod hostile;
 pub mod negotiate;
 pub mod notify;
 mod reply;

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
@@ -83,9 +83,14 @@ impl LowerTree {
         }
     }
 
-    /// Opens the file itself for reading or writing. The inode's type was checked when it was
-    /// looked up and never changes, so this cannot hang on a fifo or open a device.
+    /// Opens the file itself for reading or writing: a regular file or a directory. `ENXIO` for all
+    /// others, whatever asks for them: a fifo would make the server wait for its other end, and
+    /// opening a device may do anything. The kernel above opens these itself. An inode's type
+    /// never changes, so that what is checked here is what is opened.
     pub fn open_file(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+        if !matches!(inode.kind, FileType::RegularFile | FileType::Directory) {
+            return Err(FsError::Refused(Errno::NXIO));
+        }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         if let Locator::Handle { kind, data } = inode.locator() {
             let opened = self.retrying(|| {

@@ -23,7 +23,7 @@ pub fn append_at(
     size: usize,
     offset: u64,
 ) -> Result<usize, Errno> {
-    buffer.reserve_exact(size);
+    buffer.try_reserve_exact(size).map_err(|_| Errno::NOMEM)?;
     let room = buffer.spare_capacity_mut().get_mut(..size).ok_or(Errno::INVAL)?;
     let (read, _) = rustix::io::pread(fd, room, offset)?;
     let length = read.len();

@@ -1,0 +1,201 @@
+//! A server without a kernel: messages made by hand go to [`Server::serve`], and what it answers
+//! is read back. For tests and fuzzing, which send what no kernel would.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // the panic is the finding
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::backing::Backings;
+use super::device::Device;
+use super::negotiate::{
+    self, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_SETXATTR_EXT,
+    FUSE_WRITEBACK_CACHE,
+};
+use super::reply::Payload;
+use super::request::Request;
+use super::server::Server;
+use super::trust::Keeping;
+use super::wire::{self, InHeader, InitIn, OutHeader};
+use crate::config::{IoMode, Policies};
+use crate::fs::FileSystem;
+use crate::lower::LowerTree;
+use crate::shift::acl::Unmapped;
+use crate::shift::idmap::{Extent, IdMap, Maps};
+
+/// The upper ids of whoever runs this, who owns what the driver makes.
+pub(crate) const UID: u32 = 5000;
+pub(crate) const GID: u32 = 6000;
+
+/// A server on a lower directory, and a file in the place of its connection.
+pub(crate) struct Driver {
+    server: Server,
+    /// What the server writes.
+    written: File,
+    payload: Payload,
+    unique: u64,
+}
+
+/// What the server answered to one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// 0, or an errno.
+    pub(crate) errno: i32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Driver {
+    /// A server whose map shows nobody but the one who runs this.
+    pub(crate) fn on(lower: &Path) -> Self {
+        let meta = lower.metadata().unwrap();
+        let maps = Maps {
+            uids: IdMap::new(vec![Extent::from_raw(meta.uid(), UID, 1).unwrap()]).unwrap(),
+            gids: IdMap::new(vec![Extent::from_raw(meta.gid(), GID, 1).unwrap()]).unwrap(),
+        };
+        let fs = FileSystem {
+            lower: LowerTree::open(lower, false, 32).unwrap(),
+            maps,
+            unmapped_acl: Unmapped::Placeholder,
+            policies: Policies::default(),
+            io: IoMode::Passthrough,
+            owners: None,
+        };
+        let written = rustix::fs::memfd_create("replies", MemfdFlags::CLOEXEC).unwrap();
+        let device = Device::new(OwnedFd::try_clone(&written).unwrap()).unwrap();
+        let everything = InitIn { major: 7, minor: 40, max_readahead: 0, flags: u32::MAX };
+        let left_out = FUSE_PASSTHROUGH | FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE;
+        let (agreed, _) = negotiate::agree(everything, u32::MAX, 1, left_out);
+        assert!(agreed.has(FUSE_SETXATTR_EXT) && agreed.has(FUSE_POSIX_LOCKS));
+        let server = Server {
+            fs,
+            agreed,
+            keeping: Keeping::For(Duration::from_secs(1)),
+            expires_missing_names: false,
+            finds_out_listings: false,
+            flush: true,
+            lock_waiters: None,
+            backings: Backings::new(device.clone(), false),
+            device,
+        };
+        Self { server, written: written.into(), payload: Payload::default(), unique: 0 }
+    }
+
+    /// Serves one message, whatever it is, and returns all that was written for it.
+    pub(crate) fn serve(&mut self, message: &[u8]) -> Vec<u8> {
+        self.server.serve(message, &mut self.payload);
+        let length = usize::try_from(self.written.metadata().unwrap().len()).unwrap();
+        let mut bytes = vec![0; length];
+        self.written.read_exact_at(&mut bytes, 0).unwrap();
+        self.written.set_len(0).unwrap();
+        rustix::fs::seek(&self.written, rustix::fs::SeekFrom::Start(0)).unwrap();
+        bytes
+    }
+
+    /// Asks as a caller with these ids; `None` if there was no answer.
+    ///
+    /// Panics if an answer is not of the form that the kernel wants: it would take it for an error
+    /// of the server, and the caller would wait for ever.
+    pub(crate) fn ask_as(
+        &mut self,
+        (uid, gid): (u32, u32),
+        opcode: u32,
+        nodeid: u64,
+        args: &[u8],
+    ) -> Option<Answer> {
+        self.unique += 2;
+        let len = u32::try_from(size_of::<InHeader>() + args.len()).unwrap();
+        let header = InHeader {
+            len,
+            opcode,
+            unique: self.unique,
+            nodeid,
+            uid,
+            gid,
+            pid: 0,
+            total_extlen: 0,
+            padding: 0,
+        };
+        let written = self.serve(&[header.as_bytes(), args].concat());
+        let mut rest = &written[..];
+        let mut answer = None;
+        while !rest.is_empty() {
+            let (header, _) = ReplyHeader::read_from_prefix(rest).expect("a whole header");
+            let (whole, after) = rest.split_at(header.len as usize);
+            rest = after;
+            if header.unique == 0 {
+                assert!(header.error > 0, "a notice says which it is");
+                continue;
+            }
+            assert_eq!(header.unique, self.unique, "the answer to another request");
+            assert!((-511..=0).contains(&header.error), "an errno that the kernel knows");
+            assert!(header.error == 0 || whole.len() == size_of::<OutHeader>());
+            assert!(answer.is_none(), "one answer");
+            let payload = whole[size_of::<OutHeader>()..].to_vec();
+            answer = Some(Answer { errno: -header.error, payload });
+        }
+        answer
+    }
+
+    /// Asks as the one who owns what the driver makes.
+    pub(crate) fn ask(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> Option<Answer> {
+        self.ask_as((UID, GID), opcode, nodeid, args)
+    }
+
+    /// The errno of an answer, 0 for none.
+    pub(crate) fn errno(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> i32 {
+        self.ask(opcode, nodeid, args).expect("an answer").errno
+    }
+
+    /// How many inodes, the root included, and open files the server holds.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.server.fs.lower.inodes.len(), self.server.fs.lower.open_files.len())
+    }
+}
+
+/// [`OutHeader`], to be read.
+#[derive(FromBytes)]
+#[repr(C)]
+struct ReplyHeader {
+    len: u32,
+    error: i32,
+    unique: u64,
+}
+
+/// Whether an answer to this opcode begins with an entry: a nodeid that the kernel now knows.
+pub(crate) fn answers_with_entry(opcode: u32) -> bool {
+    use wire::Opcode::{Create, Link, Lookup, Mkdir, Mknod, Symlink, Tmpfile};
+    let made = [Lookup, Symlink, Mknod, Mkdir, Link, Create, Tmpfile];
+    wire::Opcode::from_raw(opcode).is_some_and(|opcode| made.contains(&opcode))
+}
+
+/// What must hold for any message: it is taken apart within its own bytes.
+pub(crate) fn fuzz_requests(message: &[u8]) {
+    let Some(mut request) = Request::parse(message) else { return };
+    let _opcode = request.opcode();
+    let _caller = request.caller();
+    // Whatever is taken, in any order, comes out of what is left.
+    let mut left = message.len() - size_of::<InHeader>();
+    for choice in message.iter().rev().take(64) {
+        let taken = match choice % 5 {
+            0 => request.take_name().map(|name| {
+                let name = name.as_os_str().as_encoded_bytes();
+                assert!(!name.is_empty() && !name.contains(&b'/') && !name.contains(&0));
+                assert!(name != b"." && name != b"..");
+                name.len() + 1
+            }),
+            1 => request.take_str().map(|text| text.len() + 1),
+            2 => request.take_bytes(u32::from(*choice)).map(<[u8]>::len),
+            3 => request.take::<wire::SetattrIn>().map(|_| size_of::<wire::SetattrIn>()),
+            _ => request.take::<wire::ForgetIn>().map(|_| size_of::<wire::ForgetIn>()),
+        };
+        match taken {
+            Ok(taken) => left = left.checked_sub(taken).expect("no more than there was"),
+            Err(error) => assert_eq!(error.errno(), rustix::io::Errno::INVAL),
+        }
+    }
+}
