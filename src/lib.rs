@@ -18,6 +18,8 @@ pub mod config;
 pub mod error;
 pub mod fs;
 pub mod fuse;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host;
 pub mod lower;
 pub mod mount;

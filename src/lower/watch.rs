@@ -57,6 +57,8 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 pub use clock::{Clock, Ticket};
+#[cfg(any(test, fuzzing))]
+pub(crate) use event::fuzz as fuzz_events;
 
 use self::event::{Event, Handle};
 use self::hot::HotFiles;

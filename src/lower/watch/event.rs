@@ -114,6 +114,19 @@ fn number(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// What must hold for any bytes: each event takes some of them, and nothing panics.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut rest = bytes;
+    while let Some((event, after)) = parse(rest) {
+        assert!(after.len() < rest.len());
+        for handle in event.object.into_iter().chain(event.place.map(|(handle, _)| handle)) {
+            let _number: Option<u64> = handle.inode_number();
+        }
+        rest = after;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
