@@ -11,6 +11,7 @@ pub mod ranges;
 pub mod shadow;
 pub mod umount;
 pub mod unguard;
+pub mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -25,10 +26,17 @@ use crate::shift::parse::looks_like_a_spec;
 /// Show a directory with its user and group ids shifted.
 #[derive(Debug, Parser)]
 #[command(name = "idshift", version, max_term_width = 100, disable_help_subcommand = true)]
-#[command(after_help = FIRST_STEPS)]
+#[command(after_help = FIRST_STEPS, disable_version_flag = true)]
+#[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 struct Cli {
+    /// Print the version; with --verbose also the build, and what it uses of the kernel
+    #[arg(short = 'V', long)]
+    version: bool,
+    /// With --version: say more
+    #[arg(short, long, requires = "version")]
+    verbose: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const FIRST_STEPS: &str = "\
@@ -53,6 +61,12 @@ enum Command {
     Shadow(shadow::Args),
 }
 
+/// The command line as clap has it, for whoever makes pages and completions of it.
+pub fn command() -> clap::Command {
+    use clap::CommandFactory;
+    Cli::command()
+}
+
 /// Runs the command that `args` name, where `args[0]` is the program's name. The exit codes are
 /// those of mount(8): 0 done, 1 wrong usage, 2 system error, 32 mount failure.
 ///
@@ -65,7 +79,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         helper::run(&args[1..])
     } else {
         match Cli::try_parse_from(&args) {
-            Ok(cli) => dispatch(cli.command),
+            Ok(Cli { command: Some(command), .. }) => dispatch(command),
+            Ok(cli) => {
+                print!("{}", if cli.verbose { version::long() } else { version::short() });
+                return ExitCode::SUCCESS;
+            }
             Err(error) => return explain_usage(&error, &args),
         }
     };
@@ -86,7 +104,7 @@ fn mount_call(args: &[OsString]) -> Option<(mount::Call, Origin)> {
         return Some((helper::mount_call(&args[1..])?, Origin::MountProgram));
     }
     match Cli::try_parse_from(args).ok()?.command {
-        Command::Mount(args) => Some((args.into(), Origin::Command)),
+        Some(Command::Mount(args)) => Some((args.into(), Origin::Command)),
         _ => None,
     }
 }
@@ -130,8 +148,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

@@ -281,7 +281,17 @@ fn help_and_version() {
         assert!(help.contains(word), "{word} is missing in:\n{help}");
     }
     let version = idshift(&[&"--version"]).out;
-    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    assert_eq!(version, format!("idshift {}\n", env!("CARGO_PKG_VERSION")));
+    let more = idshift(&[&"--version", &"--verbose"]).out;
+    for part in [version.as_str(), "release", "debug", "FUSE_PASSTHROUGH"] {
+        let is_other_profile = part == if cfg!(debug_assertions) { "release" } else { "debug" };
+        assert_eq!(more.contains(part), !is_other_profile, "{part}: {more}");
+    }
+    for wrong in [&["--verbose"][..], &["--version", "demo"], &[]] {
+        let words: Vec<&dyn AsRef<std::ffi::OsStr>> =
+            wrong.iter().map(|word| word as &dyn AsRef<std::ffi::OsStr>).collect();
+        assert_eq!(idshift(&words).code, 1, "{wrong:?}");
+    }
 }
 
 fn map_explain() {

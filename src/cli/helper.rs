@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 
 use crate::cli::mount::{self, Call};
+use crate::cli::version;
 use crate::error::StartError;
 use crate::mount::options::Origin;
 
@@ -26,7 +27,7 @@ enum Parsed {
 pub fn run(args: &[OsString]) -> Result<u8, StartError> {
     match parse(args)? {
         Parsed::Help => println!("{USAGE}"),
-        Parsed::Version => println!("idshift {}", env!("CARGO_PKG_VERSION")),
+        Parsed::Version => print!("{}", version::short()),
         Parsed::Mount(call) => return mount::execute(call, Origin::MountProgram),
     }
     Ok(0)

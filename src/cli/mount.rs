@@ -19,7 +19,7 @@ use crate::shift::explain::explain_with;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help::mount_options())]
 pub struct Args {
-    /// Mount options, separated by commas; may be given several times (see below)
+    /// Mount options, separated by commas; may be given several times
     #[arg(short = 'o', value_name = "OPTS", allow_hyphen_values = true)]
     options: Vec<String>,
     /// An id map, as in -o map=SPEC; may be given several times
@@ -32,8 +32,10 @@ pub struct Args {
     #[arg(short, long)]
     verbose: bool,
     /// The directory as it is stored
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     lower: PathBuf,
     /// Where to show it
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     mountpoint: PathBuf,
 }
 

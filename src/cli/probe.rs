@@ -12,6 +12,7 @@ pub mod facts;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A directory that you want to mount shifted
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     lower: Option<PathBuf>,
     /// Print the table as JSON
     #[arg(long)]

@@ -18,6 +18,7 @@ pub struct Args {
     #[arg(short, long)]
     lazy: bool,
     /// The mount point
+    #[arg(value_hint = clap::ValueHint::DirPath)]
     mountpoint: PathBuf,
 }
 

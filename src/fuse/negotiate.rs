@@ -1,7 +1,7 @@
 //! What is agreed with the kernel when the connection starts: one table, which the log, `idshift
 //! probe` and the documentation print.
 
-use super::wire::{InitIn, InitOut, MAJOR, MINOR};
+use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR};
 
 /// A feature of the kernel's FUSE that idshift asks for.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +72,9 @@ features! {
     FUSE_PASSTHROUGH 37 "6.9" "the kernel reads and writes lower files without the server"
         else "contents are copied through the server";
 }
+
+/// The oldest and the newest minor version of the protocol (its major version is 7) that is spoken.
+pub const PROTOCOL: (u32, u32) = (OLDEST_MINOR, MINOR);
 
 /// The most that one write carries; with the page limit it is also what the kernel lets through.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
