@@ -6,8 +6,9 @@
 //!
 //! - Looking pays only while the machine has a CPU to spare: on a busy one, or with as many callers
 //!   as there are CPUs, sleeping at once is both quickest and cheapest ([`looking`]).
-//! - One reader serves one request after the other. It gets company when requests queue up, or when
-//!   it is stuck in one (a slow disk, fsync) while others might come.
+//! - One reader serves one request after the other. It gets company when requests queue up while a
+//!   CPU is idle (so it waits for the disk now and then), or when it is stuck in one (fsync) while
+//!   others might come. Two readers on CPUs that are all busy only take them from the callers.
 //! - A reader that finds nothing to do while another one waits goes back to the bench.
 //! - A *referee* watches for readers that are stuck; it sleeps while the mount is quiet.
 
@@ -31,8 +32,14 @@ mod looking;
 /// Room for the largest request: a write, and its headers.
 pub(super) const BUFFER: usize = MAX_WRITE as usize + 4096;
 
-/// After this many requests without a gap, another reader is worth its wake-up.
+/// After this many requests without a gap, another reader may be worth its wake-up.
 const BACKLOG: u32 = 8;
+/// It is if a CPU was idle whenever this many times in a row the crowd was counted.
+const BEHIND: u32 = 2;
+/// After this many requests without a gap the next one is probably there, too: no need to look.
+const FLOW: u32 = 4;
+/// A read that took longer has slept: there was a gap.
+const GAP: Duration = Duration::from_micros(5);
 /// How often the referee looks, and after how long without requests it goes to sleep.
 const TICK: Duration = Duration::from_millis(1);
 const QUIET_TICKS: u32 = 20;
@@ -109,7 +116,7 @@ impl Workers {
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) {
         let mut seen = 0;
-        let (mut quiet, mut stuck, mut tick) = (0, 0, 0);
+        let (mut quiet, mut stuck, mut behind, mut tick) = (0, 0, 0, 0);
         while !self.ended() {
             if quiet >= QUIET_TICKS {
                 self.server.fs.lower.tidy();
@@ -122,14 +129,16 @@ impl Workers {
             }
             if tick % CROWD_TICKS == 0 {
                 self.crowd.count();
+                let helps =
+                    self.backlog.swap(false, Ordering::Relaxed) && self.crowd.leaves_a_cpu();
+                behind = if helps { behind + 1 } else { 0 };
             }
             tick = tick.wrapping_add(1);
             let begun = self.begun.load(Ordering::Relaxed);
             let no_progress = begun == seen && self.waiting.load(Ordering::Relaxed) == 0;
             stuck = if no_progress { stuck + 1 } else { 0 };
-            let behind = self.backlog.swap(false, Ordering::Relaxed);
-            if stuck >= STUCK_TICKS || behind {
-                stuck = 0;
+            if stuck >= STUCK_TICKS || behind >= BEHIND {
+                (stuck, behind) = (0, 0);
                 if self.call_reader(most, threads).is_err() {
                     tracing::warn!("cannot start another thread: going on with those that run");
                 }
@@ -195,12 +204,9 @@ impl Workers {
         let mut without_gap = 0;
         self.waiting.fetch_add(1, Ordering::Relaxed);
         loop {
-            if self.is_waited_for(&callers, &mut looking, &mut without_gap)? {
-                if without_gap >= BACKLOG {
-                    without_gap = 0;
-                    self.backlog.store(true, Ordering::Relaxed);
-                }
-            } else if self.waiting.load(Ordering::Relaxed) > 1 && self.leave() {
+            let next =
+                if without_gap >= FLOW { Next::There } else { self.look(&callers, &mut looking)? };
+            if next == Next::Unknown && self.waiting.load(Ordering::Relaxed) > 1 && self.leave() {
                 return Ok(Turn::Over);
             }
             let begun = Instant::now();
@@ -208,36 +214,35 @@ impl Workers {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
             };
-            looking.read_took(begun.elapsed());
+            let took = begun.elapsed();
+            looking.read_took(took);
+            without_gap = if took < GAP && next != Next::Came { without_gap + 1 } else { 0 };
+            if without_gap == BACKLOG {
+                without_gap = FLOW;
+                self.backlog.store(true, Ordering::Relaxed);
+            }
             let message = &buffer[..length];
             callers.note(Request::parse(message).map_or(0, |request| request.caller().tid));
             self.serve(message, payload);
         }
     }
 
-    /// Looks for a request until one is there (true) or looking does not pay any more.
-    fn is_waited_for(
-        &self,
-        callers: &Callers,
-        looking: &mut Looking,
-        without_gap: &mut u32,
-    ) -> Result<bool, Errno> {
+    /// Looks for the next request until it is there or looking does not pay any more.
+    fn look(&self, callers: &Callers, looking: &mut Looking) -> Result<Next, Errno> {
         if self.crowd.is_dense(callers) {
-            return Ok(false);
+            return Ok(Next::Unknown);
         }
         if self.server.device.has_request()? {
-            *without_gap += 1;
-            return Ok(true);
+            return Ok(Next::There);
         }
-        *without_gap = 0;
         looking.begin();
         while looking.goes_on() {
             if self.server.device.has_request()? {
                 looking.found();
-                return Ok(true);
+                return Ok(Next::Came);
             }
         }
-        Ok(false)
+        Ok(Next::Unknown)
     }
 
     fn serve(&self, message: &[u8], payload: &mut Payload) {
@@ -284,6 +289,17 @@ impl Workers {
     fn ended(&self) -> bool {
         self.bench.lock().unwrap_or_else(PoisonError::into_inner).ended
     }
+}
+
+/// What a reader knows of the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It has been waiting.
+    There,
+    /// It came while the reader looked.
+    Came,
+    /// Reading will tell, and may sleep.
+    Unknown,
 }
 
 /// Why a reader stopped reading.

@@ -45,21 +45,29 @@ impl Callers {
 pub(super) struct Crowd {
     cpus: usize,
     dense: AtomicBool,
+    leaves_a_cpu: AtomicBool,
 }
 
 impl Crowd {
     /// Not counted yet.
     pub(super) fn new() -> Self {
         let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { cpus, dense: AtomicBool::new(cpus == 1) }
+        let dense = AtomicBool::new(cpus == 1);
+        Self { cpus, dense, leaves_a_cpu: AtomicBool::new(false) }
     }
 
     /// Counts anew; the calling thread is not counted.
     pub(super) fn count(&self) {
         let Ok(line) = std::fs::read_to_string("/proc/loadavg") else { return };
         let Some(running) = running(&line) else { return };
-        let dense = self.cpus == 1 || running.saturating_sub(1) > self.cpus;
-        self.dense.store(dense, Ordering::Relaxed);
+        let others = running.saturating_sub(1);
+        self.dense.store(self.cpus == 1 || others > self.cpus, Ordering::Relaxed);
+        self.leaves_a_cpu.store(others < self.cpus, Ordering::Relaxed);
+    }
+
+    /// Whether a CPU was idle, by the last count: another reader would take it from nobody.
+    pub(super) fn leaves_a_cpu(&self) -> bool {
+        self.leaves_a_cpu.load(Ordering::Relaxed)
     }
 
     /// Whether a thread that looks would take a CPU from somebody: by the last count, or because
@@ -129,6 +137,11 @@ impl Looking {
 mod tests {
     use super::*;
 
+    fn counted(cpus: usize, dense: bool) -> Crowd {
+        let leaves_a_cpu = AtomicBool::new(!dense);
+        Crowd { cpus, dense: AtomicBool::new(dense), leaves_a_cpu }
+    }
+
     #[test]
     fn looking_stops_when_it_is_in_vain_and_starts_when_requests_are_quick() {
         let mut looking = Looking::default();
@@ -152,18 +165,19 @@ mod tests {
     fn threads_that_want_to_run_are_counted() {
         assert_eq!(running("0.43 0.73 1.69 2/89 20684\n"), Some(2));
         assert_eq!(running("0.43 0.73"), None);
-        let crowd = Crowd { cpus: 1 << 20, dense: AtomicBool::new(true) };
+        let crowd = counted(1 << 20, true);
         crowd.count();
+        assert!(crowd.leaves_a_cpu());
         let callers = Callers::default();
         assert!(!crowd.is_dense(&callers), "so many threads do not fit into this machine");
-        let crowd = Crowd { cpus: 1, dense: AtomicBool::new(false) };
+        let crowd = counted(1, false);
         crowd.count();
         assert!(crowd.is_dense(&callers), "with one CPU a look always takes it from the caller");
     }
 
     #[test]
     fn callers_need_cpus_too() {
-        let crowd = Crowd { cpus: 2, dense: AtomicBool::new(false) };
+        let crowd = counted(2, false);
         let mut callers = Callers::default();
         for tid in [7, 0, 7, 7] {
             callers.note(tid);
