@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`plan`] | which subjects run which workloads, how often |
 //! | [`subject`], [`mounted`] | what is compared, and a mount of it |
+//! | [`floor`] | a server that does nothing: what the protocol itself costs |
 //! | [`stage`], [`tree`] | the files that all subjects show |
 //! | [`worker`], [`client`] | the process that does the work, and this side of it |
 //! | [`workload`] | what is done |
@@ -21,6 +22,7 @@ mod args;
 mod burner;
 mod client;
 mod failure;
+mod floor;
 mod machine;
 mod mounted;
 mod plan;
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         }
         Some(worker::COMMAND) => worker::main(),
         Some(burner::COMMAND) => burner::main(),
+        Some(floor::COMMAND) => floor::main(),
         Some(_) => run(),
     };
     match done {

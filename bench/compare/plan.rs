@@ -50,7 +50,7 @@ fn rounds(
     for round in 0..args.rounds().min(workload.most_rounds) {
         for turn in 0..subjects.len() {
             let subject = &subjects[(turn + round) % subjects.len()];
-            if failed.contains_key(subject.name.as_str()) {
+            if failed.contains_key(subject.name.as_str()) || !subject.takes(workload) {
                 continue;
             }
             match client::run(stage, subject, workload, settings) {

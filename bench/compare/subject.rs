@@ -5,7 +5,9 @@ use std::process::Command;
 
 use crate::args::Args;
 use crate::client;
+use crate::floor;
 use crate::stage::{OFFSET, Stage};
+use crate::workload::Workload;
 
 /// One way to show the lower tree.
 #[derive(Debug, Clone)]
@@ -28,6 +30,10 @@ pub(crate) enum Kind {
     Idshift {
         program: PathBuf,
         options: String,
+    },
+    /// A server that does nothing, which sleeps at once or looks for the next request first.
+    Floor {
+        looking: bool,
     },
     /// A FUSE peer.
     Bindfs {
@@ -57,8 +63,15 @@ impl Subject {
             Kind::Native => Role::Native,
             Kind::Kernel { .. } => Role::Kernel,
             Kind::Idshift { .. } => Role::Ours,
+            Kind::Floor { .. } => Role::Floor,
             _ => Role::Peer,
         }
+    }
+
+    /// Whether the workload can run on it: contents read as zeros on the floor.
+    pub(crate) fn takes(&self, workload: &Workload) -> bool {
+        const NAMES_ONLY: [&str; 4] = ["micro", "walk", "untar", "clients-metadata"];
+        self.role() != Role::Floor || NAMES_ONLY.contains(&workload.name)
     }
 
     /// The program that serves it, in the foreground; `None` if the kernel does that alone.
@@ -73,6 +86,12 @@ impl Subject {
                 }
                 let mut command = Command::new(program);
                 command.args(["mount", "-f", "-o", &all]).arg(lower).arg(point);
+                Some(command)
+            }
+            Kind::Floor { looking } => {
+                let mut command = Command::new(std::env::current_exe().ok()?);
+                command.arg(floor::COMMAND).arg(lower).arg(point);
+                command.args(looking.then_some("looking"));
                 Some(command)
             }
             Kind::Bindfs { program } => {
@@ -125,6 +144,7 @@ pub(crate) enum Role {
     Native,
     Kernel,
     Ours,
+    Floor,
     Peer,
 }
 
@@ -187,6 +207,9 @@ fn candidates(args: &Args) -> Vec<(String, Result<Kind, String>)> {
     }
     for program in &args.idshift {
         ours(format!("idshift ({})", label(program)), program, "");
+    }
+    for (name, looking) in [("floor", false), ("floor, looking", true)] {
+        list.push((name.to_owned(), Ok(Kind::Floor { looking })));
     }
     list.push(("bindfs".to_owned(), installed("bindfs").map(|program| Kind::Bindfs { program })));
     list.extend(overlays(args));

@@ -98,6 +98,7 @@ fn colour(role: Role, index: usize) -> ShapeStyle {
     let colour = match role {
         Role::Native => RGBColor(170, 170, 170).to_rgba(),
         Role::Kernel => BLACK.to_rgba(),
+        Role::Floor => RGBColor(90, 110, 160).to_rgba(),
         Role::Ours => HSLColor((0.36 + shade).min(0.8), 0.75, 0.42).to_rgba(),
         Role::Peer => HSLColor((shade * 0.6 + 0.6) % 0.17, 0.9, 0.47).to_rgba(),
     };
