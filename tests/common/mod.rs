@@ -9,6 +9,7 @@
 #![allow(dead_code, unused_imports, unused_macros)]
 
 pub(crate) mod caller;
+pub(crate) mod debian;
 pub(crate) mod files;
 pub(crate) mod kernel;
 pub(crate) mod mount;
