@@ -40,7 +40,7 @@
 //!
 //! What fanotify does not tell: access times; writing through a shared mapping before the file is
 //! closed; and what is written by those who write so often that the events are turned off for the
-//! file ([`hot`]). So answers about files that somebody has open for writing through the
+//! file (`hot`). So answers about files that somebody has open for writing through the
 //! mount, and about files that are written that often, get [`Trust::Short`], and no answer is
 //! trusted for longer than [`LONG`].
 

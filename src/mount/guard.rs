@@ -10,7 +10,7 @@
 //!
 //! Both are private: what is mounted on them later goes nowhere else. Several mounts of one lower
 //! directory share the two: the strongest guard that a running one asks for is in force, and there
-//! is no moment without one while any asks. Who asks is kept in a register ([`register`]) whose
+//! is no moment without one while any asks. Who asks is kept in a register (`register`) whose
 //! entries are locked by the servers, so that those of a killed server are known to be void. They
 //! are cleared by the next mount, the next unmount, and `idshift unguard`.
 //!

@@ -39,6 +39,19 @@ use crate::shift::map_error::{MapError, ProcExtent, RawExtent};
 pub const KERNEL_EXTENTS: usize = 340;
 
 /// The map that undoes this one: what was upper is its lower side.
+///
+/// ```
+/// use idshift::shift::algebra::invert;
+/// use idshift::shift::id::Uid;
+/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+///
+/// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
+///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
+/// };
+/// // A container's files are stored as 100000, …: shown as 0, … they look as in the container.
+/// assert_eq!(invert(&map(0, 100_000, 65_536)?), map(100_000, 0, 65_536)?);
+/// # Ok::<(), MapError>(())
+/// ```
 pub fn invert<K>(map: &IdMap<K>) -> IdMap<K> {
     let swap = |extent: &Extent<K>| {
         let RawExtent { lower, upper, count } = extent.raw();
@@ -50,6 +63,21 @@ pub fn invert<K>(map: &IdMap<K>) -> IdMap<K> {
 /// Through `first`, then its upper ids as the lower ids of `second`.
 ///
 /// An id that either of them does not map is unmapped.
+///
+/// ```
+/// use idshift::shift::algebra::compose;
+/// use idshift::shift::id::Uid;
+/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+///
+/// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
+///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
+/// };
+/// // Ids 0 to 99 of a container are 1000 to 1099 of a namespace, whose ids are the host's 100000, ….
+/// assert_eq!(compose(&map(0, 1000, 100)?, &map(0, 100_000, 65_536)?), map(0, 101_000, 100)?);
+/// // What the second does not have is not in the result.
+/// assert_eq!(compose(&map(0, 0, 100)?, &map(50, 7, 1)?), map(50, 7, 1)?);
+/// # Ok::<(), MapError>(())
+/// ```
 pub fn compose<K>(first: &IdMap<K>, second: &IdMap<K>) -> IdMap<K> {
     let table = by_lower(&second.merged());
     let parts = first.extents().iter().flat_map(|extent| {
@@ -61,11 +89,38 @@ pub fn compose<K>(first: &IdMap<K>, second: &IdMap<K>) -> IdMap<K> {
 }
 
 /// The pairs that both maps hold.
+///
+/// ```
+/// use idshift::shift::algebra::intersect;
+/// use idshift::shift::id::Uid;
+/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+///
+/// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
+///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
+/// };
+/// assert_eq!(intersect(&map(0, 1000, 10)?, &map(5, 1005, 10)?), map(5, 1005, 5)?);
+/// // Ids alone are not enough: here each of them has another counterpart.
+/// assert!(intersect(&map(0, 1000, 10)?, &map(0, 2000, 10)?).is_empty());
+/// # Ok::<(), MapError>(())
+/// ```
 pub fn intersect<K>(one: &IdMap<K>, other: &IdMap<K>) -> IdMap<K> {
     select(one, other, |in_other| in_other)
 }
 
 /// The pairs of `one` that `other` does not hold.
+///
+/// ```
+/// use idshift::shift::algebra::subtract;
+/// use idshift::shift::id::Uid;
+/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+///
+/// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
+///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
+/// };
+/// // Everything but root.
+/// assert_eq!(subtract(&map(0, 100_000, 65_536)?, &map(0, 100_000, 1)?), map(1, 100_001, 65_535)?);
+/// # Ok::<(), MapError>(())
+/// ```
 pub fn subtract<K>(one: &IdMap<K>, other: &IdMap<K>) -> IdMap<K> {
     select(one, other, |in_other| !in_other)
 }

@@ -76,7 +76,7 @@ fn send(errand: Errand) -> Result<String, String> {
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// The child's side of [`send`]. The process must have one thread, and ends afterwards.
+/// The child's side of `send`. The process must have one thread, and ends afterwards.
 pub fn run(errand: Errand) -> Result<(), String> {
     match errand {
         Errand::Init => {
