@@ -9,6 +9,7 @@ pub mod mount;
 pub mod probe;
 pub mod ranges;
 pub mod shadow;
+pub mod status;
 pub mod umount;
 pub mod unguard;
 pub mod version;
@@ -59,6 +60,7 @@ enum Command {
     Probe(probe::Args),
     Demo(demo::Args),
     Shadow(shadow::Args),
+    Status(status::Args),
 }
 
 /// The command line as clap has it, for whoever makes pages and completions of it.
@@ -130,6 +132,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Probe(args) => probe::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Shadow(args) => shadow::run(&args),
+        Command::Status(args) => status::run(&args),
     }
 }
 

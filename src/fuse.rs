@@ -5,6 +5,7 @@
 //! libraries do not.
 
 mod backing;
+mod counters;
 mod device;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod driver;
@@ -13,6 +14,7 @@ mod hostile;
 pub mod negotiate;
 pub mod notify;
 mod reply;
+mod report;
 mod request;
 mod server;
 pub mod session;

@@ -23,6 +23,7 @@ pub mod fuzz;
 pub mod host;
 pub mod lower;
 pub mod mount;
+pub mod report;
 pub mod shift;
 #[allow(unsafe_code)]
 pub mod sys;

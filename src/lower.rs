@@ -32,7 +32,7 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::error::{CallExt, FsError, StartError};
 use crate::sys::handle;
-use descriptors::Descriptors;
+use descriptors::{Descriptors, Usage};
 use inode::{Inode, Locator, Place};
 use locks::LockOwners;
 use open_files::OpenFiles;
@@ -128,6 +128,11 @@ impl LowerTree {
     pub fn tidy(&self) {
         self.inodes.shrink();
         crate::sys::memory::give_back();
+    }
+
+    /// How well the cache of descriptors does.
+    pub fn descriptor_usage(&self) -> Usage {
+        self.descriptors.usage()
     }
 
     /// The inode that the kernel calls `nodeid`.

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod consent;
 pub mod daemon;
+mod facts;
 pub mod fuse;
 mod fusermount;
 pub mod guard;

@@ -17,6 +17,8 @@ pub enum Json {
     List(Vec<Json>),
     /// Values by name, in their order.
     Object(Vec<(&'static str, Json)>),
+    /// The same with names that only the data tells.
+    Named(Vec<(String, Json)>),
 }
 
 impl From<bool> for Json {
@@ -87,9 +89,12 @@ impl Json {
             }
             Json::Object(members) => {
                 write_parts(f, depth, one_line, "{}", members, |f, (name, value)| {
-                    write_quoted(f, name)?;
-                    f.write_str(": ")?;
-                    value.write(f, depth + 1)
+                    write_member(f, depth, name, value)
+                })
+            }
+            Json::Named(members) => {
+                write_parts(f, depth, one_line, "{}", members, |f, (name, value)| {
+                    write_member(f, depth, name, value)
                 })
             }
         }
@@ -99,14 +104,22 @@ impl Json {
         let plain = |value: &Json| match value {
             Json::List(values) => values.is_empty(),
             Json::Object(members) => members.is_empty(),
+            Json::Named(members) => members.is_empty(),
             _ => true,
         };
         match self {
             Json::List(values) => values.iter().all(plain),
             Json::Object(members) => members.iter().all(|(_, value)| plain(value)),
+            Json::Named(members) => members.iter().all(|(_, value)| plain(value)),
             _ => true,
         }
     }
+}
+
+fn write_member(f: &mut fmt::Formatter<'_>, depth: usize, name: &str, value: &Json) -> fmt::Result {
+    write_quoted(f, name)?;
+    f.write_str(": ")?;
+    value.write(f, depth + 1)
 }
 
 fn write_parts<T>(

@@ -140,6 +140,13 @@ impl Backings {
         drop(gone); // tells the kernel, outside the lock
     }
 
+    /// Whether passthrough is on; how many lower files the kernel holds for it, and how many of
+    /// these nobody has open.
+    pub(super) fn usage(&self) -> (bool, usize, usize) {
+        let table = self.table();
+        (self.on.load(Ordering::Relaxed), table.busy.len() + table.idle.len(), table.idle.len())
+    }
+
     /// The kernel has forgotten the inode.
     pub(super) fn forget(&self, nodeid: u64) {
         let idle = self.table().idle.pop(&nodeid);

@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -213,6 +214,7 @@ impl Listener<'_> {
         let before = self.repeats.remove(&nodeid);
         let contents = contents || before.as_ref().is_some_and(|repeat| repeat.contents);
         let device = &self.server.device;
+        self.server.about.notices.fetch_add(1, Ordering::Relaxed);
         let told = if contents {
             device.forget_contents(nodeid)
         } else {
@@ -230,6 +232,7 @@ impl Listener<'_> {
     }
 
     fn tell_name(&self, place: &Place) {
+        self.server.about.notices.fetch_add(1, Ordering::Relaxed);
         unless_unknown(self.server.device.expire_name(place.parent, &place.name));
     }
 }

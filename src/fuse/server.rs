@@ -5,9 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rustix::io::Errno;
 
 use super::backing::{Backing, Backings};
+use super::counters::{AllCounters, Served};
 use super::device::Device;
 use super::negotiate::{Agreed, FUSE_SETXATTR_EXT};
 use super::reply::{self, Payload};
+use super::report::About;
 use super::request::Request;
 use super::trust::{Begun, How, Keeping};
 use super::wire::{self, Opcode};
@@ -16,6 +18,7 @@ use crate::fs::{Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::table::Lookup;
 
+mod ask;
 mod data;
 mod listing;
 mod locks;
@@ -39,6 +42,10 @@ pub(super) struct Server {
     pub(super) backings: Backings,
     /// Where locks are held on the lower files.
     pub(super) lock_waiters: Option<LockWaiters>,
+    /// What the workers have done.
+    pub(super) counters: AllCounters,
+    /// What the mount tells of itself, and to whom.
+    pub(super) about: About,
 }
 
 /// What a reply hands over to the kernel. If the reply cannot be delivered, because the caller has
@@ -77,17 +84,18 @@ type Done<'s> = Result<Outcome<'s>, FsError>;
 
 impl Server {
     /// Serves one message. `payload` is reused from request to request.
-    pub(super) fn serve(&self, message: &[u8], payload: &mut Payload) {
+    pub(super) fn serve(&self, message: &[u8], payload: &mut Payload) -> Served {
         payload.bytes.clear();
         let Some(mut request) = Request::parse(message) else {
             tracing::error!(length = message.len(), "a message that is no request");
-            return;
+            return Served { opcode: None, failed: true };
         };
         let unique = request.unique();
         // The one line per message that `tests/messages.rs` counts.
         tracing::trace!(opcode = ?request.opcode(), nodeid = request.nodeid(), "request");
         // A fault in one request must neither leave its caller waiting nor take the mount down.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.dispatch(&mut request, payload)));
+        let mut failed = false;
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
             Ok(Outcome::Reply(handover)) => {
@@ -99,6 +107,7 @@ impl Server {
             }
             Err(error) => {
                 tracing::trace!(opcode = ?request.opcode(), %error, "refused");
+                failed = true;
                 self.device.reply_error(unique, error.errno())
             }
         };
@@ -107,6 +116,7 @@ impl Server {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => tracing::error!(opcode = ?request.opcode(), %errno, "cannot reply"),
         }
+        Served { opcode: request.opcode(), failed }
     }
 
     fn dispatch(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::backing::Backings;
+use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
     self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH,
     FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::{self, Notifier};
+use super::report::About;
 use super::request::Request;
 use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
@@ -19,6 +21,7 @@ use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
 use crate::config::IoMode;
 use crate::fs::FileSystem;
+use crate::report::Report;
 
 /// How a connection is served.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub struct Settings {
     pub gather_writes: bool,
     /// The most worker threads.
     pub threads: usize,
+    /// What the mount tells of itself in words (`idshift status`).
+    pub facts: Vec<(String, String)>,
 }
 
 impl Settings {
@@ -82,9 +87,17 @@ impl Connection {
             flush: settings.flush,
             lock_waiters,
             backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
+            counters: AllCounters::default(),
+            about: About::new(settings.facts.clone()),
             device,
         };
         Ok(Self { server: Arc::new(server), threads: settings.threads })
+    }
+
+    /// What tells how the mount does, at any time from now on.
+    pub fn reporter(&self) -> impl Fn() -> Report + Send + 'static {
+        let server = Arc::clone(&self.server);
+        move || server.report()
     }
 
     /// Serves requests until the file system is unmounted.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::counters::note_trust;
 use super::server::Server;
 use crate::fs::{Attr, Entry, Name};
 use crate::lower::inode::Inode;
@@ -132,13 +133,16 @@ impl Server {
     }
 
     fn trusted(&self, ticket: Ticket, inode: &Inode) -> Duration {
-        let trust = self.fs.lower.watch().map(|watch| watch.trust(ticket, inode.identity.ino));
+        let watch = self.fs.lower.watch();
+        let trust = watch.map_or(Trust::None, |watch| watch.trust(ticket, inode.identity.ino));
+        // Writing through a mapping causes no events.
+        let open = trust == Trust::Long && self.fs.lower.open_files.any_writer(inode.nodeid);
+        let trust = if open { Trust::Short } else { trust };
+        note_trust(trust);
         match trust {
-            None | Some(Trust::None) => MOMENT,
-            Some(Trust::Short) => SHORT,
-            // Writing through a mapping causes no events.
-            Some(Trust::Long) if self.fs.lower.open_files.any_writer(inode.nodeid) => SHORT,
-            Some(Trust::Long) => LONG,
+            Trust::None => MOMENT,
+            Trust::Short => SHORT,
+            Trust::Long => LONG,
         }
     }
 }

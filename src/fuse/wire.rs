@@ -164,6 +164,9 @@ outgoing! {
     Dirent { ino: u64, off: u64, namelen: u32, kind: u32 }
 }
 
+/// The highest number in [`Opcode`].
+pub(super) const LAST_OPCODE: u32 = Opcode::Statx as u32;
+
 /// What the kernel asks for, by number (`enum fuse_opcode`).
 macro_rules! opcodes {
     ($($name:ident = $number:literal),* $(,)?) => {

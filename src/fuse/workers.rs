@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use crossbeam::sync::{Parker, Unparker};
 use rustix::io::Errno;
 
+use super::counters::{Counters, Served};
 use super::device::Read;
 use super::negotiate::MAX_WRITE;
 use super::reply::Payload;
@@ -181,8 +182,9 @@ impl Workers {
     fn work(&self) {
         let mut buffer = vec![0; BUFFER];
         let mut payload = Payload::default();
+        let counters = self.server.counters.of_new_worker();
         loop {
-            let result = self.read_requests(&mut buffer, &mut payload);
+            let result = self.read_requests(&mut buffer, &mut payload, &counters);
             if let Err(errno) = result {
                 tracing::error!(%errno, "cannot read from /dev/fuse");
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
@@ -198,7 +200,12 @@ impl Workers {
     }
 
     /// Reads and serves requests until there is nothing to do and another reader waits.
-    fn read_requests(&self, buffer: &mut [u8], payload: &mut Payload) -> Result<Turn, Errno> {
+    fn read_requests(
+        &self,
+        buffer: &mut [u8],
+        payload: &mut Payload,
+        counters: &Counters,
+    ) -> Result<Turn, Errno> {
         let mut looking = Looking::default();
         let mut callers = Callers::default();
         let mut without_gap = 0;
@@ -214,7 +221,8 @@ impl Workers {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
             };
-            let took = begun.elapsed();
+            let came = Instant::now();
+            let took = came - begun;
             looking.read_took(took);
             without_gap = if took < GAP && next != Next::Came { without_gap + 1 } else { 0 };
             if without_gap == BACKLOG {
@@ -223,7 +231,9 @@ impl Workers {
             }
             let message = &buffer[..length];
             callers.note(Request::parse(message).map_or(0, |request| request.caller().tid));
-            self.serve(message, payload);
+            counters.begin();
+            let served = self.serve(message, payload);
+            counters.end(served, came.elapsed());
         }
     }
 
@@ -245,17 +255,18 @@ impl Workers {
         Ok(Next::Unknown)
     }
 
-    fn serve(&self, message: &[u8], payload: &mut Payload) {
+    fn serve(&self, message: &[u8], payload: &mut Payload) -> Served {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         if self.referee_sleeps.load(Ordering::SeqCst) {
             self.referee.unpark();
         }
-        self.server.serve(message, payload);
+        let served = self.server.serve(message, payload);
         if payload.bytes.capacity() > KEPT_PAYLOAD {
             *payload = Payload::default();
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
+        served
     }
 
     /// Leaves the readers, unless this would leave none.

@@ -15,20 +15,44 @@ struct Caches {
     /// Of inodes whose last known name is gone: kept apart, so that ordinary traffic does not
     /// push them out, and bounded too, so that a hostile caller cannot use up descriptors.
     unlinked: LruCache<u64, Arc<OwnedFd>>,
+    hits: u64,
+    misses: u64,
+}
+
+/// How well the cache does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Descriptors of inodes that can be opened again.
+    pub reopenable: usize,
+    /// Descriptors of inodes whose last name is gone.
+    pub unlinked: usize,
+    /// How often a descriptor was there.
+    pub hits: u64,
+    /// How often it was not.
+    pub misses: u64,
 }
 
 impl Descriptors {
     /// Keeps at most about `max` descriptors open.
     pub(super) fn new(max: usize) -> Self {
         let half = NonZeroUsize::new(max / 2).unwrap_or(NonZeroUsize::MIN);
-        let caches = Caches { reopenable: LruCache::new(half), unlinked: LruCache::new(half) };
+        let (reopenable, unlinked) = (LruCache::new(half), LruCache::new(half));
+        let caches = Caches { reopenable, unlinked, hits: 0, misses: 0 };
         Self(Mutex::new(caches))
     }
 
     pub(super) fn get(&self, nodeid: u64) -> Option<Arc<OwnedFd>> {
         let mut caches = self.lock();
         let found = caches.reopenable.get(&nodeid).map(Arc::clone);
-        found.or_else(|| caches.unlinked.get(&nodeid).map(Arc::clone))
+        let found = found.or_else(|| caches.unlinked.get(&nodeid).map(Arc::clone));
+        *(if found.is_some() { &mut caches.hits } else { &mut caches.misses }) += 1;
+        found
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let caches = self.lock();
+        let (reopenable, unlinked) = (caches.reopenable.len(), caches.unlinked.len());
+        Usage { reopenable, unlinked, hits: caches.hits, misses: caches.misses }
     }
 
     pub(super) fn put(&self, nodeid: u64, fd: Arc<OwnedFd>) {
@@ -79,6 +103,8 @@ mod tests {
         assert!(cache.get(2).is_some() && cache.get(3).is_some() && cache.get(9).is_some());
         cache.shed();
         assert!(cache.get(3).is_none() && cache.get(9).is_some());
+        let usage = Usage { reopenable: 0, unlinked: 1, hits: 4, misses: 2 };
+        assert_eq!(cache.usage(), usage);
         cache.remove(9);
         assert!(cache.get(9).is_none());
     }

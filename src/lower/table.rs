@@ -290,6 +290,18 @@ impl InodeTable {
         self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 
+    /// How many lookups the kernel has not dropped yet, the root's apart. Looks at every inode.
+    pub fn lookups(&self) -> u64 {
+        let lock = |shard: &'_ Mutex<Shard>| -> u64 {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|n| n.lookups).sum()
+        };
+        self.shards.iter().map(lock).sum::<u64>().saturating_sub(self.root_lookups())
+    }
+
+    fn root_lookups(&self) -> u64 {
+        self.shard(ROOT_ID).get(&ROOT_ID).map_or(0, |node| node.lookups)
+    }
+
     /// Whether the kernel knows the root alone.
     pub fn is_empty(&self) -> bool {
         self.len() <= 1

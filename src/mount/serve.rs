@@ -7,10 +7,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use super::{fuse, guard, ownership, policies};
+use super::{facts, fuse, guard, ownership, policies};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -19,6 +19,7 @@ use crate::fuse::session::{Connection, Settings};
 use crate::fuse::trust::Keeping;
 use crate::host::mountinfo;
 use crate::lower::{LowerTree, cred};
+use crate::report::Report;
 use crate::shift::acl::Unmapped;
 use crate::sys;
 
@@ -28,7 +29,7 @@ const RESERVED: u64 = 64;
 const MAX_CACHED: u64 = 4096;
 
 /// Mounts, calls `ready` once the mount answers, and serves until it is unmounted. SIGTERM, SIGINT
-/// and SIGHUP unmount it.
+/// and SIGHUP unmount it, SIGUSR1 writes a report into the log.
 pub fn serve(
     config: &MountConfig,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
@@ -37,7 +38,7 @@ pub fn serve(
     // Kept to the end: then the guard is undone.
     let (mut lower, _guard) = guard::open_lower(config, cached)?;
     let owners = ownership::open(config, &lower)?;
-    let keeping = keeping(config.cache, &mut lower)?;
+    let (keeping, cache) = keeping(config.cache, &mut lower)?;
     let fs = FileSystem {
         lower,
         maps: config.maps.clone(),
@@ -48,8 +49,8 @@ pub fn serve(
     };
     policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();
-    let connection = connect(fs, config, keeping)?;
-    unmount_on_signal(config)?;
+    let connection = connect(fs, config, keeping, cache)?;
+    wait_for_signals(config, connection.reporter())?;
     ready(config);
     connection.serve().map_err(|errno| StartError::System {
         what: "the FUSE connection broke".into(),
@@ -60,13 +61,15 @@ pub fn serve(
 /// Remembered for good, as far as the kernel's clock goes.
 const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
-/// How what the kernel remembers is kept true. For notifications, starts to watch the lower tree.
-fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<Keeping, StartError> {
+/// How what the kernel remembers is kept true, and that in words. For notifications, starts to
+/// watch the lower tree.
+fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
     let mut watched = || notify::supported().and_then(|()| lower.start_watching());
+    let coherent = || (Keeping::Notified, "coherent".to_owned());
     Ok(match mode {
-        CacheMode::None => Keeping::For(Duration::ZERO),
-        CacheMode::Ttl(time) => Keeping::For(time),
-        CacheMode::Exclusive => Keeping::For(FOR_GOOD),
+        CacheMode::None => (Keeping::For(Duration::ZERO), "none".to_owned()),
+        CacheMode::Ttl(time) => (Keeping::For(time), format!("ttl:{}", time.as_secs_f64())),
+        CacheMode::Exclusive => (Keeping::For(FOR_GOOD), "exclusive".to_owned()),
         CacheMode::Coherent => {
             watched().map_err(|why| {
                 StartError::Mount(format!(
@@ -74,13 +77,14 @@ fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<Keeping, StartError
                      change below shows within a second"
                 ))
             })?;
-            Keeping::Notified
+            coherent()
         }
         CacheMode::Auto => match watched() {
-            Ok(()) => Keeping::Notified,
+            Ok(()) => coherent(),
             Err(why) => {
-                tracing::info!("cache=ttl:1, because cache=coherent is not possible: {why}");
-                Keeping::For(DEFAULT_TTL)
+                let words = format!("ttl:1, because cache=coherent is not possible: {why}");
+                tracing::info!("cache={words}");
+                (Keeping::For(DEFAULT_TTL), words)
             }
         },
     })
@@ -90,6 +94,7 @@ fn connect(
     fs: FileSystem,
     config: &MountConfig,
     keeping: Keeping,
+    cache: String,
 ) -> Result<Connection, StartError> {
     let settings = Settings {
         keeping,
@@ -100,6 +105,7 @@ fn connect(
         judges_opening: !config.policies.is_default_for_writing(),
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         threads: config.threads.unwrap_or_else(default_threads),
+        facts: facts::of(config, &fs, cache),
     };
     let device = fuse::mount(config)?;
     Connection::establish(fs, device, &settings).map_err(|errno| {
@@ -193,15 +199,22 @@ fn mount_id(mountpoint: &Path) -> Option<u64> {
     mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
 }
 
-fn unmount_on_signal(config: &MountConfig) -> Result<(), StartError> {
+fn wait_for_signals(
+    config: &MountConfig,
+    report: impl Fn() -> Report + Send + 'static,
+) -> Result<(), StartError> {
     let failed = |source| StartError::System { what: "cannot wait for signals".into(), source };
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
     let mountpoint = config.mountpoint.clone();
     let own = mount_id(&mountpoint);
     thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for signal in &mut signals {
+                if signal == SIGUSR1 {
+                    report().in_words(None).lines().for_each(|line| tracing::info!("{line}"));
+                    continue;
+                }
                 // Another file system may have been mounted over ours: that is not ours to take away.
                 if mount_id(&mountpoint) != own {
                     tracing::error!("another mount covers '{}'", mountpoint.display());

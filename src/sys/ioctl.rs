@@ -95,6 +95,25 @@ impl FileIoctl {
     }
 }
 
+/// Puts a question to the file system of `file`: an ioctl whose number says that it reads and writes
+/// exactly `buffer`. Returns what the ioctl returns. `EINVAL` for any other number.
+pub fn exchange<const N: usize>(
+    file: impl AsFd,
+    request: u32,
+    buffer: &mut [u8; N],
+) -> Result<usize, Errno> {
+    // _IOWR: both directions, and the size in 14 bits (include/uapi/asm-generic/ioctl.h).
+    if request >> 30 != 3 || usize::try_from(request >> 16 & 0x3fff) != Ok(N) {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: FUSE reads and writes as many bytes as the number says; other file systems do not know
+    // the number. `buffer` has that many, aligned for bytes only.
+    let ret = unsafe {
+        libc::ioctl(file.as_fd().as_raw_fd(), libc::Ioctl::from(request), buffer.as_mut_ptr())
+    };
+    check(ret).map(|length| usize::try_from(length).unwrap_or(0))
+}
+
 /// Runs `ioctl` on `file`. `value` holds its argument and must be at least [`FileIoctl::size`] long.
 pub fn file_ioctl(file: impl AsFd, ioctl: FileIoctl, value: &mut [u8; 32]) -> Result<(), Errno> {
     // SAFETY: every request in the enum reads or writes at most 28 bytes behind the pointer, and

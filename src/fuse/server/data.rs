@@ -167,6 +167,9 @@ impl Server {
         if args.flags & wire::IOCTL_UNRESTRICTED != 0 {
             return Err(FsError::Refused(Errno::NOTTY));
         }
+        if args.cmd == crate::report::IOCTL {
+            return self.asked(request, args.in_size, payload);
+        }
         let length = args.in_size.min(MAX_VALUE);
         let input = request.take_bytes(length)?;
         let result =

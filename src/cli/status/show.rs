@@ -1,0 +1,252 @@
+//! What `idshift status` prints: a table, one mount in words, JSON, or text for Prometheus.
+
+use std::fmt::Write;
+
+use super::{Seen, State};
+use crate::cli::json::Json;
+use crate::report::{BUCKETS, Operation, Report, start};
+
+/// One line for each mount.
+pub(super) fn table(seen: &[Seen]) -> String {
+    if seen.is_empty() {
+        return "no idshift mounts\n".to_owned();
+    }
+    let mut rows = vec![
+        ["MOUNTPOINT", "LOWER", "PID", "UP", "REQUESTS", "ERRORS", "INODES", "OPEN", "MEMORY"]
+            .map(str::to_owned),
+    ];
+    let mut notes = String::new();
+    for one in seen {
+        let mountpoint = one.mountpoint.display().to_string();
+        let State::Alive(report) = &one.state else {
+            let dash = || "-".to_owned();
+            let source = one.source.clone();
+            let why = one.state.in_words(&one.mountpoint);
+            notes.extend([&mountpoint, ": ", &why, "\n"]);
+            rows.push([mountpoint, source, dash(), dash(), dash(), dash(), dash(), dash(), dash()]);
+            continue;
+        };
+        rows.push([
+            mountpoint,
+            report.fact("lower").to_owned(),
+            report.number("pid").to_string(),
+            report.uptime(),
+            report.requests().to_string(),
+            report.errors().to_string(),
+            report.number("inodes").to_string(),
+            report.number("open_files").to_string(),
+            report.memory(),
+        ]);
+    }
+    aligned(&rows) + &notes
+}
+
+fn aligned(rows: &[[String; 9]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..9).map(|column| width(column).unwrap_or(0)).collect();
+    let line = |row: &[String; 9]| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+/// One mount, with everything that is known.
+pub(super) fn words(one: &Seen, before: Option<&Report>) -> String {
+    match &one.state {
+        State::Alive(report) => report.in_words(before) + "\n",
+        other => format!("{}: {}\n", one.mountpoint.display(), other.in_words(&one.mountpoint)),
+    }
+}
+
+/// One mount as JSON.
+pub(super) fn json(one: &Seen) -> Json {
+    let mut members = vec![
+        ("mountpoint", one.mountpoint.display().to_string().into()),
+        ("source", one.source.clone().into()),
+        ("state", one.state.word().into()),
+    ];
+    if let State::Alive(report) = &one.state {
+        let facts =
+            report.facts.iter().filter(|(name, _)| name != "mountpoint" && name != "source");
+        let facts = facts.map(|(name, text)| (name.clone(), text.as_str().into()));
+        let numbers = report.numbers.iter().map(|(name, number)| (name.clone(), (*number).into()));
+        members.extend([
+            ("facts", Json::Named(facts.collect())),
+            ("numbers", Json::Named(numbers.collect())),
+            ("requests", report.requests().into()),
+            ("errors", report.errors().into()),
+            ("operations", report.operations.iter().map(operation).collect()),
+        ]);
+    }
+    Json::Object(members)
+}
+
+fn operation(operation: &Operation) -> Json {
+    let nanos = |share| {
+        let nanos = operation.times.per_mille(share).as_nanos();
+        Json::from(u64::try_from(nanos).unwrap_or(u64::MAX))
+    };
+    Json::Object(vec![
+        ("name", operation.name.as_str().into()),
+        ("count", operation.times.count().into()),
+        ("errors", operation.errors.into()),
+        ("total_ns", operation.nanos.into()),
+        ("p50_ns", nanos(500)),
+        ("p90_ns", nanos(900)),
+        ("p99_ns", nanos(990)),
+        ("p999_ns", nanos(999)),
+    ])
+}
+
+/// Numbers that only grow; the others go up and down.
+const COUNTERS: &[&str] = &[
+    "descriptor_hits",
+    "descriptor_misses",
+    "notifications",
+    "trusted_long",
+    "trusted_short",
+    "trusted_not",
+];
+
+/// All mounts in the text format of Prometheus, as node_exporter's textfile collector reads it.
+pub(super) fn prometheus(seen: &[Seen]) -> String {
+    let mut metrics = vec![Metric::new("idshift_up", "gauge")];
+    let mut info = Metric::new("idshift_info", "gauge");
+    let mut numbers: Vec<Metric> = Vec::new();
+    let mut errors = Metric::new("idshift_request_errors_total", "counter");
+    let mut times = Metric::new("idshift_request_seconds", "histogram");
+    for one in seen {
+        let mount = format!("mountpoint={}", label(&one.mountpoint.display().to_string()));
+        let State::Alive(report) = &one.state else {
+            metrics[0].add("", &mount, 0);
+            continue;
+        };
+        metrics[0].add("", &mount, 1);
+        let (lower, version) = (label(report.fact("lower")), label(report.fact("version")));
+        info.add("", &format!("{mount},lower={lower},version={version}"), 1);
+        for (name, number) in &report.numbers {
+            let is_counter = COUNTERS.contains(&name.as_str());
+            let (end, kind) = if is_counter { ("_total", "counter") } else { ("", "gauge") };
+            let full = format!("idshift_{name}{end}");
+            let at = numbers.iter().position(|metric| metric.name == full).unwrap_or_else(|| {
+                numbers.push(Metric::new(&full, kind));
+                numbers.len() - 1
+            });
+            numbers[at].add("", &mount, *number);
+        }
+        for operation in &report.operations {
+            let labels = format!("{mount},operation={}", label(&operation.name));
+            errors.add("", &labels, operation.errors);
+            histogram(&mut times, &labels, operation);
+        }
+    }
+    metrics.push(info);
+    metrics.append(&mut numbers);
+    metrics.extend([errors, times]);
+    metrics.iter().map(|metric| metric.text.as_str()).collect()
+}
+
+fn histogram(metric: &mut Metric, labels: &str, operation: &Operation) {
+    let mut sum = 0;
+    for (index, count) in operation.times.0.iter().enumerate().take(BUCKETS - 1) {
+        sum += count;
+        let end = seconds(start(index + 1));
+        metric.add("_bucket", &format!("{labels},le=\"{end}\""), sum);
+    }
+    let count = operation.times.count();
+    metric.add("_bucket", &format!("{labels},le=\"+Inf\""), count);
+    metric.add("_sum", labels, seconds(operation.nanos));
+    metric.add("_count", labels, count);
+}
+
+fn seconds(nanos: u64) -> String {
+    format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000)
+}
+
+struct Metric {
+    name: String,
+    text: String,
+}
+
+impl Metric {
+    fn new(name: &str, kind: &str) -> Self {
+        Self { name: name.to_owned(), text: format!("# TYPE {name} {kind}\n") }
+    }
+
+    fn add(&mut self, end: &str, labels: &str, value: impl std::fmt::Display) {
+        // Writing to a string cannot fail.
+        writeln!(self.text, "{}{end}{{{labels}}} {value}", self.name).unwrap_or_default();
+    }
+}
+
+fn label(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    format!("\"{escaped}\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Histogram;
+    use std::path::PathBuf;
+
+    fn seen() -> Vec<Seen> {
+        let mut times = Histogram::default();
+        times.0[0] = 2;
+        times.0[BUCKETS - 1] = 1;
+        let report = Report {
+            facts: vec![("lower".to_owned(), "/l\"w".to_owned())],
+            numbers: vec![("inodes".to_owned(), 4), ("notifications".to_owned(), 5)],
+            operations: vec![Operation {
+                name: "lookup".to_owned(),
+                errors: 1,
+                nanos: 9_000_000_001,
+                times,
+            }],
+        };
+        let of = |mountpoint: &str, state| Seen {
+            mountpoint: PathBuf::from(mountpoint),
+            source: "/s".to_owned(),
+            state,
+        };
+        vec![of("/a", State::Alive(Box::new(report))), of("/b c", State::Dead)]
+    }
+
+    #[test]
+    fn the_dead_are_listed_with_the_way_out() {
+        let text = table(&seen());
+        assert!(text.contains("/b c: dead"), "{text}");
+        assert!(text.contains("idshift umount '/b c'"), "{text}");
+        assert_eq!(table(&[]), "no idshift mounts\n");
+    }
+
+    #[test]
+    fn prometheus_gets_each_type_once_and_escaped_labels() {
+        let text = prometheus(&seen());
+        assert_eq!(text.matches("# TYPE idshift_up gauge\n").count(), 1);
+        for line in [
+            "idshift_up{mountpoint=\"/a\"} 1",
+            "idshift_up{mountpoint=\"/b c\"} 0",
+            "idshift_info{mountpoint=\"/a\",lower=\"/l\\\"w\",version=\"\"} 1",
+            "idshift_inodes{mountpoint=\"/a\"} 4",
+            "idshift_notifications_total{mountpoint=\"/a\"} 5",
+            "idshift_request_errors_total{mountpoint=\"/a\",operation=\"lookup\"} 1",
+            "idshift_request_seconds_bucket{mountpoint=\"/a\",operation=\"lookup\",le=\"0.000000512\"} 2",
+            "idshift_request_seconds_bucket{mountpoint=\"/a\",operation=\"lookup\",le=\"+Inf\"} 3",
+            "idshift_request_seconds_sum{mountpoint=\"/a\",operation=\"lookup\"} 9.000000001",
+            "idshift_request_seconds_count{mountpoint=\"/a\",operation=\"lookup\"} 3",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn json_says_what_state_a_mount_is_in() {
+        let text = json(&seen()[0]).to_string();
+        assert!(text.contains("\"state\": \"alive\"") && text.contains("{\"inodes\": 4"), "{text}");
+        assert!(json(&seen()[1]).to_string().contains("\"state\": \"dead\""));
+    }
+}

@@ -1,0 +1,98 @@
+//! What the server tells of itself when it is asked (`idshift status`, SIGUSR1). Everything is
+//! gathered at that moment; requests pay for counting alone.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use rustix::process::Resource;
+
+use super::negotiate::{FEATURES, FUSE_PASSTHROUGH, Feature};
+use super::server::Server;
+use crate::report::Report;
+
+/// What does not change while the mount is there, and what only the notifier counts.
+pub(super) struct About {
+    facts: Vec<(String, String)>,
+    started: Instant,
+    /// The user who runs the server, who may ask.
+    pub(super) owner: u32,
+    /// Notifications to the kernel about changes below.
+    pub(super) notices: AtomicU64,
+}
+
+impl About {
+    pub(super) fn new(facts: Vec<(String, String)>) -> Self {
+        let owner = rustix::process::geteuid().as_raw();
+        Self { facts, started: Instant::now(), owner, notices: AtomicU64::new(0) }
+    }
+}
+
+impl Server {
+    /// How things stand now.
+    pub(super) fn report(&self) -> Report {
+        let sum = self.counters.sum();
+        let [trusted_long, trusted_short, trusted_not] = sum.trusted;
+        let lower = &self.fs.lower;
+        let descriptors = lower.descriptor_usage();
+        let (passthrough, backing_files, backing_idle) = self.backings.usage();
+        let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let uptime = u64::try_from(self.about.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut numbers = vec![
+            ("pid", std::process::id().into()),
+            ("uptime_ms", uptime),
+            ("workers", number(sum.workers)),
+            ("in_progress", number(sum.busy)),
+            // The kernel never forgets the root.
+            ("inodes", number(lower.inodes.len().saturating_sub(1))),
+            ("lookups", lower.inodes.lookups()),
+            ("open_files", number(lower.open_files.len())),
+            ("cached_descriptors", number(descriptors.reopenable)),
+            ("unlinked_descriptors", number(descriptors.unlinked)),
+            ("descriptor_hits", descriptors.hits),
+            ("descriptor_misses", descriptors.misses),
+            ("backing_files", number(backing_files)),
+            ("backing_idle", number(backing_idle)),
+            ("notifications", self.about.notices.load(Ordering::Relaxed)),
+            ("trusted_long", trusted_long),
+            ("trusted_short", trusted_short),
+            ("trusted_not", trusted_not),
+        ];
+        numbers.extend(open_descriptors().map(|count| ("descriptors", count)));
+        numbers.extend(descriptor_limit().map(|limit| ("descriptor_limit", limit)));
+        numbers.extend(memory().map(|bytes| ("memory_bytes", bytes)));
+        let mut facts = self.about.facts.clone();
+        facts.push(("features".to_owned(), self.features(passthrough)));
+        Report {
+            facts,
+            numbers: numbers.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
+            operations: sum.operations,
+        }
+    }
+
+    /// What has been agreed on with the kernel and is in use.
+    fn features(&self, passthrough: bool) -> String {
+        let is_on = |feature: &&Feature| {
+            self.agreed.has(feature.bits) && (feature.bits != FUSE_PASSTHROUGH || passthrough)
+        };
+        let on = FEATURES.iter().filter(is_on);
+        let names = on.map(|feature| feature.name.trim_start_matches("FUSE_").to_lowercase());
+        names.collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// What this process has open; the one for looking is not counted.
+fn open_descriptors() -> Option<u64> {
+    let count = std::fs::read_dir("/proc/self/fd").ok()?.count();
+    u64::try_from(count).ok()?.checked_sub(1)
+}
+
+fn descriptor_limit() -> Option<u64> {
+    rustix::process::getrlimit(Resource::Nofile).current
+}
+
+/// Resident memory, in bytes (`statm` in proc(5)).
+fn memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
+}

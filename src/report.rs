@@ -1,0 +1,319 @@
+//! What a running mount tells of itself: facts, numbers, and how long requests took. The server
+//! writes it as text, and `idshift status` reads that.
+
+mod words;
+
+use std::fmt::{self, Display, Write};
+use std::time::Duration;
+
+/// The first line of a report; a reader of another version says so instead of misreading it.
+const TITLE: &str = "idshift-report 1";
+
+/// The ioctl by which a mount is asked, on any of its directories and files: the argument begins
+/// with a [`Question`], the answer stands in the same place, and its length is the return value.
+/// `_IOWR(0xd5, 1, char[ROOM])`; the type byte is free in the kernel's `ioctl-number.rst`.
+#[allow(clippy::cast_possible_truncation)] // 14 bits, as a test checks
+pub const IOCTL: u32 = 3 << 30 | (ROOM as u32) << 16 | 0xd5 << 8 | 1;
+/// How long question and answer can be: an ioctl's number has 14 bits for it.
+pub const ROOM: usize = 16_376;
+
+/// What a mount can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// A [`Report`].
+    Report,
+    /// What rights somebody has on a path; the rest of the argument says whose and where.
+    Rights,
+}
+
+impl Question {
+    /// The byte that the argument begins with.
+    pub fn code(self) -> u8 {
+        match self {
+            Question::Report => b'R',
+            Question::Rights => b'E',
+        }
+    }
+
+    /// The question that a byte means.
+    pub fn from_code(code: u8) -> Option<Self> {
+        [Question::Report, Question::Rights].into_iter().find(|question| question.code() == code)
+    }
+}
+
+/// What one server says of itself at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// In words, by name.
+    pub facts: Vec<(String, String)>,
+    /// In numbers, by name.
+    pub numbers: Vec<(String, u64)>,
+    /// The kinds of requests that have come.
+    pub operations: Vec<Operation>,
+}
+
+/// Requests of one kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// As the FUSE protocol calls it, in small letters.
+    pub name: String,
+    /// How many were answered with an error.
+    pub errors: u64,
+    /// What they took together, in ns.
+    pub nanos: u64,
+    /// How long they took, from their reading to their answer.
+    pub times: Histogram,
+}
+
+/// How many distances of time a [`Histogram`] tells apart.
+pub const BUCKETS: usize = 26;
+/// All below 2^(SHIFT + 1) ns are in the first bucket.
+const SHIFT: u32 = 8;
+
+/// How often something took how long, to a factor of two.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Histogram(pub [u64; BUCKETS]);
+
+/// The bucket that a time belongs to: the first is below 512 ns, each next one twice as long, the
+/// last one has all from 8.6 s up.
+pub fn bucket(time: Duration) -> usize {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let index = (nanos | 1).ilog2().saturating_sub(SHIFT) as usize;
+    index.min(BUCKETS - 1)
+}
+
+impl Histogram {
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// The time that so many thousandths of all did not exceed, estimated within its bucket.
+    pub fn per_mille(&self, share: u64) -> Duration {
+        let total = self.count();
+        let rank = (u128::from(total) * u128::from(share)).div_ceil(1000);
+        let mut below = 0_u128;
+        for (index, &count) in self.0.iter().enumerate() {
+            let here = u128::from(count);
+            if here > 0 && below + here >= rank {
+                let (first, end) = (start(index), start(index + 1));
+                let part = u128::from(end - first) * (rank - below) / here;
+                return Duration::from_nanos(first + u64::try_from(part).unwrap_or(0));
+            }
+            below += here;
+        }
+        Duration::ZERO
+    }
+
+    /// Everything since `before`, which is an earlier state of the same.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut counts = self.0;
+        for (count, earlier) in counts.iter_mut().zip(before.0) {
+            *count = count.saturating_sub(earlier);
+        }
+        Self(counts)
+    }
+
+    /// Adds those of another one.
+    pub fn add(&mut self, other: &Self) {
+        for (count, more) in self.0.iter_mut().zip(other.0) {
+            *count += more;
+        }
+    }
+}
+
+/// Where a bucket begins, in ns.
+pub fn start(index: usize) -> u64 {
+    if index == 0 { 0 } else { 1 << (SHIFT as usize + index) }
+}
+
+impl Report {
+    /// The fact of this name.
+    pub fn fact(&self, name: &str) -> &str {
+        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text)
+    }
+
+    /// The number of this name; 0 if there is none.
+    pub fn number(&self, name: &str) -> u64 {
+        self.numbers.iter().find(|(known, _)| known == name).map_or(0, |(_, number)| *number)
+    }
+
+    /// Requests of all kinds.
+    pub fn requests(&self) -> u64 {
+        self.operations.iter().map(|operation| operation.times.count()).sum()
+    }
+
+    /// Errors of all kinds.
+    pub fn errors(&self) -> u64 {
+        self.operations.iter().map(|operation| operation.errors).sum()
+    }
+
+    /// Requests of all kinds, together.
+    pub fn times(&self) -> Histogram {
+        let mut all = Histogram::default();
+        self.operations.iter().for_each(|operation| all.add(&operation.times));
+        all
+    }
+
+    /// Reads what [`Display`] has written; `None` if that is not a report of this version.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        lines.next().filter(|title| *title == TITLE)?;
+        let mut report = Self::default();
+        for line in lines {
+            let (kind, rest) = line.split_once(' ')?;
+            let (name, value) = rest.split_once(' ')?;
+            match kind {
+                "fact" => report.facts.push((name.to_owned(), unquote(value))),
+                "number" => report.numbers.push((name.to_owned(), value.parse().ok()?)),
+                "operation" => report.operations.push(operation(name, value)?),
+                // Of a newer version.
+                _ => {}
+            }
+        }
+        Some(report)
+    }
+}
+
+fn operation(name: &str, value: &str) -> Option<Operation> {
+    let mut fields = value.split(' ');
+    let errors = fields.next()?.parse().ok()?;
+    let nanos = fields.next()?.parse().ok()?;
+    let first: usize = fields.next()?.parse().ok()?;
+    let mut times = Histogram::default();
+    for (at, count) in fields.enumerate() {
+        *times.0.get_mut(first + at)? = u64::from_str_radix(count, 16).ok()?;
+    }
+    Some(Operation { name: name.to_owned(), errors, nanos, times })
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{TITLE}")?;
+        for (name, text) in &self.facts {
+            write!(f, "fact {name} ")?;
+            quote(f, text)?;
+            f.write_char('\n')?;
+        }
+        for (name, number) in &self.numbers {
+            writeln!(f, "number {name} {number}")?;
+        }
+        for Operation { name, errors, nanos, times } in &self.operations {
+            let first = times.0.iter().position(|count| *count > 0).unwrap_or(0);
+            let end = times.0.iter().rposition(|count| *count > 0).map_or(first, |last| last + 1);
+            write!(f, "operation {name} {errors} {nanos} {first}")?;
+            times.0[first..end].iter().try_for_each(|count| write!(f, " {count:x}"))?;
+            f.write_char('\n')?;
+        }
+        Ok(())
+    }
+}
+
+/// A path may hold anything.
+fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|letter| match letter {
+        '\\' => f.write_str("\\\\"),
+        '\n' => f.write_str("\\n"),
+        '\r' => f.write_str("\\r"),
+        other => f.write_char(other),
+    })
+}
+
+fn unquote(text: &str) -> String {
+    let mut plain = String::new();
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        plain.push(match letter {
+            '\\' => match letters.next() {
+                Some('n') => '\n',
+                Some('r') => '\r',
+                Some(other) => other,
+                None => break,
+            },
+            other => other,
+        });
+    }
+    plain
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn times_fall_into_their_buckets() {
+        let of = |nanos| bucket(Duration::from_nanos(nanos));
+        assert_eq!((of(0), of(511), of(512), of(1023), of(1024)), (0, 0, 1, 1, 2));
+        assert_eq!(bucket(Duration::from_secs(3600)), BUCKETS - 1);
+        for index in 1..BUCKETS {
+            assert_eq!((of(start(index) - 1), of(start(index))), (index - 1, index));
+        }
+    }
+
+    #[test]
+    fn percentiles_stay_in_the_bucket_of_their_rank() {
+        let mut times = Histogram::default();
+        times.0[5] = 990; // 8192–16383 ns
+        times.0[10] = 10; // from 262 µs
+        assert_eq!(times.count(), 1000);
+        let within = |share, low, high| {
+            let found = times.per_mille(share);
+            assert!(found >= Duration::from_nanos(low) && found <= Duration::from_nanos(high));
+        };
+        within(500, 8192, 16_384);
+        within(990, 8192, 16_384);
+        within(991, 262_144, 524_288);
+        assert_eq!(Histogram::default().per_mille(500), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_number_of_the_ioctl_holds_its_size() {
+        assert_eq!((IOCTL >> 16) & 0x3fff, u32::try_from(ROOM).unwrap());
+        assert_eq!(Question::from_code(b'R'), Some(Question::Report));
+        assert_eq!(Question::from_code(b'x'), None);
+    }
+
+    #[test]
+    fn the_longest_sensible_report_fits() {
+        let times = Histogram([99_999_999_999; BUCKETS]);
+        let (name, errors) = ("copyfilerange".to_owned(), 99_999_999_999);
+        let one = Operation { name, errors, nanos: errors << 20, times };
+        let report = Report { operations: vec![one; 40], ..Report::default() };
+        assert!(report.to_string().len() < ROOM - 2_000, "{}", report.to_string().len());
+    }
+
+    #[test]
+    fn another_version_is_not_misread() {
+        assert_eq!(Report::parse("idshift-report 2\n"), None);
+        assert_eq!(Report::parse(""), None);
+        let newer = format!("{TITLE}\nnumber inodes 7\nnovelty a b\n");
+        assert_eq!(Report::parse(&newer).unwrap().number("inodes"), 7);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            facts in proptest::collection::vec(("[a-z_]{1,8}", any::<String>()), 0..4),
+            numbers in proptest::collection::vec(("[a-z_]{1,8}", any::<u64>()), 0..4),
+            buckets: [u64; BUCKETS],
+            errors: u64,
+            nanos: u64,
+        ) {
+            let times = Histogram(buckets);
+            let operations = vec![
+                Operation { name: "lookup".to_owned(), errors, nanos, times },
+                Operation { name: "none".to_owned(), ..Operation::default() },
+            ];
+            let report = Report { facts, numbers, operations };
+            prop_assert_eq!(Report::parse(&report.to_string()), Some(report));
+        }
+
+        #[test]
+        fn no_text_can_hurt(text: String) {
+            Report::parse(&format!("{TITLE}\n{text}"));
+        }
+    }
+}
