@@ -139,6 +139,13 @@ impl Report {
         self.numbers.iter().find(|(known, _)| known == name).map_or(0, |(_, number)| *number)
     }
 
+    /// Makes a number one less.
+    pub fn take_one_off(&mut self, name: &str) {
+        if let Some((_, number)) = self.numbers.iter_mut().find(|(known, _)| known == name) {
+            *number = number.saturating_sub(1);
+        }
+    }
+
     /// Requests of all kinds.
     pub fn requests(&self) -> u64 {
         self.operations.iter().map(|operation| operation.times.count()).sum()

@@ -16,6 +16,7 @@ pub(crate) mod mount;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod runner;
+pub(crate) mod status;
 pub(crate) mod storage;
 
 pub(crate) use caller::Caller;

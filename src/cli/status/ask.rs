@@ -15,6 +15,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::host::mountinfo;
+use crate::lower::proc_path;
 use crate::report::{IOCTL, Question, ROOM};
 use crate::sys::ioctl::exchange;
 
@@ -120,10 +121,10 @@ pub(crate) fn ask_and_tell(path: &Path) -> io::Result<()> {
     let mut question = Vec::new();
     io::stdin().read_to_end(&mut question)?;
     let mut out = io::stdout().lock();
-    let told = open(path).and_then(|(id, file)| {
+    let told = find(path).and_then(|(id, found)| {
         writeln!(out, "mount {id}").map_err(|_| Errno::IO)?;
         out.flush().map_err(|_| Errno::IO)?;
-        put(&file, &question)
+        put(open(id, &found)?, &question)
     });
     match told {
         Ok(answer) => {
@@ -135,22 +136,25 @@ pub(crate) fn ask_and_tell(path: &Path) -> io::Result<()> {
     out.flush()
 }
 
+/// What `path` leads to, and the number of the mount that it is on.
+fn find(path: &Path) -> Result<(u64, OwnedFd), Errno> {
+    let found = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    Ok((mountinfo::id_of(&found)?, found))
+}
+
 /// Opens what can carry the question: a directory or file of an idshift mount; `ENOTTY` for others,
 /// which may take the ioctl for something else.
-fn open(path: &Path) -> Result<(u64, OwnedFd), Errno> {
-    let found = rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let id = mountinfo::id_of(&found)?;
+fn open(mount: u64, found: &OwnedFd) -> Result<OwnedFd, Errno> {
     let mounts = mountinfo::read().map_err(|_| Errno::IO)?;
-    if !mounts.iter().any(|mount| mount.id == id && mount.is_idshift()) {
+    if !mounts.iter().any(|other| other.id == mount && other.is_idshift()) {
         return Err(Errno::NOTTY);
     }
-    let kind = FileType::from_raw_mode(rustix::fs::fstat(&found)?.st_mode);
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(found)?.st_mode);
     if !matches!(kind, FileType::Directory | FileType::RegularFile) {
         return Err(Errno::NOTTY);
     }
-    let again = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&found));
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    Ok((id, rustix::fs::openat(CWD, again, flags, Mode::empty())?))
+    rustix::fs::openat(CWD, proc_path(found), flags, Mode::empty())
 }
 
 /// Puts the question to an open file of the mount.

@@ -17,17 +17,24 @@ impl Server {
     pub(super) fn asked(
         &self,
         request: &mut Request<'_>,
-        length: u32,
+        args: wire::IoctlIn,
         payload: &mut Payload,
     ) -> Done<'_> {
         let asker = request.caller().uid.map(Id::raw);
         if !asker.is_some_and(|uid| uid == 0 || uid == self.about.owner) {
             return Err(FsError::Refused(Errno::PERM));
         }
-        let input = request.take_bytes(length)?;
+        let input = request.take_bytes(args.in_size)?;
         let code = input.first().copied().and_then(Question::from_code);
         let answer = match code.ok_or(FsError::Refused(Errno::INVAL))? {
-            Question::Report => self.report().to_string(),
+            Question::Report => {
+                let mut report = self.report();
+                // What is open only for this question is not counted.
+                if self.fs.lower.open_files.get(args.fh).is_ok() {
+                    report.take_one_off("open_files");
+                }
+                report.to_string()
+            }
             Question::Rights => return Err(FsError::Refused(Errno::INVAL)),
         };
         let result = i32::try_from(answer.len()).map_err(|_| TOO_LONG)?;

@@ -168,7 +168,7 @@ impl Server {
             return Err(FsError::Refused(Errno::NOTTY));
         }
         if args.cmd == crate::report::IOCTL {
-            return self.asked(request, args.in_size, payload);
+            return self.asked(request, args, payload);
         }
         let length = args.in_size.min(MAX_VALUE);
         let input = request.take_bytes(length)?;
