@@ -12,12 +12,14 @@ use rustix::fs::MemfdFlags;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::backing::Backings;
+use super::counters::AllCounters;
 use super::device::Device;
 use super::negotiate::{
     self, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_SETXATTR_EXT,
     FUSE_WRITEBACK_CACHE,
 };
 use super::reply::Payload;
+use super::report::About;
 use super::request::Request;
 use super::server::Server;
 use super::trust::Keeping;
@@ -80,6 +82,8 @@ impl Driver {
             flush: true,
             lock_waiters: None,
             backings: Backings::new(device.clone(), false),
+            counters: AllCounters::default(),
+            about: About::new(Vec::new()),
             device,
         };
         Self { server, written: written.into(), payload: Payload::default(), unique: 0 }

@@ -36,7 +36,7 @@ pub(crate) fn tree(root: &Path, like: Shown) -> BTreeMap<PathBuf, String> {
         // Who owns it, as `like` shows it; an owner without a name there hides the other, too, in
         // nothing: each id stands for itself.
         let id = |id: u32| like.map_or(id, |first| up(id, first));
-        let line = format!(
+        let told = format!(
             "mode={:o} owner={}:{} links={} size={} inode={} |{} {content}",
             seen.st_mode,
             id(seen.st_uid),
@@ -46,7 +46,7 @@ pub(crate) fn tree(root: &Path, like: Shown) -> BTreeMap<PathBuf, String> {
             seen.st_ino,
             attributes(&path, like),
         );
-        found.insert(path.strip_prefix(root).unwrap().to_path_buf(), line);
+        found.insert(path.strip_prefix(root).unwrap().to_path_buf(), told);
     }
     found
 }
@@ -56,10 +56,10 @@ fn up(id: u32, first: u32) -> u32 {
 }
 
 fn attributes(path: &Path, like: Shown) -> String {
-    let mut text = String::new();
+    let mut text = Vec::new();
     for name in list_xattr(path).unwrap_or_default() {
         let Ok(value) = common::get_xattr(path, &name) else {
-            text += &format!("{name}=? ");
+            text.push(format!("{name}=?"));
             continue;
         };
         if name.starts_with("system.posix_acl") {
@@ -71,12 +71,12 @@ fn attributes(path: &Path, like: Shown) -> String {
                     Some(shown) => (tag, rights, shown),
                 }
             });
-            text += &format!("{name}={:?} ", entries.collect::<Vec<_>>());
+            text.push(format!("{name}={:?}", entries.collect::<Vec<_>>()));
         } else {
-            text += &format!("{name}={value:?} ");
+            text.push(format!("{name}={value:?}"));
         }
     }
-    text
+    text.join(" ")
 }
 
 /// FNV-1a.

@@ -80,7 +80,9 @@ impl Place {
         put_dir(&lower.join("all"), 0o777, FIRST, FIRST);
         put_dir(&lower.join("own"), 0o755, FIRST, FIRST);
         let uppers = ["a", "b"].map(|name| dir.path().join(name));
-        uppers.iter().for_each(|upper| put_dir(upper, 0o755, 0, 0));
+        for upper in &uppers {
+            put_dir(upper, 0o755, 0, 0);
+        }
         let gate = dir.path().join("gate");
         File::create(&gate).unwrap();
         let mounts = Mounts(uppers.clone());
@@ -210,9 +212,9 @@ fn soak() {
         held.look(&place);
         let which = dice.size(2);
         if turn % 2 == 0 {
-            place.kill(which)
+            place.kill(which);
         } else {
-            place.remount(which)
+            place.remount(which);
         }
         turn += 1;
     }
@@ -230,7 +232,9 @@ fn soak() {
         place.killed, place.taken_over, place.made
     );
     println!("soak: at most {held}");
-    left.iter().for_each(|line| println!("soak: {line}"));
+    for line in left {
+        println!("soak: {line}");
+    }
     println!("soak: {} failures", failures.len());
     failures.truncate(30);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
