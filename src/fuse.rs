@@ -16,6 +16,7 @@ pub mod notify;
 mod reply;
 mod report;
 mod request;
+pub mod root;
 mod server;
 pub mod session;
 pub mod trust;

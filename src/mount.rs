@@ -3,6 +3,7 @@
 pub mod check;
 pub mod consent;
 pub mod daemon;
+mod detached;
 mod facts;
 pub mod fuse;
 mod fusermount;

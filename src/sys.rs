@@ -11,6 +11,7 @@ pub mod fuse;
 pub mod handle;
 pub mod idmapped;
 pub mod ioctl;
+pub mod kernel;
 pub mod lock;
 pub mod memory;
 pub mod namespace;

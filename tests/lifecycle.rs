@@ -234,10 +234,12 @@ fn log_in_the_foreground() {
     let mut command = server_command(&options, &place.lower, &place.upper);
     raw::die_with_parent(&mut command);
     let mut server = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
-    eventually("it mounts", || is_mounted(&place.upper));
+    // Attached is not yet ready: for a moment the server itself holds what it attaches.
+    let logged = || std::fs::read_to_string(&log).unwrap();
+    eventually("it says that it is ready", || logged().contains("is shown at"));
     unmount(&place.upper, UnmountFlags::empty()).unwrap();
     assert!(wait_for(&mut server).is_some());
-    let log = std::fs::read_to_string(log).unwrap();
+    let log = logged();
     assert!(log.contains("20000") && log.contains("shown as"), "the map in words:\n{log}");
 }
 

@@ -174,7 +174,10 @@ fn server_flags(mount: &Mount, name: &str) -> Vec<OFlags> {
         if (meta.dev(), meta.ino()) != (lower.st_dev, lower.st_ino) {
             continue;
         }
-        let info = fs::read_to_string(proc.join("fdinfo").join(entry.file_name())).unwrap();
+        // It may be closed meanwhile.
+        let Ok(info) = fs::read_to_string(proc.join("fdinfo").join(entry.file_name())) else {
+            continue;
+        };
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap().trim();
         let flags = OFlags::from_bits_retain(u32::from_str_radix(flags, 8).unwrap());
         found.extend(flags.intersects(OFlags::WRONLY | OFlags::RDWR).then_some(flags));

@@ -11,6 +11,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
+use super::root;
 use super::wire::{
     EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NotifyInvalEntry, NotifyInvalInode,
     OutHeader,
@@ -75,15 +76,20 @@ impl Device {
     /// Has the kernel ask for an inode's attributes before it uses them again
     /// (`FUSE_NOTIFY_INVAL_INODE`). `NOENT` if it does not know the inode.
     pub(super) fn forget_attributes(&self, nodeid: u64) -> Result<(), Errno> {
-        let attributes_only = NotifyInvalInode { ino: nodeid, off: -1, len: 0 };
-        self.send(0, NOTIFY_INVAL_INODE, &[attributes_only.as_bytes()])
+        self.forget(nodeid, -1)
     }
 
     /// Has the kernel forget what it holds of an inode's contents or, of a directory, its listing,
     /// and of its attributes. Waits for reads that are under way, so not for those who answer them.
     pub(super) fn forget_contents(&self, nodeid: u64) -> Result<(), Errno> {
-        let everything = NotifyInvalInode { ino: nodeid, off: 0, len: 0 };
-        self.send(0, NOTIFY_INVAL_INODE, &[everything.as_bytes()])
+        self.forget(nodeid, 0)
+    }
+
+    fn forget(&self, nodeid: u64, off: i64) -> Result<(), Errno> {
+        root::tell(nodeid, |ino| {
+            let notice = NotifyInvalInode { ino, off, len: 0 };
+            self.send(0, NOTIFY_INVAL_INODE, &[notice.as_bytes()])
+        })
     }
 
     /// Has the kernel ask about a name before it uses it again (`FUSE_NOTIFY_INVAL_ENTRY`). Waits
@@ -91,8 +97,10 @@ impl Device {
     /// not know the directory or the name.
     pub(super) fn expire_name(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
         let namelen = u32::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
-        let entry = NotifyInvalEntry { parent, namelen, flags: EXPIRE_ONLY };
-        self.send(0, NOTIFY_INVAL_ENTRY, &[entry.as_bytes(), name.as_bytes(), b"\0"])
+        root::tell(parent, |parent| {
+            let entry = NotifyInvalEntry { parent, namelen, flags: EXPIRE_ONLY };
+            self.send(0, NOTIFY_INVAL_ENTRY, &[entry.as_bytes(), name.as_bytes(), b"\0"])
+        })
     }
 
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {

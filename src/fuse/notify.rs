@@ -19,6 +19,7 @@ use super::server::Server;
 use super::trust::Keeping;
 use crate::lower::inode::Place;
 use crate::lower::watch::{Change, Watch};
+use crate::sys::kernel;
 
 /// Linux 6.2 can be told to make sure of a name (`FUSE_EXPIRE_ONLY`); older ones only to drop it,
 /// with what is mounted there.
@@ -32,7 +33,7 @@ const MISSING_NAMES_UNTIL: (u32, u32) = (6, 18);
 
 /// Whether this kernel can be told of all changes; if not, why.
 pub fn supported() -> Result<(), String> {
-    let (major, minor) = kernel();
+    let (major, minor) = kernel::version();
     if (major, minor) >= SINCE {
         return Ok(());
     }
@@ -41,19 +42,12 @@ pub fn supported() -> Result<(), String> {
 
 /// Whether listings that the kernel keeps are found to be out of date in every case.
 pub(super) fn finds_out_listings() -> bool {
-    kernel() >= FINE_TIMES_SINCE
+    kernel::version() >= FINE_TIMES_SINCE
 }
 
 /// Whether the kernel can be told that a name is there that was not.
 pub(super) fn expires_missing_names() -> bool {
-    kernel() <= MISSING_NAMES_UNTIL
-}
-
-fn kernel() -> (u32, u32) {
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    kernel::version() <= MISSING_NAMES_UNTIL
 }
 
 /// Room for the events of one reading.

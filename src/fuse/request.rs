@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::io::Errno;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
+use super::root;
 use super::wire::{InHeader, Opcode};
 use crate::error::FsError;
 use crate::fs::{Caller, Name};
@@ -41,7 +42,7 @@ impl<'m> Request<'m> {
 
     /// The inode that the request is about.
     pub(super) fn nodeid(&self) -> u64 {
-        self.header.nodeid
+        root::known(self.header.nodeid)
     }
 
     /// Who asks. The kernel sends the ids of the mount's user namespace, and −1 for one that has

@@ -15,6 +15,7 @@ use super::negotiate::{
 use super::notify::{self, Notifier};
 use super::report::About;
 use super::request::Request;
+use super::root;
 use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
@@ -98,6 +99,12 @@ impl Connection {
     pub fn reporter(&self) -> impl Fn() -> Report + Send + 'static {
         let server = Arc::clone(&self.server);
         move || server.report()
+    }
+
+    /// Answers requests while another thread does `work`, which needs the answers, with a mount
+    /// that nobody else can see.
+    pub fn answer_during<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
+        root::answer_during(&self.server, work)
     }
 
     /// Serves requests until the file system is unmounted.

@@ -10,33 +10,54 @@ use rustix::mount::{MountFlags as Flags, UnmountFlags};
 
 use crate::config::{MountConfig, MountFlags};
 use crate::error::StartError;
+use crate::fuse::session::Connection;
 use crate::lower::proc_path;
 
+use super::detached::Detached;
 use super::fusermount;
 
 /// The type that /proc/mounts shows.
 pub const FS_TYPE: &str = "fuse.idshift";
 
-/// Mounts and returns the connection's descriptor: with mount(2), or through `fusermount3` if the
-/// user may not.
-pub(super) fn mount(config: &MountConfig) -> Result<OwnedFd, StartError> {
-    match mount_directly(config)? {
-        Some(device) => Ok(device),
-        None => fusermount::mount(config),
+/// A mount whose requests nobody answers yet.
+pub(super) struct Mounted {
+    /// The connection's descriptor.
+    pub(super) device: OwnedFd,
+    /// What has still to be attached to the mount point.
+    pub(super) detached: Option<Detached>,
+}
+
+/// Mounts: with fsmount(2), with mount(2), or through `fusermount3` if the user may not.
+pub(super) fn mount(config: &MountConfig) -> Result<Mounted, StartError> {
+    let device = open_device()?;
+    if let Ok(detached) = Detached::new(config, &device, open_mountpoint(config)?) {
+        return Ok(Mounted { device, detached: Some(detached) });
     }
+    let device = match mount_directly(config)? {
+        Some(device) => device,
+        None => fusermount::mount(config)?,
+    };
+    Ok(Mounted { device, detached: None })
+}
+
+/// Shows the root directory at the mount point, if that has not been done yet.
+pub(super) fn attach(
+    connection: &Connection,
+    detached: Detached,
+    config: &MountConfig,
+) -> Result<(), StartError> {
+    let failed = |errno: Errno| {
+        let point = config.mountpoint.display();
+        StartError::Mount(format!("attaching the file system to '{point}': {errno}"))
+    };
+    let shown = connection.answer_during(|| detached.shown()).map_err(failed)?;
+    let shown = shown.inspect_err(|errno| tracing::debug!(%errno, "shown by its own root")).ok();
+    detached.attach(shown.as_ref()).map_err(failed)
 }
 
 fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
     let device = open_device()?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let mountpoint =
-        rustix::fs::open(&config.mountpoint, flags, Mode::empty()).map_err(|errno| {
-            StartError::Path {
-                role: "mount point",
-                path: config.mountpoint.clone(),
-                why: errno.to_string(),
-            }
-        })?;
+    let mountpoint = open_mountpoint(config)?;
     let Ok(data) = std::ffi::CString::new(kernel_options(config, &device)) else {
         return Err(StartError::Mount("an option holds a zero byte".into()));
     };
@@ -55,6 +76,15 @@ fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
             config.mountpoint.display()
         ))),
     }
+}
+
+fn open_mountpoint(config: &MountConfig) -> Result<OwnedFd, StartError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(&config.mountpoint, flags, Mode::empty()).map_err(|errno| StartError::Path {
+        role: "mount point",
+        path: config.mountpoint.clone(),
+        why: errno.to_string(),
+    })
 }
 
 fn open_device() -> Result<OwnedFd, StartError> {

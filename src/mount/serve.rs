@@ -10,7 +10,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
-use super::{facts, fuse, guard, ownership, policies};
+use super::fuse::{self, Mounted};
+use super::{facts, guard, ownership, policies};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -107,14 +108,18 @@ fn connect(
         threads: config.threads.unwrap_or_else(default_threads),
         facts: facts::of(config, &fs, cache),
     };
-    let device = fuse::mount(config)?;
-    Connection::establish(fs, device, &settings).map_err(|errno| {
+    let Mounted { device, detached } = fuse::mount(config)?;
+    let connection = Connection::establish(fs, device, &settings).map_err(|errno| {
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 5.10's".to_owned(),
             Errno::NODEV => "it was unmounted before it could answer".to_owned(),
             other => format!("no handshake with the kernel's FUSE: {other}"),
         })
-    })
+    })?;
+    if let Some(detached) = detached {
+        fuse::attach(&connection, detached, config)?;
+    }
+    Ok(connection)
 }
 
 fn default_threads() -> usize {

@@ -4,6 +4,7 @@ use super::{Done, Outcome, Server, done, new_file, place};
 use crate::error::FsError;
 use crate::fuse::reply::{Payload, negative_entry};
 use crate::fuse::request::Request;
+use crate::fuse::root;
 use crate::fuse::trust::How;
 use crate::fuse::wire;
 use rustix::io::Errno;
@@ -104,7 +105,7 @@ impl Server {
 
     fn rename_to(&self, request: &mut Request<'_>, newdir: u64, flags: u32) -> Done<'_> {
         let from = place(request.nodeid(), request)?;
-        let to = place(newdir, request)?;
+        let to = place(root::known(newdir), request)?;
         self.fs.rename(request.caller(), from, to, flags)?;
         done()
     }

@@ -1,0 +1,103 @@
+//! A FUSE mount that nobody sees before it is ready: made with fsmount(2), and attached to the
+//! mount point when the server has shown its root directory (see `fuse/root.rs` for why that is
+//! not the file system's own root).
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+use crate::config::{MountConfig, MountFlags};
+use crate::fuse::root;
+use crate::sys::kernel;
+
+/// The first kernel that clones part of a mount that is not attached anywhere (`may_copy_tree`).
+const SINCE: (u32, u32) = (6, 15);
+
+/// A mount without a place.
+pub(super) struct Detached {
+    mount: OwnedFd,
+    mountpoint: OwnedFd,
+}
+
+impl Detached {
+    /// Makes the mount for the connection behind `device`. Any error means that mount(2) should be
+    /// tried, with another descriptor: it knows best what to say.
+    pub(super) fn new(
+        config: &MountConfig,
+        device: &OwnedFd,
+        mountpoint: OwnedFd,
+    ) -> Result<Self, Errno> {
+        if kernel::version() < SINCE {
+            return Err(Errno::NOSYS);
+        }
+        let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let fd = device.as_raw_fd().to_string();
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let (uid, gid) = (uid.as_raw().to_string(), gid.as_raw().to_string());
+        for (key, value) in [
+            ("source", config.source.as_str()),
+            ("subtype", "idshift"),
+            ("fd", &fd),
+            ("rootmode", "40000"),
+            ("user_id", &uid),
+            ("group_id", &gid),
+        ] {
+            fsconfig_set_string(&fs, key, value)?;
+        }
+        let flags = config.flags;
+        for (on, flag) in [
+            (true, "default_permissions"),
+            (config.allow_other, "allow_other"),
+            (flags.read_only, "ro"),
+            (flags.sync, "sync"),
+            (flags.dirsync, "dirsync"),
+            (flags.lazytime, "lazytime"),
+        ] {
+            if on {
+                fsconfig_set_flag(&fs, flag)?;
+            }
+        }
+        fsconfig_create(&fs)?;
+        let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(flags))?;
+        Ok(Self { mount, mountpoint })
+    }
+
+    /// The mount of the root directory alone. To be called while requests are answered.
+    pub(super) fn shown(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(&self.mount, root::NAME, flags, Mode::empty())?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_EMPTY_PATH;
+        open_tree(&root, "", flags)
+    }
+
+    /// Attaches what is to be shown to the mount point; without it, the file system as it is.
+    pub(super) fn attach(self, shown: Option<&OwnedFd>) -> Result<(), Errno> {
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        let mount = shown.unwrap_or(&self.mount);
+        move_mount(mount.as_fd(), "", self.mountpoint.as_fd(), "", flags)
+    }
+}
+
+fn attributes(flags: MountFlags) -> MountAttrFlags {
+    [
+        (flags.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
+        (flags.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
+        (flags.nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
+        (flags.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+        (flags.noatime, MountAttrFlags::MOUNT_ATTR_NOATIME),
+        (flags.nodiratime, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
+        (flags.strictatime, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
+        (flags.nosymfollow, MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW),
+    ]
+    .into_iter()
+    .filter_map(|(on, flag)| on.then_some(flag))
+    .fold(MountAttrFlags::empty(), MountAttrFlags::union)
+}
