@@ -79,7 +79,8 @@ pub(super) fn answer_during<T: Send>(
 
 fn answer(server: &Server, message: &[u8], payload: &mut Payload) {
     if !looks_for_root(message) {
-        return server.serve(message, payload);
+        server.serve(message, payload);
+        return;
     }
     let Some(request) = Request::parse(message) else { return };
     let valid = Valid { name: LONG, attr: std::time::Duration::ZERO };
