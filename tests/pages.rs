@@ -20,6 +20,8 @@ common::tests!(
     bash_takes_its_completion,
     zsh_takes_its_completion,
     fish_takes_its_completion,
+    picture_is_what_its_script_draws,
+    links_in_the_documents_lead_somewhere,
 );
 
 fn pages() -> tempfile::TempDir {
@@ -116,4 +118,39 @@ fn fish_takes_its_completion() {
     needs_program("fish");
     let script = "source ./idshift.fish; complete -C 'idshift umo'";
     assert!(said("fish", &["-N", "-c", script], pages().path()).starts_with("umount"));
+}
+
+/// The repository.
+const HERE: &str = env!("CARGO_MANIFEST_DIR");
+
+fn picture_is_what_its_script_draws() {
+    needs_program("python3");
+    let drawn = said("python3", &["-B", "docs/picture.py"], Path::new(HERE));
+    assert_eq!(drawn, fs::read_to_string(Path::new(HERE).join("docs/picture.svg")).unwrap());
+}
+
+/// Where `](target)` leads, without what is not in the repository.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(')').map(|(target, _)| target))
+        .map(|target| target.split('#').next().unwrap_or_default())
+        .filter(|target| !target.is_empty() && !target.contains("://"))
+}
+
+fn links_in_the_documents_lead_somewhere() {
+    let mut seen = 0;
+    for folder in ["", "docs", "bench", "contrib/debian"] {
+        let folder = Path::new(HERE).join(folder);
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                for target in links(&fs::read_to_string(&path).unwrap()) {
+                    assert!(folder.join(target).exists(), "{}: {target}", path.display());
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
 }
