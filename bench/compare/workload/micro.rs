@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
+use rustix::process::Uid;
 
 use super::{Group, Measure, Workload};
 use crate::failure::{Result, Say};
@@ -15,6 +16,7 @@ pub(super) const MICRO: Workload =
 
 const MEASURES: &[Measure] = &[
     Measure::new("stat", "stat of a file, warm").within(1.15),
+    Measure::new("stat-by-others", "the same by a user who owns nothing of the tree").within(1.15),
     Measure::new("stat-missing", "stat of a name that is not there, warm").within(1.15),
     Measure::new("fstat", "fstat of an open file"),
     Measure::new("readlink", "readlink, warm"),
@@ -73,6 +75,7 @@ fn attributes(c: &mut Context) -> Result<()> {
     let file = c.path("scratch/file");
     let missing = c.path("scratch/missing");
     c.repeat("stat", 32, |_| fs::metadata(&file).map(drop).say("stat"))?;
+    as_other(|| c.repeat("stat-by-others", 32, |_| fs::metadata(&file).map(drop).say("stat")))?;
     c.repeat("stat-missing", 32, |_| match fs::metadata(&missing) {
         Ok(_) => Err("it is there".into()),
         Err(_) => Ok(()),
@@ -93,6 +96,15 @@ fn attributes(c: &mut Context) -> Result<()> {
         lgetxattr(&file, "user.compare", &mut value).ok();
         Ok(())
     })
+}
+
+/// Runs this with another user's rights.
+fn as_other(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let act_as = |user| rustix::thread::set_thread_res_uid(None, user, None).say("another user");
+    act_as(Uid::from_raw(1000))?;
+    let done = work();
+    act_as(Uid::ROOT)?;
+    done
 }
 
 fn contents(c: &mut Context) -> Result<()> {
