@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use common::mount::{free, is_mounted, temp_dir};
 use common::program::{Called, idshift};
-use common::runner::{needs_idshift, needs_real_root};
+use common::runner::{needs_idshift, needs_program, needs_real_root};
 use common::{put_dir, put_file};
 use tempfile::TempDir;
 
@@ -20,6 +20,7 @@ common::tests!(
     unmount_is_understood,
     demo_says_nothing_besides_its_story,
     probe_and_backend_agree,
+    first_mount_of_the_readme,
 );
 
 struct Place {
@@ -125,4 +126,39 @@ fn probe_and_backend_agree() {
     let row = called.out.lines().find(|line| line.contains("kernel idmapped mount")).unwrap();
     assert_eq!(row.split_whitespace().nth(3), Some("no"), "{row}");
     assert!(!fs::exists(place.path("mnt/none")).unwrap());
+}
+
+/// The block of commands under "A first mount" does what its comments say.
+fn first_mount_of_the_readme() {
+    needs_real_root("it is for root");
+    needs_program("setpriv");
+    let place = Place::new();
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme.split_once("## A first mount").unwrap();
+    let (_, rest) = rest.split_once("```sh\n").unwrap();
+    let (commands, _) = rest.split_once("```").unwrap();
+    let (dir, program) = (place.dir.path(), &common::machine().binary);
+    let bin = place.path("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(program, bin.join("idshift")).unwrap();
+    let mut said = Vec::new();
+    for command in commands.lines() {
+        // Elsewhere than in /tmp, and without what the comment says is refused.
+        let here = command.replace("/tmp/", &format!("{}/", dir.display()));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &here]).env("LC_ALL", "C").stdin(Stdio::null());
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        let output = shell.env("PATH", path).output().unwrap();
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        match command.split_once("refused: \"").and_then(|(_, rest)| rest.split_once('"')) {
+            Some((message, _)) => assert!(text.contains(message), "{command}: {text}"),
+            None => assert!(output.status.success(), "{command}: {text}"),
+        }
+        said.push(text);
+    }
+    assert!(!is_mounted(&dir.join("shown")));
+    let listings: Vec<_> = said.iter().filter(|text| text.contains("total")).collect();
+    assert!(listings[0].contains(" 0      0 6") || listings[0].contains(" 0 0 6"), "{said:?}");
+    assert!(listings[0].contains("100000 100000 6"), "{said:?}");
+    assert!(listings[1].contains(" new") && !listings[1].contains("100000"), "{said:?}");
 }

@@ -79,6 +79,9 @@ fn every_command_and_option_is_described() {
     for (name, _) in render::COMPLETIONS {
         let text = fs::read_to_string(directory.path().join(name)).unwrap();
         assert!(text.contains("umount") && text.contains("foreground"), "{name}");
+        for hidden in ["enter-namespace", "--inside", "errand"] {
+            assert!(!text.contains(hidden), "{name} offers {hidden}");
+        }
     }
 }
 

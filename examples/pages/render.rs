@@ -32,9 +32,19 @@ pub(crate) fn write_all(directory: &Path) -> io::Result<()> {
     }
     for (name, shell) in COMPLETIONS {
         let mut file = File::create(directory.join(name))?;
-        generate(*shell, &mut cli::command(), "idshift", &mut file);
+        generate(*shell, &mut shown(&cli::command()), "idshift", &mut file);
     }
     Ok(())
+}
+
+/// The command without what is hidden, which completions would offer all the same.
+fn shown(command: &Command) -> Command {
+    // A name has to live as long as the program, which ends soon.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    let about = command.get_about().cloned().unwrap_or_default();
+    let new = Command::new(name).about(about).args(arguments).disable_help_subcommand(true);
+    visible(command).fold(new, |new, command| new.subcommand(shown(command)))
 }
 
 fn page(words: &str) -> String {
