@@ -36,7 +36,7 @@ use descriptors::{Descriptors, Usage};
 use inode::{Inode, Locator, Place};
 use locks::LockOwners;
 use open_files::OpenFiles;
-use stat::LowerStat;
+use stat::{Identity, LowerStat};
 use table::{InodeTable, Lookup};
 use unopened::Unopened;
 use watch::Watch;
@@ -49,6 +49,10 @@ pub struct LowerTree {
     handle_mount: OwnedFd,
     /// Whether handles can be opened here (root on most local file systems).
     handles: bool,
+    /// Whether a file's time of birth may change while it lives: an overlay shows the one of the
+    /// layer, and the file moves to another layer when it is first changed. It keeps its number,
+    /// and that is not given to another file while a descriptor of ours holds this one.
+    births_change: bool,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
     /// Every inode that the kernel knows.
@@ -95,12 +99,15 @@ impl LowerTree {
         let handles = handle::name_to_handle(&root)
             .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
             .is_ok();
+        let births_change = rustix::fs::fstatfs(&handle_mount)
+            .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
             handles,
+            births_change,
             submounts,
-            inodes: InodeTable::new(stat.identity(), stat.kind()),
+            inodes: InodeTable::new(identity(births_change, &stat), stat.kind()),
             descriptors: Descriptors::new(max_descriptors),
             open_files: OpenFiles::default(),
             unopened: Unopened::default(),
@@ -112,6 +119,11 @@ impl LowerTree {
     /// Whether inodes are reopened by file handle (else by a walk from the root).
     pub fn uses_handles(&self) -> bool {
         self.handles
+    }
+
+    /// Which file it is, as the inode table counts files.
+    fn identity(&self, stat: &LowerStat) -> Identity {
+        identity(self.births_change, stat)
     }
 
     /// The root's descriptor.
@@ -147,7 +159,7 @@ impl LowerTree {
         name: &OsStr,
     ) -> Result<(Lookup<'_>, LowerStat), FsError> {
         let dir = self.path_fd(parent)?;
-        let stat = LowerStat::at(dir.as_fd(), name)?;
+        let stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
         self.check_device(parent, &stat)?;
         Ok((self.intern(parent, name, &stat), stat))
     }
@@ -155,7 +167,7 @@ impl LowerTree {
     /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
     pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
         let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
-        let mut lookup = self.inodes.intern(stat.identity(), stat.kind(), walk);
+        let mut lookup = self.inodes.intern(self.identity(stat), stat.kind(), walk);
         self.renamed(lookup.take_former());
         lookup
     }
@@ -180,7 +192,7 @@ impl LowerTree {
         let dir = self.path_fd(parent)?;
         // Opened first and looked at then: whatever else takes the name, the two go together.
         let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
-        if let Some(inode) = self.inodes.find(LowerStat::of(&fd)?.identity()) {
+        if let Some(inode) = self.inodes.find(self.identity(&LowerStat::of(&fd)?)) {
             self.descriptors.pin(inode.nodeid, Arc::new(fd));
         }
         Ok(())
@@ -190,7 +202,7 @@ impl LowerTree {
     pub fn moved(&self, parent: &Arc<Inode>, name: &OsStr) {
         let Ok(dir) = self.path_fd(parent) else { return };
         let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
-        if let Some(inode) = self.inodes.find(stat.identity()) {
+        if let Some(inode) = self.inodes.find(self.identity(&stat)) {
             let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
             self.renamed(inode.relocate(walk));
         }
@@ -205,6 +217,10 @@ impl LowerTree {
         }
         gone
     }
+}
+
+fn identity(births_change: bool, stat: &LowerStat) -> Identity {
+    if births_change { stat.identity_without_birth() } else { stat.identity() }
 }
 
 fn unusable(path: &Path, what: &str, errno: Errno) -> StartError {

@@ -39,7 +39,7 @@ impl LowerTree {
         while let Some((inode, name)) = below.pop() {
             let opened = self.retrying(|| open_path_at(fd.as_fd(), &name)).map_err(gone)?;
             let stat = LowerStat::of(&opened)?;
-            if stat.identity() != inode.identity {
+            if self.identity(&stat) != inode.identity {
                 return Err(FsError::Stale);
             }
             self.learn_handle(&inode, &opened);

@@ -1,14 +1,16 @@
 //! What statx(2) says of a lower file.
 
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType, Statx, StatxAttributes, StatxFlags};
 
 use crate::error::{CallExt, FsError};
 use crate::shift::id::{LowerGid, LowerUid};
+use crate::sys::handle::{self, FileHandle};
 
-use super::THIS_FILE;
+use super::{THIS_FILE, open_path_at};
 
 /// Seconds and nanoseconds since 1970, as the kernel keeps them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,8 +28,8 @@ pub struct Identity {
     pub dev: u64,
     /// Its inode number.
     pub ino: u64,
-    /// Its time of birth in nanoseconds, 0 where the file system keeps none: tells a reused inode
-    /// number from the file that had it before.
+    /// Tells a reused inode number from the file that had it before: its time of birth in
+    /// nanoseconds; where the file system keeps none, a hash of its file handle; else its type.
     pub born: i64,
 }
 
@@ -69,12 +71,24 @@ pub struct LowerStat {
 impl LowerStat {
     /// Of the file behind a descriptor.
     pub fn of(fd: impl AsFd) -> Result<Self, FsError> {
-        Self::read(fd.as_fd(), OsStr::new(""), THIS_FILE)
+        let mut stat = Self::read(fd.as_fd(), OsStr::new(""), THIS_FILE)?;
+        if stat.btime.is_none() {
+            stat.identity.born = handle::name_to_handle(fd).map_or_else(
+                |_| stat.without_birth(),
+                |handle| digest(&handle, stat.without_birth()),
+            );
+        }
+        Ok(stat)
     }
 
     /// Of `name` in the directory `dir`, itself if it is a symbolic link.
     pub fn at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<Self, FsError> {
-        Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)
+        let stat = Self::read(dir, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT)?;
+        if stat.btime.is_some() {
+            return Ok(stat);
+        }
+        // The handle and the rest must be of the same file, whatever becomes of the name.
+        Self::of(open_path_at(dir, name)?)
     }
 
     fn read(fd: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Self, FsError> {
@@ -87,10 +101,29 @@ impl LowerStat {
         self.identity
     }
 
+    /// What stands for the time of birth where there is neither that nor a handle, or where it
+    /// does not stay: two types are two files at any rate.
+    fn without_birth(&self) -> i64 {
+        i64::from(self.mode & 0o170_000)
+    }
+
+    /// The same where the file system gives a file another time of birth while it lives.
+    pub fn identity_without_birth(&self) -> Identity {
+        Identity { born: self.without_birth(), ..self.identity }
+    }
+
     /// The file type.
     pub fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.mode)
     }
+}
+
+/// A handle as a number: file systems make no two alike, not even for a reused inode number. FUSE
+/// may, when a file is replaced unseen, so the type is part of it.
+fn digest(handle: &FileHandle, kind: i64) -> i64 {
+    let mut hasher = DefaultHasher::new();
+    (handle.kind, &handle.data, kind).hash(&mut hasher);
+    hasher.finish().cast_signed()
 }
 
 impl From<&Statx> for LowerStat {
