@@ -30,8 +30,12 @@ use crate::report::Report;
 pub struct Settings {
     /// How what the kernel remembers of names and attributes is kept true.
     pub keeping: Keeping,
-    /// Whether the lower file system reports errors on close(2) that callers must see.
+    /// Whether the lower file system does something on close(2) that callers rely on: others see
+    /// what was written, and errors are reported. The kernel closes what it passes through in its
+    /// own time and tells nobody, so what may be written to is then not passed through.
     pub flush: bool,
+    /// Whether nothing is written through the mount.
+    pub read_only: bool,
     /// How deep the lower file system is stacked already, plus one: how much the kernel must allow
     /// for passthrough.
     pub stack_depth: u32,
@@ -56,6 +60,9 @@ impl Settings {
         let locks = if self.lower_locks { 0 } else { FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS };
         let gathering = if self.gather_writes { 0 } else { FUSE_WRITEBACK_CACHE };
         let io = match self.io {
+            IoMode::Passthrough if self.flush && !self.read_only => {
+                FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE | FUSE_PASSTHROUGH
+            }
             IoMode::Passthrough => FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE,
             IoMode::Cached => FUSE_PASSTHROUGH | gathering,
         };

@@ -5,6 +5,7 @@
 //! changes who owns, never what may be done: the kernel above has already decided that.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
@@ -24,6 +25,36 @@ pub struct Creator {
     pub umask: u32,
 }
 
+/// Whether threads go back to the server's own ids after each call made with others.
+static GOING_BACK: AtomicBool = AtomicBool::new(false);
+
+/// For a lower file system that judges every call by the ids of whoever makes it, capabilities or
+/// not, as the servers of network file systems do: ids are a caller's for one call only.
+pub fn go_back_after_each_call() {
+    GOING_BACK.store(true, Ordering::Relaxed);
+}
+
+/// Puts the thread back to the server's own ids, also when the call panics.
+struct GoingBack;
+
+impl Drop for GoingBack {
+    fn drop(&mut self) {
+        let now = NOW.get();
+        let own = (own_uid(), LowerGid::new(rustix::process::getegid().as_raw()));
+        let (Some(uid), Some(gid)) = own else { std::process::abort() };
+        let own = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
+        if now != Some(own) && switch(now, own).is_err() {
+            std::process::abort(); // as `Restore`
+        }
+        NOW.set(Some(own));
+    }
+}
+
+/// What undoes a switch of ids that is still to come, where that is wanted.
+fn going_back() -> Option<GoingBack> {
+    GOING_BACK.load(Ordering::Relaxed).then_some(GoingBack)
+}
+
 thread_local! {
     /// What this thread has now, so that a switch costs nothing while callers repeat.
     static NOW: Cell<Option<Creator>> = const { Cell::new(None) };
@@ -40,11 +71,13 @@ pub fn keep_capabilities() -> Result<(), FsError> {
 
 /// Runs `create` with the creator's ids and umask on this thread.
 ///
-/// The ids stay until the next creator's: no other call of the server looks at them.
+/// The ids stay until the next creator's, unless [`go_back_after_each_call`]: a local file system
+/// looks at them in no other call.
 pub fn as_creator<T>(
     creator: Creator,
     create: impl FnOnce() -> Result<T, FsError>,
 ) -> Result<T, FsError> {
+    let _back = going_back();
     let now = NOW.get();
     if now != Some(creator) {
         switch(now, creator)?;
@@ -60,6 +93,7 @@ pub fn with_groups<T>(
     supplementary: &[LowerGid],
     call: impl FnOnce() -> Result<T, FsError>,
 ) -> Result<T, FsError> {
+    let _back = going_back();
     let now = NOW.get();
     let uid = now.map_or_else(own_uid, |now| Some(now.uid));
     if let Some(uid) = uid {

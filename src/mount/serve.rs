@@ -50,6 +50,9 @@ pub fn serve(
     };
     policies::check_lower(config.policies, &fs.lower)?;
     prepare_credentials();
+    if is_remote(&fs.lower) {
+        cred::go_back_after_each_call();
+    }
     let connection = connect(fs, config, keeping, cache)?;
     wait_for_signals(config, connection.reporter())?;
     ready(config);
@@ -99,7 +102,8 @@ fn connect(
 ) -> Result<Connection, StartError> {
     let settings = Settings {
         keeping,
-        flush: reports_errors_on_close(&fs),
+        flush: is_remote(&fs.lower),
+        read_only: config.flags.read_only,
         stack_depth: stack_depth(&fs),
         lower_locks: config.locks == LockMode::Lower,
         io: config.io,
@@ -184,19 +188,20 @@ fn unmapped_acl() -> Unmapped {
 /// leaves room for an overlayfs above the mount.
 fn stack_depth(fs: &FileSystem) -> u32 {
     const STACKED: [u64; 2] = [0x794c_7630, 0x6573_5546]; // overlayfs, FUSE (linux/magic.h)
-    if STACKED.contains(&fs_magic(fs)) { 2 } else { 1 }
+    if STACKED.contains(&fs_magic(&fs.lower)) { 2 } else { 1 }
 }
 
-fn fs_magic(fs: &FileSystem) -> u64 {
-    rustix::fs::fstatfs(fs.lower.root()).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
+fn fs_magic(lower: &LowerTree) -> u64 {
+    rustix::fs::fstatfs(lower.root()).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
 }
 
-/// Network file systems and FUSE report some write errors only when a file is closed.
-fn reports_errors_on_close(fs: &FileSystem) -> bool {
+/// Whether somebody else answers for the lower file system, over a network or through FUSE: some
+/// write errors are then reported only when a file is closed, and rights judged by the ids alone.
+fn is_remote(lower: &LowerTree) -> bool {
     // NFS, SMB1, SMB2, 9p, FUSE, Ceph, AFS (linux/magic.h)
     const REMOTE: [u64; 7] =
         [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400, 0x6b41_4653];
-    REMOTE.contains(&fs_magic(fs))
+    REMOTE.contains(&fs_magic(lower))
 }
 
 /// The mount that a path shows just now, by the kernel's number for it.
