@@ -158,7 +158,7 @@ fn reused_numbers_without_times_of_birth() {
         fs::write(&new, round.to_string()).unwrap();
         assert_eq!(fs::read_to_string(&new).unwrap(), round.to_string());
         // Replaced below, where the mount does not see it.
-        let below = lower.behind.join(format!("dir/new{round}"));
+        let below = lower.root.join(format!("dir/new{round}"));
         unlink(&below).unwrap();
         if round % 2 == 0 {
             fs::write(&below, "another one").unwrap();
