@@ -1,6 +1,7 @@
 //! The commands, one file each, and the choice between them.
 
 pub mod demo;
+pub mod explain;
 pub mod help;
 pub mod helper;
 pub mod json;
@@ -61,6 +62,7 @@ enum Command {
     Demo(demo::Args),
     Shadow(shadow::Args),
     Status(status::Args),
+    Explain(explain::Args),
 }
 
 /// The command line as clap has it, for whoever makes pages and completions of it.
@@ -133,6 +135,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Demo(args) => demo::run(&args),
         Command::Shadow(args) => shadow::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Explain(args) => explain::run(&args),
     }
 }
 

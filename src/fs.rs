@@ -8,6 +8,7 @@
 mod attr;
 mod create;
 mod dir;
+mod explain;
 mod io;
 mod ioctl;
 mod locks;
@@ -29,6 +30,7 @@ mod xattr;
 pub use attr::Attr;
 pub use create::NewFile;
 pub use dir::DirEntry;
+pub use explain::{RightsOf, Want};
 pub use io::{Contents, Range, Write};
 pub use ioctl::IoctlReply;
 pub use locks::LockRequest;

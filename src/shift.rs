@@ -4,6 +4,7 @@
 //! side: *lower* is what is on disk, *upper* is what a process sees through the mount; `up` goes
 //! from lower to upper, `down` back.
 
+pub mod access;
 pub mod acl;
 pub mod algebra;
 pub mod attr;

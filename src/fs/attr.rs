@@ -92,7 +92,7 @@ impl FileSystem {
 
 impl Attr {
     /// Translates lower attributes up.
-    fn up(stat: &LowerStat, maps: &Maps) -> Self {
+    pub(super) fn up(stat: &LowerStat, maps: &Maps) -> Self {
         Self {
             ino: stat.identity().ino,
             kind: stat.kind(),

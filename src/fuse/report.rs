@@ -16,6 +16,8 @@ pub(super) struct About {
     started: Instant,
     /// The user who runs the server, who may ask.
     pub(super) owner: u32,
+    /// Whether others may enter the mount (`allow_other`).
+    pub(super) for_all: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
 }
@@ -23,7 +25,14 @@ pub(super) struct About {
 impl About {
     pub(super) fn new(facts: Vec<(String, String)>) -> Self {
         let owner = rustix::process::geteuid().as_raw();
-        Self { facts, started: Instant::now(), owner, notices: AtomicU64::new(0) }
+        let options = facts.iter().find(|(name, _)| name == "options");
+        let for_all = options.is_some_and(|(_, text)| text.split(", ").any(|o| o == "allow_other"));
+        Self { facts, started: Instant::now(), owner, for_all, notices: AtomicU64::new(0) }
+    }
+
+    /// The fact of this name.
+    pub(super) fn fact(&self, name: &str) -> &str {
+        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text)
     }
 }
 

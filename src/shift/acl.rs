@@ -104,6 +104,25 @@ impl Tag {
     }
 }
 
+/// An ACL in the short form of getfacl(1): `u::rwx,u:1000:r--,g::r-x,m::r-x,o::---`; `None` if it is
+/// malformed.
+pub fn describe(value: &[u8]) -> Option<String> {
+    let entries = decode(value).ok()?;
+    let one = |entry: &Entry| {
+        let letter = |bit: u16, letter| if entry.permissions & bit != 0 { letter } else { '-' };
+        let rights = [letter(4, 'r'), letter(2, 'w'), letter(1, 'x')].iter().collect::<String>();
+        match entry.tag {
+            Tag::UserObj => format!("u::{rights}"),
+            Tag::User => format!("u:{}:{rights}", entry.id),
+            Tag::GroupObj => format!("g::{rights}"),
+            Tag::Group => format!("g:{}:{rights}", entry.id),
+            Tag::Mask => format!("m::{rights}"),
+            Tag::Other => format!("o::{rights}"),
+        }
+    };
+    Some(entries.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
 /// Translates a stored ACL (lower ids) into what the kernel shows and enforces (upper ids).
 ///
 /// `value` is what `getxattr` gave on the lower file. Fails where it is malformed.

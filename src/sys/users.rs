@@ -48,6 +48,26 @@ pub fn gid_by_name(name: &str) -> Result<Option<u32>, Errno> {
     entry(call, |group: &libc::group| group.gr_gid)
 }
 
+/// The groups of an account, `gid` the first (getgrouplist(3)).
+pub fn groups_of(name: &str, gid: u32) -> Vec<u32> {
+    let Ok(name) = CString::new(name) else { return vec![gid] };
+    let mut groups = vec![0; MOST_GROUPS];
+    let mut count = c_int::try_from(groups.len()).unwrap_or(0);
+    // SAFETY: `name` is a live C string, and `groups` has room for `count` numbers.
+    let ret =
+        unsafe { libc::getgrouplist(name.as_ptr(), gid, groups.as_mut_ptr(), &raw mut count) };
+    if ret < 0 {
+        return vec![gid];
+    }
+    groups.truncate(usize::try_from(count).unwrap_or(0));
+    groups.retain(|other| *other != gid);
+    groups.insert(0, gid);
+    groups
+}
+
+/// As many as a process can be in (`NGROUPS_MAX`).
+const MOST_GROUPS: usize = 65_536;
+
 fn user(
     call: impl Fn(*mut libc::passwd, *mut c_char, usize, *mut *mut libc::passwd) -> c_int,
 ) -> Result<Option<User>, Errno> {

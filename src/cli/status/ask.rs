@@ -6,7 +6,8 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::fuse;
 use crate::host::mountinfo;
 use crate::lower::proc_path;
 use crate::report::{IOCTL, Question, ROOM};
@@ -121,7 +123,11 @@ pub(crate) fn ask_and_tell(path: &Path) -> io::Result<()> {
     let mut question = Vec::new();
     io::stdin().read_to_end(&mut question)?;
     let mut out = io::stdout().lock();
-    let told = find(path).and_then(|(id, found)| {
+    let path = match question.first() {
+        Some(code) if *code == Question::Rights.code() => complete(path, &mut question)?,
+        _ => path.to_owned(),
+    };
+    let told = find(&path).and_then(|(id, found)| {
         writeln!(out, "mount {id}").map_err(|_| Errno::IO)?;
         out.flush().map_err(|_| Errno::IO)?;
         put(open(id, &found)?, &question)
@@ -134,6 +140,44 @@ pub(crate) fn ask_and_tell(path: &Path) -> io::Result<()> {
         Err(errno) => writeln!(out, "error {}", errno.raw_os_error())?,
     }
     out.flush()
+}
+
+/// Adds the mount's flags and the path within it to a question about rights; returns the mount
+/// point, where it is to be put. A name that is about to be deleted, or is not there, is not
+/// followed.
+fn complete(path: &Path, question: &mut Vec<u8>) -> io::Result<PathBuf> {
+    let delete = question.split(|byte| *byte == b'\n').nth(2) == Some(b"delete");
+    let resolved = match (delete, path.parent(), path.file_name()) {
+        (true, Some(parent), Some(name)) => resolve(parent)?.join(name),
+        _ => resolve(path)?,
+    };
+    let mounts = mountinfo::read()?;
+    // Of several on one another the last one is on top.
+    let Some(mount) = mounts
+        .iter()
+        .filter(|mount| resolved.starts_with(&mount.mountpoint))
+        .max_by_key(|mount| mount.mountpoint.as_os_str().len())
+        .filter(|mount| mount.is_idshift())
+    else {
+        return Ok(resolved);
+    };
+    let flags = format!("{},{}", mount.options, mount.fs_options);
+    question.extend_from_slice(flags.as_bytes());
+    question.push(b'\n');
+    // What is mounted is a child of the file system's root, or a directory below it.
+    let root = Path::new(&mount.root);
+    let root = root.strip_prefix(Path::new("/").join(fuse::root::NAME)).unwrap_or(root);
+    let below = resolved.strip_prefix(&mount.mountpoint).unwrap_or(&resolved);
+    question.extend_from_slice(root.join(below).as_os_str().as_bytes());
+    Ok(mount.mountpoint.clone())
+}
+
+/// The path without symbolic links, as far as it is there and may be seen.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    path.canonicalize().or_else(|error| match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) => Ok(resolve(parent)?.join(name)),
+        _ => Err(error),
+    })
 }
 
 /// What `path` leads to, and the number of the mount that it is on.

@@ -4,10 +4,12 @@
 
 use super::{Done, Server, done};
 use crate::error::FsError;
+use crate::fs::{RightsOf, Want};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
 use crate::report::{Question, ROOM};
+use crate::shift::access::Person;
 use crate::shift::id::Id;
 use rustix::io::Errno;
 
@@ -35,7 +37,7 @@ impl Server {
                 }
                 report.to_string()
             }
-            Question::Rights => return Err(FsError::Refused(Errno::INVAL)),
+            Question::Rights => self.rights(input.get(1..).unwrap_or_default())?,
         };
         let result = i32::try_from(answer.len()).map_err(|_| TOO_LONG)?;
         if answer.len() > ROOM {
@@ -44,6 +46,34 @@ impl Server {
         payload.push(&wire::IoctlOut { result, ..wire::IoctlOut::default() });
         payload.bytes.extend_from_slice(answer.as_bytes());
         done()
+    }
+
+    /// Answers whose rights somebody has: lines `UID`, `GID,GID…`, the word for what is wanted or
+    /// nothing, the flags of the mount, and the path, which may hold newlines.
+    fn rights(&self, text: &[u8]) -> Result<String, FsError> {
+        let malformed = FsError::Refused(Errno::INVAL);
+        let mut parts = text.splitn(5, |byte| *byte == b'\n');
+        let mut line = || parts.next().ok_or(malformed);
+        let word = |bytes: &[u8]| std::str::from_utf8(bytes).map(str::to_owned).ok();
+        let uid = word(line()?).and_then(|uid| uid.parse().ok()).ok_or(malformed)?;
+        let groups = word(line()?).ok_or(malformed)?;
+        let groups: Result<Vec<u32>, _> = groups.split(',').map(str::parse).collect();
+        let want = word(line()?).ok_or(malformed)?;
+        let flags = word(line()?).ok_or(malformed)?;
+        // The rest of the argument's room is zeros.
+        let path = line()?.split(|byte| *byte == 0).next().unwrap_or_default();
+        let has = |flag: &str| flags.split(',').any(|other| other == flag);
+        let mut told = self.fs.rights_of(&RightsOf {
+            person: Person { uid, groups: groups.map_err(|_| malformed)? },
+            path,
+            want: if want.is_empty() { None } else { Want::from_name(&want) },
+            read_only: has("ro"),
+            noexec: has("noexec"),
+            only: (!self.about.for_all).then_some(self.about.owner),
+        })?;
+        let lower = self.about.fact("lower");
+        told.extend(["lower   ", lower, "/", &String::from_utf8_lossy(path), "\n"]);
+        Ok(told)
     }
 }
 
