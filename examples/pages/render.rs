@@ -138,10 +138,11 @@ fn option(argument: &Arg, between: &str) -> String {
     let long = argument.get_long().map(|long| format!("\\fB\\-\\-{}\\fR", roff(long)));
     let forms: Vec<String> = short.into_iter().chain(long).collect();
     let forms = forms.join(between);
-    if argument.get_action().takes_values() {
-        format!("{forms} {}", value(argument))
-    } else {
-        forms
+    let may_be_left_out = argument.get_num_args().is_some_and(|range| range.min_values() == 0);
+    match (argument.get_action().takes_values(), may_be_left_out) {
+        (false, _) => forms,
+        (true, true) => format!("{forms}[={}]", value(argument)),
+        (true, false) => format!("{forms} {}", value(argument)),
     }
 }
 
