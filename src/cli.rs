@@ -8,6 +8,7 @@ pub mod json;
 pub mod map;
 pub mod mount;
 pub mod probe;
+pub mod progress;
 pub mod ranges;
 pub mod shadow;
 pub mod status;

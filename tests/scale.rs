@@ -10,7 +10,11 @@ use std::time::Instant;
 
 use common::{Caller, Mount, lo};
 
-common::tests!(a_big_tree_with_few_descriptors, a_deep_tree_with_few_descriptors);
+common::tests!(
+    a_big_tree_with_few_descriptors,
+    a_big_tree_made_and_removed,
+    a_deep_tree_with_few_descriptors,
+);
 
 /// What the server may hold in memory: so many KiB, and so many bytes for each file that the kernel
 /// knows.
@@ -110,6 +114,69 @@ fn a_big_tree_with_few_descriptors() {
         fs::write(mount.up(&file), &file).unwrap();
         assert_eq!(fs::read(mount.low(&file)).unwrap(), file.as_bytes());
     }
+}
+
+/// Through the mount from its first file to its last; `IDSHIFT_TEST_MADE` sets their number.
+fn a_big_tree_made_and_removed() {
+    let files: usize = match std::env::var("IDSHIFT_TEST_MADE") {
+        Ok(number) => number.parse().expect("IDSHIFT_TEST_MADE is a number"),
+        Err(_) if common::machine().real_root => 5_000,
+        Err(_) => 1_000,
+    };
+    let mount = with_few_descriptors(|_| ());
+    let pid = mount.server_pid();
+    let report = || common::status::report(&mount.up("")).expect("the mount answers");
+    let before = common::status::number(&report(), "memory_bytes");
+    let start = Instant::now();
+    let step = |what: &str, work: &mut dyn FnMut(&Path)| {
+        let start = Instant::now();
+        for directory in 0..files.div_ceil(PER_DIRECTORY) {
+            work(&mount.up(format!("d{directory:04}")));
+        }
+        format!("{what} in {:.1?}", start.elapsed())
+    };
+    let count = |directory: &Path| {
+        let number: usize = directory.file_name().unwrap().to_str().unwrap()[1..].parse().unwrap();
+        PER_DIRECTORY.min(files - number * PER_DIRECTORY)
+    };
+    let made = step("made", &mut |directory| {
+        common::mkdir(directory, 0o755).unwrap();
+        for file in 0..count(directory) {
+            common::create(&directory.join(format!("file-{file:05}")), 0o644).unwrap();
+        }
+    });
+    let walked = step("listed and looked at", &mut |directory| {
+        assert_eq!(walk(directory).0, count(directory));
+    });
+    let peak = status(pid, "VmHWM");
+    let known = common::status::number(&report(), "inodes");
+    let removed = step("removed", &mut |directory| {
+        for file in 0..count(directory) {
+            fs::remove_file(directory.join(format!("file-{file:05}"))).unwrap();
+        }
+        fs::remove_dir(directory).unwrap();
+    });
+    let allowed = MEMORY_KIB + BYTES_EACH * files as u64 / 1024;
+    assert!(descriptors(pid) <= 256);
+    assert!(status(pid, "VmHWM") < allowed, "peak {} kB of {allowed}", status(pid, "VmHWM"));
+    assert_eq!(fs::read_dir(mount.low("")).unwrap().count(), 0);
+    let left = ["inodes", "lookups", "open_files", "unlinked_descriptors", "cached_descriptors"];
+    common::eventually("the server has forgotten everything", || {
+        let report = report();
+        left.iter().all(|name| common::status::number(&report, name) == 0)
+    });
+    // The server gives memory back when it has nothing to do.
+    common::eventually("the memory is given back", || {
+        common::status::number(&report(), "memory_bytes") < before + (4 << 20)
+    });
+    let after = common::status::number(&report(), "memory_bytes");
+    println!(
+        "scale: {files} files {made}, {walked} ({known} inodes known, peak memory {peak} kB), {removed}; \
+         then 0 inodes, 0 lookups, memory {} kB (before: {} kB), {:.1?} in all",
+        after / 1024,
+        before / 1024,
+        start.elapsed()
+    );
 }
 
 /// Found again by a walk from the parent, where handles are not allowed, this is the worst case.

@@ -3,6 +3,7 @@
 mod running;
 mod show;
 
+use super::progress::Progress;
 use crate::cli::json::Json;
 use crate::error::StartError;
 use crate::host::namespaces;
@@ -44,7 +45,12 @@ enum Command {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8, StartError> {
     let running = running::mounts();
-    let mut ranges = ranges::collect(running.mounts);
+    let mut ranges = {
+        let mut progress = Progress::on_stderr();
+        ranges::collect(running.mounts, &mut |done, of| {
+            progress.tell(|| format!("{done} of {of} processes looked at"));
+        })
+    };
     ranges.notes.extend(running.notes);
     match args.command {
         Some(Command::Free { count, json }) => propose(&ranges, count, json)?,

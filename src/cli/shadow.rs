@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::progress::Progress;
 use crate::error::{CallExt, FsError, StartError};
 use crate::host::privilege::Standing;
 use crate::lower::stat::LowerStat;
@@ -61,8 +62,17 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         wrong(format!("its file system has no trusted.* attributes to keep bits in ({errno})"))
     })?;
     let device = LowerStat::of(&root).map_err(|error| wrong(error.to_string()))?.identity().dev;
-    let mut walk = Walk { export, dry_run: tree.dry_run, device, moved: 0, failed: 0 };
+    let mut walk = Walk {
+        export,
+        dry_run: tree.dry_run,
+        device,
+        moved: 0,
+        failed: 0,
+        seen: 0,
+        progress: Progress::on_stderr(),
+    };
     walk.directory(&root, &tree.lower);
+    walk.progress.clear();
     let word = match (export, tree.dry_run) {
         (true, false) => "exported",
         (true, true) => "would be exported",
@@ -81,6 +91,8 @@ struct Walk {
     device: u64,
     moved: usize,
     failed: usize,
+    seen: usize,
+    progress: Progress,
 }
 
 impl Walk {
@@ -107,6 +119,9 @@ impl Walk {
             if matches!(entry.file_name().to_bytes(), b"." | b"..") {
                 continue;
             }
+            self.seen += 1;
+            let (seen, moved) = (self.seen, self.moved);
+            self.progress.tell(|| format!("{seen} files seen, {moved} moved: {}", path.display()));
             match self.entry(dir, name, path) {
                 Ok(true) => directories.push(name.into()),
                 // Gone since it was listed.
@@ -132,6 +147,7 @@ impl Walk {
                 import(fd.as_fd(), &stat, self.dry_run)?
             };
             if let Some(said) = said {
+                self.progress.clear();
                 println!("{}: {said}", path.join(name).display());
                 self.moved += 1;
             }
@@ -140,6 +156,7 @@ impl Walk {
     }
 
     fn complain(&mut self, path: &Path, error: FsError) {
+        self.progress.clear();
         eprintln!("idshift: '{}': {error}", path.display());
         self.failed += 1;
     }

@@ -127,12 +127,13 @@ pub struct Ranges {
 }
 
 /// Looks at everything but the mounts, which the caller has found (their maps stand nowhere but in
-/// the command lines of their servers).
-pub fn collect(mounts: Vec<Mount>) -> Ranges {
+/// the command lines of their servers). `tell` hears how many processes have been looked at, of how
+/// many.
+pub fn collect(mounts: Vec<Mount>, tell: &mut dyn FnMut(usize, usize)) -> Ranges {
     let mut ranges = Ranges { mounts, ..Ranges::default() };
     ranges.add_accounts();
     ranges.add_grants();
-    let scan = scan::scan();
+    let scan = scan::scan(tell);
     ranges.notes.extend(scan.notes);
     for (index, namespace) in scan.namespaces.iter().enumerate() {
         ranges.uids.extend(inside_claims(index, &namespace.maps.uids));

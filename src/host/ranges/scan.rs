@@ -28,12 +28,15 @@ pub fn process_ids() -> Vec<u32> {
     entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
 }
 
-/// Looks for user namespaces. Processes that end meanwhile are left out.
-pub fn scan() -> Scan {
+/// Looks for user namespaces. Processes that end meanwhile are left out. `tell` hears how many have
+/// been looked at, of how many.
+pub fn scan(tell: &mut dyn FnMut(usize, usize)) -> Scan {
     let mut search = Search { own: namespaces::own().ok(), ..Search::default() };
     let own_maps = namespaces::maps_in("/proc/self".as_ref()).unwrap_or_default();
-    for pid in process_ids() {
-        search.look_at(pid, &own_maps);
+    let processes = process_ids();
+    for (done, pid) in processes.iter().enumerate() {
+        tell(done, processes.len());
+        search.look_at(*pid, &own_maps);
     }
     search.look_at_mounts();
     search.look_around();
