@@ -98,6 +98,9 @@ const USE: &str = "\
     done\n\
     ls /usr/share/doc/idshift/examples/systemd /usr/share/zsh/vendor-completions \
         /usr/share/fish/vendor_completions.d /usr/share/bash-completion/completions\n\
+    grep '^ExecStart=/usr/bin/idshift ' /usr/lib/systemd/system/idshift@.service\n\
+    test -x /usr/share/doc/idshift/examples/lxc/idshift-hook\n\
+    test ! -e /usr/share/doc/idshift/examples/debian\n\
     dpkg --verify idshift\n";
 
 fn package_installs_works_and_leaves_nothing() {
