@@ -27,8 +27,12 @@ pub(crate) fn lo(upper: u32) -> u32 {
     upper + BASE
 }
 
-/// How long a mount of a test may live before its server is taken for hung.
-const LIMIT: Duration = Duration::from_secs(600);
+/// How long a mount of a test may live before its server is taken for hung; `IDSHIFT_TEST_LIMIT`
+/// gives tests that are made larger more seconds.
+fn limit() -> Duration {
+    let seconds = std::env::var("IDSHIFT_TEST_LIMIT").map_or(600, |text| text.parse().unwrap());
+    Duration::from_secs(seconds)
+}
 /// How long mounting and unmounting may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -244,8 +248,8 @@ pub(crate) fn wait_for(child: &mut Child) -> Option<ExitStatus> {
 
 /// Ends a hung mount, so that the calls that wait on it fail instead of waiting for ever.
 fn watch(pid: u32, point: &Path, done: &Receiver<()>) {
-    if done.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-        eprintln!("{}: hung for {LIMIT:?}, its server {pid} is killed", point.display());
+    if done.recv_timeout(limit()) == Err(RecvTimeoutError::Timeout) {
+        eprintln!("{}: hung for {:?}, its server {pid} is killed", point.display(), limit());
         raw::kill(pid, libc::SIGKILL).ok();
         abort_connection(point);
     }

@@ -78,3 +78,77 @@ impl Server {
 }
 
 const TOO_LONG: FsError = FsError::Refused(Errno::MSGSIZE);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+    use crate::fuse::driver::{Driver, GID, UID};
+    use crate::lower::table::ROOT_ID;
+    use crate::report::{IOCTL, Report};
+
+    const ROOT: (u32, u32) = (0, 0);
+
+    fn ask(server: &mut Driver, by: (u32, u32), question: &[u8]) -> Result<String, i32> {
+        let words =
+            |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_ne_bytes()).collect::<Vec<_>>();
+        let size = u32::try_from(question.len()).unwrap();
+        // fh, flags, cmd, arg, in_size, out_size
+        let head = words(&[0, 0, 0, IOCTL, 0, 0, size, size]);
+        let opcode = wire::Opcode::Ioctl as u32;
+        let answer = server.ask_as(by, opcode, ROOT_ID, &[&head, question].concat()).unwrap();
+        match answer.errno {
+            0 => Ok(String::from_utf8(answer.payload[16..].to_vec()).unwrap()),
+            errno => Err(errno),
+        }
+    }
+
+    #[test]
+    fn root_and_the_servers_user_get_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Driver::on(dir.path());
+        let told = ask(&mut server, ROOT, b"R").unwrap();
+        assert_eq!(Report::parse(&told).unwrap().number("inodes"), 0);
+        let own = (rustix::process::geteuid().as_raw(), 7);
+        assert!(ask(&mut server, own, b"R").is_ok());
+        let refused = Err(Errno::PERM.raw_os_error());
+        for other in [(UID, GID), (u32::MAX, 0), (65_534, 0)] {
+            assert_eq!(ask(&mut server, other, b"R"), refused);
+            assert_eq!(ask(&mut server, other, b"E0\n0\n\n\n"), refused);
+        }
+    }
+
+    #[test]
+    fn questions_that_are_none_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Driver::on(dir.path());
+        let invalid = Err(Errno::INVAL.raw_os_error());
+        let long = [&b"E0\n0\nr\n\n"[..], &[b'a'; 16_000]].concat();
+        for question in
+            [&b""[..], b"x", b"\xff", b"E", b"E0", b"E0\n\n\n\n", b"E-1\n0\n\n\n", b"E0\n0,\n\n\n"]
+        {
+            assert_eq!(ask(&mut server, ROOT, question), invalid, "{question:?}");
+        }
+        for question in [&b"E0\n0\nr\n\n.."[..], b"E0\n0\nr\n\na/../b", b"E0\n0\n\n\n\xff/.", &long]
+        {
+            assert!(ask(&mut server, ROOT, question).is_err(), "{question:?}");
+        }
+        assert_eq!(server.held(), (1, 0));
+    }
+
+    #[test]
+    fn explaining_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("d")).unwrap();
+        std::fs::write(dir.path().join("d/file"), "x").unwrap();
+        let mut server = Driver::on(dir.path());
+        let question = format!("E{UID}\n{GID}\nr\nrw\nd/file");
+        let told = ask(&mut server, ROOT, question.as_bytes()).unwrap();
+        // The driver's server has no allow_other, and another user runs it.
+        assert!(told.starts_with("denied EACCES\n") && told.contains("may enter"), "{told}");
+        assert_eq!(server.held(), (1, 0));
+        let none = ask(&mut server, ROOT, b"E0\n0\nr\nrw\nd/none").unwrap();
+        assert!(none.starts_with("denied ENOENT\n"), "{none}");
+        assert_eq!(server.held(), (1, 0));
+    }
+}
