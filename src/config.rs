@@ -40,6 +40,8 @@ pub struct MountConfig {
     pub guard: GuardMode,
     /// Protections beyond what the kernel's idmapped mount offers.
     pub policies: Policies,
+    /// Whether the server keeps what it does not need.
+    pub sandbox: Sandbox,
     /// The number of worker threads; `None` lets the server choose.
     pub threads: Option<usize>,
     /// Stay in the foreground and log to stderr.
@@ -152,6 +154,16 @@ pub enum LockMode {
     Mount,
     /// On the lower files, shared with processes on the lower side.
     Lower,
+}
+
+/// Whether the server gives up what it does not need, once the mount is there (`sandbox=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sandbox {
+    /// It does, as far as kernel and rights allow.
+    #[default]
+    On,
+    /// It keeps everything.
+    Off,
 }
 
 /// What covers the lower path while it is shown shifted (`guard=`), from weak to strong.

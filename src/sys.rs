@@ -17,6 +17,7 @@ pub mod memory;
 pub mod namespace;
 pub mod nsfs;
 pub mod process;
+pub mod seccomp;
 pub mod users;
 
 use rustix::io::Errno;

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -10,6 +11,7 @@ use crate::config::{Backend, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
+use crate::mount::daemon::ServiceManager;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, policies, remount, serve};
@@ -131,13 +133,15 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         return Ok(0);
     }
     let verbose = call.verbose;
+    let manager = Arc::new(ServiceManager::find());
+    let told = Arc::clone(&manager);
     let ready = move |config: &MountConfig| {
         say(verbose, config, "is shown");
-        answers(config, background);
+        answers(config, &told, background);
     };
     serve::serve(&config, Box::new(ready))?;
     tracing::info!("unmounted");
-    daemon::notify_service_manager("STOPPING=1");
+    manager.tell("STOPPING=1");
     Ok(0)
 }
 
@@ -148,12 +152,12 @@ fn say(verbose: bool, config: &MountConfig, what: &str) {
 }
 
 /// Called by the server once the mount answers.
-fn answers(config: &MountConfig, background: Option<daemon::Background>) {
+fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<daemon::Background>) {
     tracing::info!("'{}' is shown at '{}'", config.lower.display(), config.mountpoint.display());
     for line in explain_with(&config.maps, config.policies.unmapped).lines() {
         tracing::info!("{line}");
     }
-    daemon::notify_service_manager(&format!(
+    manager.tell(&format!(
         "READY=1\nSTATUS={} is shown at {}",
         config.source,
         config.mountpoint.display()

@@ -1,6 +1,8 @@
 //! What the server tells of itself when it is asked (`idshift status`, SIGUSR1). Everything is
 //! gathered at that moment; requests pay for counting alone.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -20,6 +22,7 @@ pub(super) struct About {
     pub(super) for_all: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
+    memory: Memory,
 }
 
 impl About {
@@ -27,7 +30,14 @@ impl About {
         let owner = rustix::process::geteuid().as_raw();
         let options = facts.iter().find(|(name, _)| name == "options");
         let for_all = options.is_some_and(|(_, text)| text.split(", ").any(|o| o == "allow_other"));
-        Self { facts, started: Instant::now(), owner, for_all, notices: AtomicU64::new(0) }
+        Self {
+            facts,
+            started: Instant::now(),
+            owner,
+            for_all,
+            notices: AtomicU64::new(0),
+            memory: Memory::open(),
+        }
     }
 
     /// The fact of this name.
@@ -68,7 +78,7 @@ impl Server {
         ];
         numbers.extend(open_descriptors().map(|count| ("descriptors", count)));
         numbers.extend(descriptor_limit().map(|limit| ("descriptor_limit", limit)));
-        numbers.extend(memory().map(|bytes| ("memory_bytes", bytes)));
+        numbers.extend(self.about.memory.resident().map(|bytes| ("memory_bytes", bytes)));
         let mut facts = self.about.facts.clone();
         facts.push(("features".to_owned(), self.features(passthrough)));
         Report {
@@ -99,9 +109,24 @@ fn descriptor_limit() -> Option<u64> {
     rustix::process::getrlimit(Resource::Nofile).current
 }
 
-/// Resident memory, in bytes (`statm` in proc(5)).
-fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
-    pages.checked_mul(u64::try_from(rustix::param::page_size()).ok()?)
+/// Where memory is looked up (`statm` in proc(5)). Opened at the start: a server in its sandbox has no
+/// `/proc`.
+struct Memory {
+    statm: Option<File>,
+    page: usize,
+}
+
+impl Memory {
+    fn open() -> Self {
+        Self { statm: File::open("/proc/self/statm").ok(), page: rustix::param::page_size() }
+    }
+
+    /// Resident, in bytes.
+    fn resident(&self) -> Option<u64> {
+        let mut text = [0; 256];
+        let length = self.statm.as_ref()?.read_at(&mut text, 0).ok()?;
+        let text = str::from_utf8(&text[..length]).ok()?;
+        let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+        pages.checked_mul(u64::try_from(self.page).ok()?)
+    }
 }

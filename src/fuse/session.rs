@@ -1,6 +1,6 @@
 //! A FUSE connection, from the handshake to its end.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -20,12 +20,13 @@ use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers;
+pub use super::workers::Machine;
 use crate::config::IoMode;
 use crate::fs::FileSystem;
 use crate::report::Report;
 
 /// How a connection is served.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct Settings {
     /// How what the kernel remembers of names and attributes is kept true.
@@ -52,6 +53,8 @@ pub struct Settings {
     pub threads: usize,
     /// What the mount tells of itself in words (`idshift status`).
     pub facts: Vec<(String, String)>,
+    /// What is known of the machine that they run on.
+    pub machine: Machine,
 }
 
 impl Settings {
@@ -75,17 +78,17 @@ impl Settings {
 pub struct Connection {
     server: Arc<Server>,
     threads: usize,
+    machine: Machine,
 }
 
 impl Connection {
-    /// Shakes hands with the kernel on a `/dev/fuse` that has been mounted.
+    /// Shakes hands with the kernel on a `/dev/fuse` that has been mounted. Starts no thread, and
+    /// answers no caller.
     ///
     /// `EPROTO` if the kernel is too old, `ENODEV` if it was unmounted meanwhile.
-    pub fn establish(fs: FileSystem, device: OwnedFd, settings: &Settings) -> Result<Self, Errno> {
+    pub fn establish(fs: FileSystem, device: OwnedFd, settings: Settings) -> Result<Self, Errno> {
         let device = Device::new(device)?;
         let agreed = shake_hands(&device, settings.stack_depth, settings.left_out())?;
-        let lock_waiters =
-            settings.lower_locks.then(|| LockWaiters::start(device.clone())).transpose()?;
         let server = Server {
             fs,
             agreed,
@@ -93,13 +96,18 @@ impl Connection {
             expires_missing_names: notify::expires_missing_names(),
             finds_out_listings: notify::finds_out_listings(),
             flush: settings.flush,
-            lock_waiters,
+            lock_waiters: settings.lower_locks.then(LockWaiters::new),
             backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
             counters: AllCounters::default(),
-            about: About::new(settings.facts.clone()),
+            about: About::new(settings.facts),
             device,
         };
-        Ok(Self { server: Arc::new(server), threads: settings.threads })
+        Ok(Self { server: Arc::new(server), threads: settings.threads, machine: settings.machine })
+    }
+
+    /// The lower directory.
+    pub fn lower(&self) -> BorrowedFd<'_> {
+        self.server.fs.lower.root()
     }
 
     /// What tells how the mount does, at any time from now on.
@@ -116,8 +124,11 @@ impl Connection {
 
     /// Serves requests until the file system is unmounted.
     pub fn serve(self) -> Result<(), Errno> {
+        if let Some(waiters) = &self.server.lock_waiters {
+            waiters.start(self.server.device.clone())?;
+        }
         let notifier = Notifier::start(&self.server)?;
-        let ended = workers::run(&self.server, self.threads);
+        let ended = workers::run(&self.server, self.threads, self.machine);
         drop(notifier);
         ended
     }

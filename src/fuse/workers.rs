@@ -26,6 +26,7 @@ use super::negotiate::MAX_WRITE;
 use super::reply::Payload;
 use super::request::Request;
 use super::server::Server;
+pub use looking::Machine;
 use looking::{Callers, Crowd, Looking};
 
 mod looking;
@@ -81,7 +82,7 @@ struct Bench {
 
 /// Serves until the connection ends. The calling thread becomes the referee, whose credentials
 /// nobody changes: new threads inherit them.
-pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
+pub(super) fn run(server: &Arc<Server>, most: usize, machine: Machine) -> Result<(), Errno> {
     let parker = Parker::new();
     let workers = Arc::new(Workers {
         server: Arc::clone(server),
@@ -89,7 +90,7 @@ pub(super) fn run(server: &Arc<Server>, most: usize) -> Result<(), Errno> {
         waiting: AtomicUsize::new(0),
         begun: AtomicU64::new(0),
         backlog: AtomicBool::new(false),
-        crowd: Crowd::new(),
+        crowd: Crowd::of(machine),
         referee_sleeps: AtomicBool::new(false),
         referee: parker.unparker().clone(),
         bench: Mutex::default(),

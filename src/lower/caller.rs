@@ -2,6 +2,7 @@
 //! cases where the kernel above has left a decision to the server.
 
 use std::fs;
+use std::sync::OnceLock;
 
 use crate::shift::id::INVALID;
 
@@ -19,6 +20,51 @@ pub enum Capability {
     SysAdmin = 21,
 }
 
+/// One thing that `/proc` tells of a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fact {
+    /// `/proc/TID/status`.
+    Status,
+    /// Nothing more, if it is in the user namespace of whoever looks.
+    Namespace,
+    /// `/proc/TID/uid_map`.
+    UidMap,
+    /// `/proc/TID/gid_map`.
+    GidMap,
+}
+
+/// Looks a caller up in `/proc`. `None` for whoever has gone or cannot be seen, or is in another
+/// user namespace where that is asked.
+pub fn look_up(tid: u32, fact: Fact) -> Option<String> {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{tid}/{file}")).ok();
+    let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/user")).ok();
+    match fact {
+        Fact::Status => read("status"),
+        Fact::UidMap => read("uid_map"),
+        Fact::GidMap => read("gid_map"),
+        Fact::Namespace => {
+            let theirs = namespace(&tid.to_string())?;
+            (Some(theirs) == namespace("self")).then(String::new)
+        }
+    }
+}
+
+type LookUp = dyn Fn(u32, Fact) -> Option<String> + Send + Sync;
+
+/// Who looks callers up for a server that has no `/proc`.
+static ELSEWHERE: OnceLock<Box<LookUp>> = OnceLock::new();
+
+/// From now on `look_up` is asked in place of [`look_up`]; the first one stays.
+pub fn look_up_by(look_up: impl Fn(u32, Fact) -> Option<String> + Send + Sync + 'static) {
+    if ELSEWHERE.set(Box::new(look_up)).is_err() {
+        tracing::debug!("callers are looked up elsewhere already");
+    }
+}
+
+fn ask(tid: u32, fact: Fact) -> Option<String> {
+    ELSEWHERE.get().map_or_else(|| look_up(tid, fact), |elsewhere| elsewhere(tid, fact))
+}
+
 /// A process that made a request.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcCaller {
@@ -33,13 +79,10 @@ pub struct ProcCaller {
 impl ProcCaller {
     /// Reads `/proc/TID`. Whoever has gone meanwhile, or cannot be seen, counts as having nothing.
     pub fn read(tid: u32) -> Self {
-        let status = fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-        let namespace = |who: &str| fs::read_link(format!("/proc/{who}/ns/user")).ok();
-        let theirs = namespace(&tid.to_string());
         Self {
             tid,
-            same_namespace: theirs.is_some() && theirs == namespace("self"),
-            ..Self::parse(&status)
+            same_namespace: ask(tid, Fact::Namespace).is_some(),
+            ..Self::parse(&ask(tid, Fact::Status).unwrap_or_default())
         }
     }
 
@@ -71,7 +114,8 @@ impl ProcCaller {
         self.holds(capability)
             && uid != INVALID
             && gid != INVALID
-            && (self.same_namespace || (self.maps("uid_map", uid) && self.maps("gid_map", gid)))
+            && (self.same_namespace
+                || (self.maps(Fact::UidMap, uid) && self.maps(Fact::GidMap, gid)))
     }
 
     /// Whether it may act as the owner of a file with this upper owner by `CAP_FOWNER`: the
@@ -79,7 +123,7 @@ impl ProcCaller {
     pub fn may_act_as_owner(&self, uid: u32) -> bool {
         self.holds(Capability::Fowner)
             && uid != INVALID
-            && (self.same_namespace || self.maps("uid_map", uid))
+            && (self.same_namespace || self.maps(Fact::UidMap, uid))
     }
 
     fn holds(&self, capability: Capability) -> bool {
@@ -87,9 +131,8 @@ impl ProcCaller {
     }
 
     /// Whether the caller's namespace has a number for our `id`.
-    fn maps(&self, file: &str, id: u32) -> bool {
-        let map = fs::read_to_string(format!("/proc/{}/{file}", self.tid)).unwrap_or_default();
-        map_covers(&map, id)
+    fn maps(&self, map: Fact, id: u32) -> bool {
+        map_covers(&ask(self.tid, map).unwrap_or_default(), id)
     }
 }
 

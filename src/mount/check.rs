@@ -93,6 +93,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         guard: options.guard,
         ownership: options.ownership,
         policies: options.policies,
+        sandbox: options.sandbox,
         threads: options.threads,
         foreground,
         log: options.log,

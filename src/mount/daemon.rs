@@ -74,6 +74,8 @@ fn this_program() -> OsString {
 #[derive(Debug)]
 pub struct Background {
     pipe: OwnedFd,
+    /// Opened while there is a path to it.
+    null: File,
 }
 
 impl Background {
@@ -83,23 +85,24 @@ impl Background {
         if std::env::var_os(MARKER).is_none() {
             return Ok(None);
         }
-        let take = || -> io::Result<OwnedFd> {
+        let take = || -> io::Result<Self> {
             let pipe = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-            rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+            let null = File::options().read(true).write(true).open("/dev/null")?;
+            rustix::stdio::dup2_stdin(&null)?;
             rustix::process::setsid()?;
-            Ok(pipe)
+            Ok(Self { pipe, null })
         };
-        let pipe = take().map_err(|source| StartError::System {
+        let this = take().map_err(|source| StartError::System {
             what: "cannot leave the terminal".to_owned(),
             source,
         })?;
-        Ok(Some(Self { pipe }))
+        Ok(Some(this))
     }
 
     /// Tells the waiting process that the mount answers, and lets go of the terminal and of the
     /// working directory, which may be on a file system that somebody wants to unmount.
     pub fn ready(self) {
-        if let Err(error) = detach() {
+        if let Err(error) = detach(&self.null) {
             tracing::warn!("cannot let go of the terminal: {error}");
         }
         if let Err(error) = File::from(self.pipe).write_all(b"+") {
@@ -108,30 +111,50 @@ impl Background {
     }
 }
 
-fn detach() -> io::Result<()> {
+fn detach(null: &File) -> io::Result<()> {
     std::env::set_current_dir("/")?;
-    let null = File::options().write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
+    rustix::stdio::dup2_stdout(null)?;
+    rustix::stdio::dup2_stderr(null)?;
     Ok(())
 }
 
-/// Tells the service manager about a new state (`READY=1`), if one listens (sd_notify(3)).
-pub fn notify_service_manager(state: &str) {
-    let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = notify(address.as_bytes(), state) {
-        tracing::warn!("cannot notify the service manager at {}: {error}", address.display());
+/// The service manager that wants to hear of this process, if one does (sd_notify(3)).
+#[derive(Debug, Default)]
+pub struct ServiceManager(Option<UnixDatagram>);
+
+impl ServiceManager {
+    /// Finds it. Later nothing but the socket is needed, so that a process can tell it how it is
+    /// after it has left all paths behind.
+    pub fn find() -> Self {
+        let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Self::default() };
+        match connect(address.as_bytes()) {
+            Ok(socket) => Self(Some(socket)),
+            Err(error) => {
+                tracing::warn!("no service manager at {}: {error}", address.display());
+                Self::default()
+            }
+        }
+    }
+
+    /// Tells it about a new state (`READY=1`).
+    pub fn tell(&self, state: &str) {
+        let Some(socket) = &self.0 else { return };
+        if let Err(error) = socket.send(state.as_bytes()) {
+            tracing::warn!("cannot notify the service manager: {error}");
+        }
     }
 }
 
 /// `address` is a path, or, starting with `@`, a name in the abstract namespace.
-fn notify(address: &[u8], state: &str) -> io::Result<()> {
+fn connect(address: &[u8]) -> io::Result<UnixDatagram> {
     use std::os::linux::net::SocketAddrExt;
     let address = match address {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         path => SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(path))?,
     };
-    UnixDatagram::unbound()?.send_to_addr(state.as_bytes(), &address).map(drop)
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -144,10 +167,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
-        notify(path.as_os_str().as_bytes(), "READY=1").unwrap();
+        let manager = ServiceManager(Some(connect(path.as_os_str().as_bytes()).unwrap()));
+        manager.tell("READY=1");
         let mut got = [0; 64];
         let length = socket.recv(&mut got).unwrap();
         assert_eq!(&got[..length], b"READY=1");
-        assert!(notify(b"/nowhere/at/all", "READY=1").is_err());
+        assert!(connect(b"/nowhere/at/all").is_err());
     }
 }

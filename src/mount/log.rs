@@ -5,7 +5,9 @@
 //! (`warn`) or a filter as `tracing-subscriber` reads it (`info,idshift::fs=trace`).
 
 use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
+use std::sync::OnceLock;
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -103,6 +105,25 @@ fn log_panics() {
     }));
 }
 
+/// Where a process without `/dev/log` writes its lines.
+static THROUGH: OnceLock<OwnedFd> = OnceLock::new();
+
+/// From now on lines for the system log go to this socket. Whoever reads them there hands them to
+/// [`to_system`].
+pub(super) fn send_through(socket: OwnedFd) {
+    if THROUGH.set(socket).is_err() {
+        tracing::debug!("the log has its way already");
+    }
+}
+
+/// Sends a line that another process has written for the system log.
+pub(super) fn to_system(line: &[u8]) {
+    static SOCKET: OnceLock<Option<UnixDatagram>> = OnceLock::new();
+    let socket = SOCKET.get_or_init(|| Syslog::new().ok().map(|syslog| syslog.socket));
+    // A line that cannot be delivered has nowhere else to go.
+    socket.as_ref().and_then(|socket| socket.send_to(line, SYSLOG).ok());
+}
+
 /// Sends each line as one datagram to `/dev/log`. The address is given with each line, so that a
 /// restarted logger gets the next one; a full or missing logger loses lines and never blocks.
 #[derive(Debug)]
@@ -154,7 +175,10 @@ impl io::Write for Line<'_> {
         let mut line = format!("<{}>idshift[{}]: ", self.priority, std::process::id()).into_bytes();
         line.extend_from_slice(text.trim_ascii_end());
         // A line that cannot be delivered has nowhere else to go.
-        self.socket.send_to(&line, SYSLOG).ok();
+        match THROUGH.get() {
+            Some(through) => rustix::io::write(through, &line).ok(),
+            None => self.socket.send_to(&line, SYSLOG).ok(),
+        };
         Ok(text.len())
     }
 

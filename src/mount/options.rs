@@ -10,7 +10,7 @@ pub mod split;
 use std::time::Duration;
 
 use crate::config::{
-    Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies,
+    Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies, Sandbox,
 };
 use crate::error::StartError;
 use crate::shift::parse::Spec;
@@ -55,6 +55,8 @@ pub struct Options {
     pub ownership: Ownership,
     /// See [`GuardMode`].
     pub guard: GuardMode,
+    /// See [`Sandbox`].
+    pub sandbox: Sandbox,
     /// Worker threads.
     pub threads: Option<usize>,
     /// The log level or filter.
@@ -215,6 +217,9 @@ impl Options {
                 self.ownership = super::ownership::parse(value).map_err(|why| bad(word, why))?;
             }
             "guard" => self.guard = choice(word, GuardMode::NAMES)?,
+            "sandbox" => {
+                self.sandbox = choice(word, &[("on", Sandbox::On), ("off", Sandbox::Off)])?;
+            }
             "threads" => self.threads = Some(threads(word)?),
             "log" => {
                 let level = needed(word, "log=debug")?;

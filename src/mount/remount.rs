@@ -78,6 +78,7 @@ fn without_effect(options: &Options) -> Vec<&'static str> {
         ("unmapped=", options.policies.unmapped != policies.unmapped),
         ("deny_groups=", options.policies.deny_groups != policies.deny_groups),
         ("suid=", options.policies.set_id != policies.set_id),
+        ("sandbox=", options.sandbox != usual.sandbox),
         ("submounts", options.submounts),
         ("backend=", options.backend != usual.backend),
         ("threads=", options.threads.is_some()),

@@ -1,6 +1,6 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
-use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 use super::fuse::{self, Mounted};
-use super::{facts, guard, ownership, policies};
-use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig};
+use super::keeper::{Keeper, Line, mount_id};
+use super::{facts, guard, ownership, policies, sandbox};
+use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
 use crate::fuse::notify;
-use crate::fuse::session::{Connection, Settings};
+use crate::fuse::session::{Connection, Machine, Settings};
 use crate::fuse::trust::Keeping;
-use crate::host::mountinfo;
 use crate::lower::{LowerTree, cred};
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
@@ -31,13 +31,17 @@ const MAX_CACHED: u64 = 4096;
 
 /// Mounts, calls `ready` once the mount answers, and serves until it is unmounted. SIGTERM, SIGINT
 /// and SIGHUP unmount it, SIGUSR1 writes a report into the log.
+///
+/// From the sandbox on there are no paths, and no other process can be started: whatever needs one
+/// is done before, or by the keeper. `ready` is called inside. No thread may be started before it.
 pub fn serve(
     config: &MountConfig,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let cached = raise_descriptor_limit();
+    let (mut lower, guard) = guard::open_lower(config, cached)?;
     // Kept to the end: then the guard is undone.
-    let (mut lower, _guard) = guard::open_lower(config, cached)?;
+    let keeper = Keeper::start(config, guard)?;
     let owners = ownership::open(config, &lower)?;
     let (keeping, cache) = keeping(config.cache, &mut lower)?;
     let fs = FileSystem {
@@ -54,7 +58,13 @@ pub fn serve(
         cred::go_back_after_each_call();
     }
     let connection = connect(fs, config, keeping, cache)?;
-    wait_for_signals(config, connection.reporter())?;
+    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
+    let mount = mount_id(&config.mountpoint);
+    if config.sandbox == Sandbox::On {
+        sandbox::enter(config, connection.lower());
+    }
+    let unmount = unmounting(config, keeper.line(), mount);
+    wait_for_signals(signals, connection.reporter(), unmount)?;
     ready(config);
     connection.serve().map_err(|errno| StartError::System {
         what: "the FUSE connection broke".into(),
@@ -111,9 +121,10 @@ fn connect(
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         threads: config.threads.unwrap_or_else(default_threads),
         facts: facts::of(config, &fs, cache),
+        machine: Machine::look(),
     };
     let Mounted { device, detached } = fuse::mount(config)?;
-    let connection = Connection::establish(fs, device, &settings).map_err(|errno| {
+    let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 5.10's".to_owned(),
             Errno::NODEV => "it was unmounted before it could answer".to_owned(),
@@ -204,38 +215,37 @@ fn is_remote(lower: &LowerTree) -> bool {
     REMOTE.contains(&fs_magic(lower))
 }
 
-/// The mount that a path shows just now, by the kernel's number for it.
-fn mount_id(mountpoint: &Path) -> Option<u64> {
-    mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
+fn no_signals(source: std::io::Error) -> StartError {
+    StartError::System { what: "cannot wait for signals".into(), source }
+}
+
+/// Has the keeper take the mount with this number away.
+fn unmounting(
+    config: &MountConfig,
+    keeper: Arc<Line>,
+    mount: u64,
+) -> impl Fn(i32) + Send + 'static {
+    let mountpoint = config.mountpoint.clone();
+    move |signal| {
+        tracing::info!(signal, "unmounting '{}'", mountpoint.display());
+        keeper.unmount(mount);
+    }
 }
 
 fn wait_for_signals(
-    config: &MountConfig,
+    mut signals: Signals,
     report: impl Fn() -> Report + Send + 'static,
+    unmount: impl Fn(i32) + Send + 'static,
 ) -> Result<(), StartError> {
-    let failed = |source| StartError::System { what: "cannot wait for signals".into(), source };
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(failed)?;
-    let mountpoint = config.mountpoint.clone();
-    let own = mount_id(&mountpoint);
-    thread::Builder::new()
-        .name("signals".into())
-        .spawn(move || {
-            for signal in &mut signals {
-                if signal == SIGUSR1 {
-                    report().in_words(None).lines().for_each(|line| tracing::info!("{line}"));
-                    continue;
-                }
-                // Another file system may have been mounted over ours: that is not ours to take away.
-                if mount_id(&mountpoint) != own {
-                    tracing::error!("another mount covers '{}'", mountpoint.display());
-                    continue;
-                }
-                tracing::info!(signal, "unmounting '{}'", mountpoint.display());
-                if let Err(error) = fuse::detach(&mountpoint) {
-                    tracing::error!("{error}");
-                }
+    let wait = move || {
+        for signal in &mut signals {
+            if signal == SIGUSR1 {
+                report().in_words(None).lines().for_each(|line| tracing::info!("{line}"));
+            } else {
+                unmount(signal);
             }
-        })
-        .map_err(failed)?;
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(wait).map_err(no_signals)?;
     Ok(())
 }

@@ -14,8 +14,10 @@ struct BackingMap {
     padding: u64,
 }
 
-const BACKING_OPEN: u32 = 0x4010_e501; // _IOW(229, 1, struct fuse_backing_map)
-const BACKING_CLOSE: u32 = 0x4004_e502; // _IOW(229, 2, u32)
+/// `FUSE_DEV_IOC_BACKING_OPEN`.
+pub const BACKING_OPEN: u32 = 0x4010_e501; // _IOW(229, 1, struct fuse_backing_map)
+/// `FUSE_DEV_IOC_BACKING_CLOSE`.
+pub const BACKING_CLOSE: u32 = 0x4004_e502; // _IOW(229, 2, u32)
 
 /// Registers a lower file with a connection (`FUSE_DEV_IOC_BACKING_OPEN`, Linux 6.9); returns its
 /// id. An `O_PATH` descriptor will do.

@@ -35,6 +35,15 @@ const FSGETXATTR: u32 = 0x801c_581f;
 const FSSETXATTR: u32 = 0x401c_5820;
 
 impl FileIoctl {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        FileIoctl::GetFlags,
+        FileIoctl::SetFlags,
+        FileIoctl::GetXattr,
+        FileIoctl::SetXattr,
+        FileIoctl::GetVersion,
+    ];
+
     /// The allow-list: `None` for every request that is not on it.
     pub fn from_request(request: u32) -> Option<Self> {
         Some(match request {
@@ -49,7 +58,8 @@ impl FileIoctl {
         })
     }
 
-    fn request(self) -> u32 {
+    /// The number that the kernel knows it by.
+    pub fn request(self) -> u32 {
         match self {
             FileIoctl::GetFlags => GETFLAGS,
             FileIoctl::SetFlags => SETFLAGS,

@@ -11,6 +11,7 @@
 pub(crate) mod caller;
 pub(crate) mod debian;
 pub(crate) mod files;
+pub(crate) mod inject;
 pub(crate) mod kernel;
 pub(crate) mod mount;
 pub(crate) mod program;

@@ -72,7 +72,12 @@ pub(crate) fn servers_of(point: &Path) -> Vec<u32> {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let is_server = words[0].ends_with(b"idshift") || words[0].ends_with(b"mount.fuse.idshift");
-        if is_server && words.contains(&point.as_os_str().as_encoded_bytes()) {
+        // The process that stays outside of a server's sandbox has its command line.
+        let name = std::fs::read(entry.path().join("comm")).unwrap_or_default();
+        if is_server
+            && name != b"idshift-keeper\n"
+            && words.contains(&point.as_os_str().as_encoded_bytes())
+        {
             found.push(pid);
         }
     }

@@ -76,6 +76,7 @@ impl Side {
             guard: idshift::config::GuardMode::None,
             ownership: idshift::config::Ownership::Chown,
             policies: Policies::default(),
+            sandbox: idshift::config::Sandbox::On,
             threads: None,
             foreground: false,
             log: None,

@@ -3,6 +3,7 @@
 
 pub mod init;
 pub mod lower;
+mod sandbox;
 
 use std::fmt;
 use std::path::Path;
@@ -86,6 +87,7 @@ pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
     let mut rows = machine(standing);
     rows.extend(fuse(standing, init.as_ref()));
     rows.extend(namespaces(standing));
+    rows.extend(sandbox::parts(standing));
     let found = lower_directory.map(|path| lower::look_at(path, standing));
     let passthrough = init.is_ok_and(|init| init.has(PASSTHROUGH));
     let outlook = outlook(standing, passthrough, found.as_ref());

@@ -30,10 +30,11 @@ pub(super) fn mounts() -> Running {
     for pid in process_ids() {
         let Some((call, origin)) = call_of(pid) else { continue };
         let Some(mountpoint) = mountpoint_of(pid, &call) else { continue };
+        let server = server_of(pid);
         match maps_of(pid, &call, origin) {
             Ok(None) => {}
             Ok(Some(maps)) => {
-                let mount = Mount { mountpoint, pid, maps };
+                let mount = Mount { mountpoint, pid: server, maps };
                 // While a mount comes up there are two processes with its command line.
                 let is_same = |known: &Mount| {
                     known.mountpoint == mount.mountpoint && known.maps == mount.maps
@@ -49,6 +50,16 @@ pub(super) fn mounts() -> Running {
         }
     }
     running
+}
+
+/// A server in its sandbox sees no mounts; its keeper does, which is its child and has its command
+/// line.
+fn server_of(pid: u32) -> u32 {
+    let line = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).ok();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let parent = after_name.split_whitespace().nth(1).and_then(|parent| parent.parse().ok());
+    parent.filter(|parent| line(*parent).is_some_and(|same| line(pid) == Some(same))).unwrap_or(pid)
 }
 
 fn call_of(pid: u32) -> Option<(Call, Origin)> {

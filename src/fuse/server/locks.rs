@@ -26,7 +26,10 @@ const RETRY: Duration = Duration::from_millis(2);
 const MAX_EARLY: usize = 64;
 
 /// Callers that wait for locks.
-pub(in crate::fuse) struct LockWaiters(Sender<Message>);
+pub(in crate::fuse) struct LockWaiters {
+    sender: Sender<Message>,
+    receiver: Receiver<Message>,
+}
 
 enum Message {
     Wait {
@@ -40,18 +43,24 @@ enum Message {
 }
 
 impl LockWaiters {
-    /// Starts the thread.
-    pub(in crate::fuse) fn start(device: Device) -> Result<Self, Errno> {
+    /// Nobody waits yet.
+    pub(in crate::fuse) fn new() -> Self {
         let (sender, receiver) = unbounded();
+        Self { sender, receiver }
+    }
+
+    /// Starts the thread.
+    pub(in crate::fuse) fn start(&self, device: Device) -> Result<(), Errno> {
+        let receiver = self.receiver.clone();
         std::thread::Builder::new()
             .name("locks".into())
             .spawn(move || wait_for_locks(&device, &receiver))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
-        Ok(Self(sender))
+            .map(drop)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
     }
 
     fn send(&self, message: Message) -> Result<(), FsError> {
-        self.0.send(message).map_err(|_| FsError::Refused(Errno::NOLCK))
+        self.sender.send(message).map_err(|_| FsError::Refused(Errno::NOLCK))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Looking for the next request for a moment before sleeping: when it pays, and when to stop.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -40,29 +42,49 @@ impl Callers {
     }
 }
 
+/// What is known of the machine, and how its load is read: a server that has left `/proc` behind
+/// could not find out any more.
+#[derive(Debug)]
+pub struct Machine {
+    cpus: usize,
+    load: Option<File>,
+}
+
+impl Machine {
+    /// Looks at it.
+    pub fn look() -> Self {
+        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { cpus, load: File::open("/proc/loadavg").ok() }
+    }
+
+    fn running(&self) -> Option<usize> {
+        let mut line = [0; 128];
+        let length = self.load.as_ref()?.read_at(&mut line, 0).ok()?;
+        running(str::from_utf8(&line[..length]).ok()?)
+    }
+}
+
 /// Whether more threads want to run, on the whole machine, than there are CPUs. Then looking takes
 /// a CPU from somebody, first of all from the caller that is to make the next request.
 pub(super) struct Crowd {
-    cpus: usize,
+    machine: Machine,
     dense: AtomicBool,
     leaves_a_cpu: AtomicBool,
 }
 
 impl Crowd {
     /// Not counted yet.
-    pub(super) fn new() -> Self {
-        let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let dense = AtomicBool::new(cpus == 1);
-        Self { cpus, dense, leaves_a_cpu: AtomicBool::new(false) }
+    pub(super) fn of(machine: Machine) -> Self {
+        let dense = AtomicBool::new(machine.cpus == 1);
+        Self { machine, dense, leaves_a_cpu: AtomicBool::new(false) }
     }
 
     /// Counts anew; the calling thread is not counted.
     pub(super) fn count(&self) {
-        let Ok(line) = std::fs::read_to_string("/proc/loadavg") else { return };
-        let Some(running) = running(&line) else { return };
-        let others = running.saturating_sub(1);
-        self.dense.store(self.cpus == 1 || others > self.cpus, Ordering::Relaxed);
-        self.leaves_a_cpu.store(others < self.cpus, Ordering::Relaxed);
+        let Some(running) = self.machine.running() else { return };
+        let (others, cpus) = (running.saturating_sub(1), self.machine.cpus);
+        self.dense.store(cpus == 1 || others > cpus, Ordering::Relaxed);
+        self.leaves_a_cpu.store(others < cpus, Ordering::Relaxed);
     }
 
     /// Whether a CPU was idle, by the last count: another reader would take it from nobody.
@@ -73,7 +95,7 @@ impl Crowd {
     /// Whether a thread that looks would take a CPU from somebody: by the last count, or because
     /// these callers need all of them.
     pub(super) fn is_dense(&self, callers: &Callers) -> bool {
-        self.dense.load(Ordering::Relaxed) || callers.count() >= self.cpus
+        self.dense.load(Ordering::Relaxed) || callers.count() >= self.machine.cpus
     }
 }
 
@@ -139,7 +161,8 @@ mod tests {
 
     fn counted(cpus: usize, dense: bool) -> Crowd {
         let leaves_a_cpu = AtomicBool::new(!dense);
-        Crowd { cpus, dense: AtomicBool::new(dense), leaves_a_cpu }
+        let machine = Machine { cpus, ..Machine::look() };
+        Crowd { machine, dense: AtomicBool::new(dense), leaves_a_cpu }
     }
 
     #[test]

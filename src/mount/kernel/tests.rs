@@ -25,6 +25,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         guard: GuardMode::None,
         ownership: Ownership::Chown,
         policies: Policies::default(),
+        sandbox: crate::config::Sandbox::Off,
         threads: None,
         foreground: false,
         log: None,

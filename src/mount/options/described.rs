@@ -117,6 +117,12 @@ pub const OWN: &[Described] = &[
          refused, or kept beside its mode, so that only this mount honours them ('idshift shadow' \
          moves them)",
     ),
+    own(
+        &["sandbox"],
+        "sandbox=on | off",
+        "once the mount answers, the server gives up all files, rights and system calls that it \
+         does not need (default), or keeps them",
+    ),
     own(&["submounts"], "submounts", "show what is mounted below LOWER too"),
     own(
         &["backend"],

@@ -25,6 +25,7 @@ fn sample(name: &str) -> String {
         "locks" => "locks=lower".to_owned(),
         "ownership" => "ownership=xattr:web".to_owned(),
         "guard" => "guard=hide".to_owned(),
+        "sandbox" => "sandbox=off".to_owned(),
         "threads" => "threads=2".to_owned(),
         "log" => "log=debug".to_owned(),
         "unmapped" => "unmapped=restrict".to_owned(),
@@ -119,13 +120,14 @@ fn maps_add_up_over_strings_and_blanks() {
 #[test]
 fn values_are_read() {
     let options = parse(
-        "fsname=My Disk,cache=ttl:0.25,locks=lower,submounts,threads=3,log=debug,backend=auto,\
+        "fsname=My Disk,cache=ttl:0.25,locks=lower,submounts,threads=3,sandbox=off,log=debug,backend=auto,\
          x-systemd.automount,X-mount.mkdir=0755,comment=a b,_netdev,nofail",
     );
     assert_eq!(options.fsname.as_deref(), Some("My Disk"));
     assert_eq!(options.cache, CacheMode::Ttl(Duration::from_millis(250)));
     assert_eq!(options.locks, LockMode::Lower);
     assert_eq!(options.threads, Some(3));
+    assert_eq!(options.sandbox, crate::config::Sandbox::Off);
     assert_eq!(options.log.as_deref(), Some("debug"));
     assert_eq!(options.backend, Backend::Auto);
     assert!(options.submounts);
@@ -148,6 +150,7 @@ fn errors_name_the_option_the_value_and_the_way_out() {
         ("ownership=acl", vec!["ownership=acl", "chown, xattr and xattr:LABEL"]),
         ("ownership=xattr:a/b", vec!["64 letters"]),
         ("guard=all", vec!["guard=all", "none, nosuid, noexec, hide"]),
+        ("sandbox=maybe", vec!["on, off"]),
         ("threads=0", vec!["from 1 to 256"]),
         ("log=loud", vec!["log=loud", "warn, info"]),
         ("subtype=other", vec!["fuse.idshift"]),

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::{Answer, Row, Section};
 use crate::config::{
     Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Ownership, Policies,
+    Sandbox,
 };
 use crate::error::StartError;
 use crate::fuse::notify;
@@ -112,6 +113,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         guard: GuardMode::None,
         ownership: Ownership::Chown,
         policies: Policies::default(),
+        sandbox: Sandbox::default(),
         threads: None,
         foreground: true,
         log: None,

@@ -1,0 +1,337 @@
+//! A small process that stays outside of the server's sandbox, and does there what the server
+//! cannot do inside: it unmounts, undoes the guard, writes to the system log, and looks callers up
+//! in `/proc`.
+//!
+//! It is a copy of the server from before it was confined, and has one descriptor of it each for
+//! questions and for the log. It hears nothing but the fixed messages of [`Ask`], so what could
+//! happen to the server cannot spread to it: at worst the mount is unmounted. When the server ends,
+//! however that comes, it ends too.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::guard::Guard;
+use super::{fuse, log, sandbox};
+use crate::config::MountConfig;
+use crate::error::StartError;
+use crate::host::mountinfo;
+use crate::lower::caller::{self, Fact};
+use crate::sys::process::{self, Forked};
+
+/// A message to the keeper: a kind, and a number.
+type Message = [u8; 9];
+
+/// What the server can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// Take the mount away, if the mount point shows the mount of this number.
+    Unmount(u64),
+    /// What `/proc` says of a caller.
+    Fact(Fact, u32),
+    /// The mount is gone: undo what was done for it outside.
+    Finish,
+}
+
+impl Ask {
+    const KINDS: [(u8, Fact); 4] =
+        [(b's', Fact::Status), (b'n', Fact::Namespace), (b'u', Fact::UidMap), (b'g', Fact::GidMap)];
+
+    fn encode(self) -> Message {
+        let (kind, number) = match self {
+            Ask::Unmount(mount) => (b'U', mount),
+            Ask::Fact(fact, tid) => {
+                let kind = Self::KINDS.iter().find(|(_, known)| *known == fact);
+                (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
+            }
+            Ask::Finish => (b'F', 0),
+        };
+        let mut message = [kind; 9];
+        message[1..].copy_from_slice(&number.to_ne_bytes());
+        message
+    }
+
+    fn decode(message: Message) -> Option<Self> {
+        let [kind, number @ ..] = message;
+        let number = u64::from_ne_bytes(number);
+        match kind {
+            b'U' => Some(Ask::Unmount(number)),
+            b'F' => Some(Ask::Finish),
+            kind => {
+                let (_, fact) = Self::KINDS.iter().find(|(known, _)| *known == kind)?;
+                Some(Ask::Fact(*fact, u32::try_from(number).ok()?))
+            }
+        }
+    }
+}
+
+/// The server's side. Dropping it has the keeper undo what was done outside, and waits for that.
+#[derive(Debug)]
+pub struct Keeper(Arc<Line>);
+
+/// What leads to the keeper.
+#[derive(Debug)]
+pub struct Line(Mutex<OwnedFd>);
+
+impl Keeper {
+    /// Starts the keeper, which takes over the guard. This process must have one thread.
+    pub fn start(config: &MountConfig, guard: Option<Guard>) -> Result<Self, StartError> {
+        let failed = |what: &'static str| {
+            move |errno: Errno| StartError::System { what: what.into(), source: errno.into() }
+        };
+        let pair = |kind, flags| socketpair(AddressFamily::UNIX, kind, flags, None);
+        let closing = SocketFlags::CLOEXEC;
+        let (ours, theirs) =
+            pair(SocketType::STREAM, closing).map_err(failed("cannot make a socket"))?;
+        // A full log must not hold the server up: then lines are lost.
+        let (to_log, from_server) = pair(SocketType::SEQPACKET, closing | SocketFlags::NONBLOCK)
+            .map_err(failed("cannot make a socket"))?;
+        match process::fork().map_err(failed("cannot start the process that unmounts"))? {
+            Forked::Child => {
+                // It must hear of the server's end.
+                drop((ours, to_log));
+                Attendant::new(config, guard, theirs, from_server).attend()
+            }
+            Forked::Parent(_) => {
+                // Never dropped here: undoing it is the keeper's part. But its lock stays with this
+                // process too, which is the one that it speaks for.
+                std::mem::forget(guard);
+                log::send_through(to_log);
+                let keeper = Self(Arc::new(Line(Mutex::new(ours))));
+                let line = keeper.line();
+                caller::look_up_by(move |tid, fact| line.fact(tid, fact));
+                Ok(keeper)
+            }
+        }
+    }
+
+    /// For threads that ask the keeper.
+    pub fn line(&self) -> Arc<Line> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        let line = self.0.lock();
+        let finished = send(&line, Ask::Finish).and_then(|()| read_exact(&line, &mut [0]));
+        drop(line);
+        if let Err(errno) = finished {
+            tracing::warn!("the process that works outside of the sandbox has gone: {errno}");
+        }
+    }
+}
+
+impl Line {
+    /// Has the mount taken away, if the mount point still shows the one with this number
+    /// ([`mount_id`]).
+    pub fn unmount(&self, mount: u64) {
+        if let Err(errno) = send(&self.lock(), Ask::Unmount(mount)) {
+            tracing::error!(
+                "cannot unmount, because the process that would do it has gone ({errno}); 'idshift \
+                 umount' does it"
+            );
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` where nothing is known of the caller, and when the keeper has gone.
+    fn fact(&self, tid: u32, fact: Fact) -> Option<String> {
+        let line = self.lock();
+        send(&line, Ask::Fact(fact, tid)).ok()?;
+        let mut length = [0; 4];
+        read_exact(&line, &mut length).ok()?;
+        let length = u32::from_ne_bytes(length);
+        if length == NOTHING {
+            return None;
+        }
+        let mut text = vec![0; usize::try_from(length).ok()?];
+        read_exact(&line, &mut text).ok()?;
+        String::from_utf8(text).ok()
+    }
+}
+
+/// In place of a length: there is nothing to say.
+const NOTHING: u32 = u32::MAX;
+
+fn send(line: &OwnedFd, ask: Ask) -> Result<(), Errno> {
+    write_all(line, &ask.encode())
+}
+
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(to, bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// `PIPE` at the end.
+fn read_exact(from: &OwnedFd, buffer: &mut [u8]) -> Result<(), Errno> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match rustix::io::read(from, &mut buffer[done..]) {
+            Ok(0) => return Err(Errno::PIPE),
+            Ok(count) => done += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// The keeper's side: the whole life of its process.
+struct Attendant {
+    mountpoint: PathBuf,
+    guard: Option<Guard>,
+    asked: OwnedFd,
+    logged: OwnedFd,
+}
+
+impl Attendant {
+    fn new(config: &MountConfig, guard: Option<Guard>, asked: OwnedFd, logged: OwnedFd) -> Self {
+        if let Err(error) = settle_down(config) {
+            tracing::warn!("the process that unmounts keeps more than it needs: {error}");
+        }
+        Self { mountpoint: config.mountpoint.clone(), guard, asked, logged }
+    }
+
+    /// Serves until the server has ended.
+    fn attend(mut self) -> ! {
+        while let Ok(true) = self.turn() {}
+        // What the server said last.
+        self.pass_log_on();
+        // Nothing of the copied server is to be dropped here.
+        std::process::exit(0);
+    }
+
+    /// Waits for something to do and does it; `false` when the server has ended.
+    fn turn(&mut self) -> Result<bool, Errno> {
+        let mut fds =
+            [PollFd::new(&self.asked, PollFlags::IN), PollFd::new(&self.logged, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        let asked = !fds[0].revents().is_empty();
+        self.pass_log_on();
+        if !asked {
+            return Ok(true);
+        }
+        let mut message = Message::default();
+        read_exact(&self.asked, &mut message)?;
+        match Ask::decode(message) {
+            Some(Ask::Unmount(mount)) => self.unmount(mount),
+            Some(Ask::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
+            Some(Ask::Finish) => {
+                drop(self.guard.take());
+                write_all(&self.asked, &[0])?;
+            }
+            None => return Ok(false), // no server says that
+        }
+        Ok(true)
+    }
+
+    fn answer(&self, text: Option<&str>) -> Result<(), Errno> {
+        let length = text.and_then(|text| u32::try_from(text.len()).ok());
+        let mut answer = length.unwrap_or(NOTHING).to_ne_bytes().to_vec();
+        answer.extend(text.filter(|_| length.is_some()).unwrap_or_default().as_bytes());
+        write_all(&self.asked, &answer)
+    }
+
+    fn pass_log_on(&self) {
+        let mut line = vec![0; 64 * 1024];
+        loop {
+            match rustix::io::read(&self.logged, &mut line) {
+                Ok(length) if length > 0 => log::to_system(&line[..length]),
+                Err(Errno::INTR) => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    /// By a thread of its own: unmounting may wait for the server, which may wait for an answer.
+    fn unmount(&self, mount: u64) {
+        let mountpoint = self.mountpoint.clone();
+        let unmounting = move || {
+            // Another file system may have been mounted over ours: that is not ours to take away.
+            if mount_id(&mountpoint) != mount {
+                tracing::error!("another mount covers '{}'", mountpoint.display());
+            } else if let Err(error) = fuse::detach(&mountpoint) {
+                tracing::error!("{error}");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().spawn(unmounting) {
+            tracing::error!("cannot unmount: {error}");
+        }
+    }
+}
+
+/// The mount that a path shows just now, by the kernel's number for it; 0 if there is none.
+pub(super) fn mount_id(mountpoint: &Path) -> u64 {
+    mountinfo::at(mountpoint).ok().flatten().map_or(0, |mount| mount.id)
+}
+
+/// What the copy of the server must not keep.
+fn settle_down(config: &MountConfig) -> Result<(), io::Error> {
+    // Whoever starts a mount in the background waits for its output to end.
+    if !config.foreground {
+        let null = File::options().read(true).write(true).open("/dev/null")?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        rustix::process::chdir("/")?;
+    }
+    process::close_inherited()?;
+    rustix::thread::set_name(c"idshift-keeper")?;
+    // These are for the server. They reach the whole group when they come from a terminal or from
+    // a service manager.
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    sandbox::shut_memory().map_err(io::Error::other)?;
+    Ok(give_up_rights()?)
+}
+
+/// What unmounting, undoing guards, and looking at callers need.
+fn give_up_rights() -> Result<(), Errno> {
+    let needed = CapabilitySet::SYS_ADMIN
+        | CapabilitySet::SYS_PTRACE
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::DAC_READ_SEARCH;
+    let now = rustix::thread::capabilities(None)?;
+    let kept = now.permitted.intersection(needed);
+    let reduced =
+        CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+    rustix::thread::set_capabilities(None, reduced)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_mean_what_was_meant() {
+        let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
+        for ask in facts.into_iter().chain([Ask::Unmount(u64::MAX), Ask::Finish]) {
+            assert_eq!(Ask::decode(ask.encode()), Some(ask));
+        }
+        assert_eq!(Ask::decode([b'?'; 9]), None);
+        assert_eq!(Ask::decode([b's', 1, 1, 1, 1, 1, 1, 1, 1]), None, "no thread has that number");
+    }
+}

@@ -1,0 +1,102 @@
+//! Confining the server (`sandbox=`): once the mount is there, the process that answers requests
+//! gives up everything that answering does not need.
+//!
+//! The callers of a mount choose much of what the server handles, and so does whoever fills the lower tree.
+//! Should one of them ever get the server to do what it should not, then what it can do is what
+//! this module leaves:
+//!
+//! | part | what is left |
+//! |---|---|
+//! | descriptors | those that the server has opened itself |
+//! | [`room`] | no file but the lower tree's can be named |
+//! | [`rights`] | the capabilities that the options need; no others ever |
+//! | [`filter`] | the system calls in [`calls`]; no program, socket, process, mount |
+//! | process | `no_new_privs`, no core dump, not to be traced, no environment |
+//!
+//! What must be done outside ([`super::keeper`]) is done by a process that stays there.
+//!
+//! All of it holds for threads that are started later, and nothing is checked in a request's way.
+
+pub mod calls;
+mod filter;
+pub mod rights;
+mod room;
+
+use std::os::fd::BorrowedFd;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::thread::CapabilitySet;
+
+use crate::config::MountConfig;
+use crate::host::privilege::Standing;
+use crate::sys;
+
+/// Confines this process, which must have one thread: the others would keep what they have. To be
+/// called when everything that needs a path, a socket or another process has been done.
+///
+/// What this kernel or user cannot do is left out, with a line in the log for each part.
+pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>) {
+    let standing = Standing::of_this_process();
+    let steps: [(&str, &str, Result<(), String>); 6] = [
+        ("open descriptors", "descriptors of whoever started it stay open", close_inherited()),
+        ("process", "it may be traced and may leave core dumps", shut_memory()),
+        ("environment", "its environment stays in memory", said(sys::process::wipe_environment())),
+        (
+            "mount namespace",
+            "it can name files outside of the lower directory",
+            leave_host(lower, standing),
+        ),
+        ("capabilities", "it keeps its capabilities", give_up_rights(config, standing)),
+        ("system calls", "it may make any system call", filter_calls()),
+    ];
+    for (part, meaning, result) in steps {
+        match result {
+            Ok(()) => {}
+            // An ordinary user has never had the rights that this part would take away.
+            Err(why) if standing == Standing::Ordinary && part == "mount namespace" => {
+                tracing::debug!("sandbox: no {part} of its own: {why}");
+            }
+            Err(why) => tracing::warn!("sandbox: {part}: {why}; {meaning}"),
+        }
+    }
+}
+
+fn said(result: Result<(), rustix::io::Errno>) -> Result<(), String> {
+    result.map_err(|errno| errno.to_string())
+}
+
+fn close_inherited() -> Result<(), String> {
+    said(sys::process::close_inherited().map(drop))
+}
+
+/// No core dump, and no other process of the same user may look inside.
+pub(super) fn shut_memory() -> Result<(), String> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    said(
+        rustix::process::setrlimit(Resource::Core, none)
+            .and_then(|()| rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)),
+    )
+}
+
+fn leave_host(lower: BorrowedFd<'_>, standing: Standing) -> Result<(), String> {
+    if standing == Standing::Ordinary {
+        return Err("an ordinary user cannot have one".to_owned());
+    }
+    let private = room::is_private(lower);
+    room::move_in()?;
+    if !private {
+        return Err("the lower directory is no private clone of its mount (Linux 5.2)".to_owned());
+    }
+    room::close_devices(lower)
+}
+
+fn give_up_rights(config: &MountConfig, standing: Standing) -> Result<(), String> {
+    let needs = rights::needs(&config.ownership, standing == Standing::Root);
+    let kept = needs.iter().fold(CapabilitySet::empty(), |set, need| set | need.capability);
+    said(rights::keep(kept))
+}
+
+fn filter_calls() -> Result<(), String> {
+    said(rustix::thread::set_no_new_privs(true))?;
+    filter::install()
+}

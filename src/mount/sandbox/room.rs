@@ -1,0 +1,86 @@
+//! A mount namespace with nothing in it: what the server has open is all that it can reach.
+//!
+//! The root is an empty read-only directory. `/proc/self/fd`, by which descriptors are opened once
+//! more, is there as a mount of its own: nothing leads from it up into `/proc`, where every process
+//! has a link to the root directory of the host. The lower tree needs no place: it is open.
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::host::mountinfo;
+use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
+use crate::sys::namespace;
+
+/// Where the new root is mounted before it becomes the root: a directory that is there on every
+/// machine that this program runs on.
+const PLACE: &str = "/proc";
+const FD: &str = "/proc/self/fd";
+
+/// Leaves the file systems of the host behind. The error names the step that failed; then the
+/// server may be in a mount namespace of its own, with everything still in it.
+pub(super) fn move_in() -> Result<(), String> {
+    let failed = |step: &'static str| move |errno: Errno| format!("{step}: {errno}");
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let fds = rustix::mount::open_tree(CWD, FD, clone).map_err(failed("open_tree(2)"))?;
+    namespace::unshare_mounts().map_err(failed("unshare(2)"))?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).map_err(failed("mount(2) of / as private"))?;
+    furnish(&fds).map_err(failed("mounting an empty directory"))?;
+    rustix::process::chdir(PLACE).map_err(failed("chdir(2)"))?;
+    rustix::process::pivot_root(".", ".").map_err(failed("pivot_root(2)"))?;
+    // The old root now lies on the new one.
+    rustix::mount::unmount(".", UnmountFlags::DETACH).map_err(failed("umount(2)"))?;
+    rustix::process::chdir("/").map_err(failed("chdir(2)"))
+}
+
+fn furnish(fds: &OwnedFd) -> Result<(), Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("idshift", PLACE, "tmpfs", flags, c"mode=0755,size=4k,nr_inodes=8")?;
+    for dir in ["/proc/proc", "/proc/proc/self", "/proc/proc/self/fd"] {
+        rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755))?;
+    }
+    let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(fds, "", CWD, "/proc/proc/self/fd", to)?;
+    restrict(fds.as_fd(), MountAttrs::NOSUID | MountAttrs::NODEV | MountAttrs::NOEXEC)?;
+    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(PLACE, open, Mode::empty())?;
+    restrict(root.as_fd(), MountAttrs::RDONLY)
+}
+
+fn restrict(mount: BorrowedFd<'_>, set: MountAttrs) -> Result<(), Errno> {
+    let clear = MountAttrs::empty();
+    let change = Change { set, clear, private: false, userns: None, recursive: false };
+    match mount_setattr(mount, change) {
+        // Before Linux 5.12: the directory is empty all the same.
+        Err(Errno::NOSYS) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether a descriptor is on a mount that no path leads to. From one that is not, `..` leads up to
+/// everything that the mount holds.
+pub(super) fn is_private(fd: BorrowedFd<'_>) -> bool {
+    const MNT_ID: u32 = 0x1000; // STATX_MNT_ID, Linux 5.8
+    let mask = rustix::fs::StatxFlags::from_bits_retain(MNT_ID);
+    let Ok(stat) = rustix::fs::statx(fd, "", crate::lower::THIS_FILE, mask) else { return false };
+    let known = stat.stx_mask & MNT_ID != 0;
+    let listed = |id| mountinfo::read().map_or(true, |all| all.iter().any(|one| one.id == id));
+    known && !listed(stat.stx_mnt_id)
+}
+
+/// Makes device nodes of the private lower tree impossible to open, for the server. Nobody else
+/// sees that mount.
+pub(super) fn close_devices(lower: BorrowedFd<'_>) -> Result<(), String> {
+    let change = Change {
+        set: MountAttrs::NODEV | MountAttrs::NOSUID,
+        clear: MountAttrs::empty(),
+        private: false,
+        userns: None,
+        recursive: true,
+    };
+    mount_setattr(lower, change).map_err(|errno| format!("mount_setattr(2): {errno}"))
+}
