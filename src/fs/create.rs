@@ -7,7 +7,6 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::cred::as_creator;
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 
@@ -51,7 +50,7 @@ impl FileSystem {
         let birth = self.birth(FileType::RegularFile, new.mode)?;
         let record = self.record_of_file(&new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
-        let fd = as_creator(creator, || {
+        let fd = self.as_creator(new.caller, creator, || {
             self.lower
                 .retrying(|| rustix::fs::openat(&dir, name.as_os_str(), flags, mode).call("openat"))
         });
@@ -82,7 +81,7 @@ impl FileSystem {
         let birth = self.birth(FileType::RegularFile, new.mode)?;
         let record = self.record_of_file(&new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
-        let fd = as_creator(creator, || {
+        let fd = self.as_creator(new.caller, creator, || {
             self.lower.retrying(|| rustix::fs::openat(&dir, ".", flags, mode).call("openat"))
         })?;
         if let Some(record) = &record {
@@ -185,7 +184,7 @@ impl FileSystem {
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        as_creator(creator, || call(dir.as_fd(), name.as_os_str()))?;
+        self.as_creator(caller, creator, || call(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
         let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
         Ok(Entry { lookup, attr })

@@ -86,7 +86,7 @@ impl FileSystem {
         rename: impl FnOnce() -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         if flags.contains(RenameFlags::WHITEOUT) {
-            crate::lower::cred::as_creator(self.creator(caller, 0)?, rename)
+            self.as_creator(caller, self.creator(caller, 0)?, rename)
         } else {
             rename()
         }

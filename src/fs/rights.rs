@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 
 use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
-use crate::lower::cred::{with_groups, without_fsetid};
+use crate::lower::cred::{self, Creator, with_groups, without_fsetid};
 use crate::lower::stat::LowerStat;
 use crate::shift::id::{Id, LowerGid, UpperGid};
 
@@ -22,6 +22,27 @@ const S_ISGID: u32 = 0o2000;
 const S_IXGRP: u32 = 0o0010;
 
 impl FileSystem {
+    /// Runs the one call that makes a file as its creator. Where somebody else judges that call by
+    /// its ids ([`cred::go_back_after_each_call`]), the creator's groups are among them.
+    pub(super) fn as_creator<T>(
+        &self,
+        caller: Caller,
+        creator: Creator,
+        make: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if !cred::goes_back() || self.owners.is_some() {
+            return cred::as_creator(creator, make);
+        }
+        let groups = self.groups_below(&ProcCaller::read(caller.tid));
+        cred::as_creator(creator, || with_groups(creator.gid, &groups, make))
+    }
+
+    /// The caller's supplementary groups as lower ones; those that are not in the map are none.
+    fn groups_below(&self, process: &ProcCaller) -> Vec<LowerGid> {
+        let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
+        process.groups.iter().filter_map(|&raw| down(raw)).collect()
+    }
+
     /// Runs a change of contents by a caller of whom the kernel said that it has no `CAP_FSETID`.
     pub(super) fn clearing<T>(
         &self,
@@ -138,8 +159,7 @@ impl FileSystem {
         stat: &LowerStat,
         new_group: Option<LowerGid>,
     ) -> Result<Groups, FsError> {
-        let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
-        let mut all: Vec<LowerGid> = process.groups.iter().filter_map(|&raw| down(raw)).collect();
+        let mut all = self.groups_below(process);
         let shown = self.shown(Of::Fd(fd), stat)?;
         if process.has_over(Capability::Fsetid, shown.uid, shown.gid) {
             all.extend(stat.gid.into_iter().chain(new_group));

@@ -50,9 +50,14 @@ impl Drop for GoingBack {
     }
 }
 
+/// Whether [`go_back_after_each_call`] holds.
+pub fn goes_back() -> bool {
+    GOING_BACK.load(Ordering::Relaxed)
+}
+
 /// What undoes a switch of ids that is still to come, where that is wanted.
 fn going_back() -> Option<GoingBack> {
-    GOING_BACK.load(Ordering::Relaxed).then_some(GoingBack)
+    goes_back().then_some(GoingBack)
 }
 
 thread_local! {

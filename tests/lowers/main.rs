@@ -259,6 +259,23 @@ fn shown_on_two_hosts(lower: &Lower, other: &Lower) {
     Caller::user(51_000).run(|| fs::rename(there.up("file"), there.up("moved"))).unwrap();
     eventually("the new name is seen", || !common::exists(&here.up("file")));
     assert_eq!(owner(&here.up("moved")), (1000, 1000));
+    drop((here, there));
+    // With times, and with locks that the volume keeps.
+    let here = mount(lower, "dir", "cache=ttl:1,locks=lower");
+    let there = Mount::of(temp_dir(), other.root.join("dir"), "map=b:20000:0:20000,locks=lower");
+    assert_eq!(fs::read_to_string(there.up("moved")).unwrap(), "another");
+    fs::write(here.up("moved"), "a third").unwrap();
+    eventually("the text is seen", || {
+        fs::read_to_string(there.up("moved")).is_ok_and(|text| text == "a third")
+    });
+    let (one, two) =
+        (File::open(here.up("moved")).unwrap(), File::open(there.up("moved")).unwrap());
+    flock(&one, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert_errno!(flock(&two, FlockOperation::NonBlockingLockExclusive), Errno::WOULDBLOCK);
+    drop(one);
+    eventually("the lock is free", || {
+        flock(&two, FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
 }
 
 fn vfat() {

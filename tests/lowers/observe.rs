@@ -109,6 +109,9 @@ fn births(side: &Side) -> Seen {
     chown(&set_gid, Some(side.id(1000)), Some(side.id(7))).ok();
     set_mode(&set_gid, 0o2775).ok();
     let below = side.as_user(1000, || create(&inherited, 0o640).map(drop));
+    let by_member = side.path("set-gid/by-member");
+    let member = Caller::user(side.id(2000)).groups(&[side.id(3), side.id(7)]);
+    let belongs = member.run(|| create(&by_member, 0o640).map(drop));
     let tmpfile = side.as_user(1000, || open(&side.root, OFlags::TMPFILE | OFlags::RDWR, 0o600));
     vec![
         ("a file of 1000", side.after(born, &file)),
@@ -117,6 +120,7 @@ fn births(side: &Side) -> Seen {
         ("where it leads", said(rustix::fs::readlink(&link, Vec::new()))),
         ("a fifo of 1000", side.after(node, &fifo)),
         ("a file in a set-group-ID directory", side.after(below, &inherited)),
+        ("a file there by a member of the group alone", side.after(belongs, &by_member)),
         ("O_TMPFILE", said(tmpfile.map(drop))),
     ]
 }
