@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use common::runner::needs_real_root;
 use common::{
@@ -17,6 +20,7 @@ common::tests!(
     every_kind_of_node_belongs_to_its_creator,
     device_nodes,
     existing_file_is_not_created_again,
+    replaced_below_while_it_is_made,
     open_with_create_on_existing_file_keeps_its_owner,
     umask_cuts_the_mode,
     group_of_a_setgid_directory,
@@ -342,4 +346,41 @@ fn read_only_mount() {
     assert_errno!(open(&mount.up("file"), OFlags::RDWR, 0), Errno::ROFS);
     assert_eq!(std::fs::read(mount.up("file")).unwrap(), b"x");
     assert_eq!(names(&mount.low("")), ["file"]);
+}
+
+/// What has just been made is exchanged for something of another type before the server looks at
+/// it: an answer of the wrong type would be an I/O error, and a lookup that nobody takes back.
+fn replaced_below_while_it_is_made() {
+    let mount = Mount::new();
+    let (up, low) = (mount.up("name"), mount.low("name"));
+    let done = AtomicBool::new(false);
+    let mut seen = BTreeMap::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                // Only what is there is exchanged, so that it is in the way as rarely as can be.
+                if rustix::fs::unlink(&low).is_ok() {
+                    common::raw::mknod(&low, FIFO | 0o666, 0).ok();
+                    rustix::fs::unlink(&low).ok();
+                }
+            }
+        });
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let error = symlink("target", &up).err();
+            *seen.entry(error.map(Errno::raw_os_error)).or_insert(0) += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    println!("replaced while made: {seen:?}");
+    assert_eq!(seen.get(&Some(Errno::IO.raw_os_error())), None, "{seen:?}");
+    assert!(seen.contains_key(&None), "{seen:?}");
+    if common::machine().real_root && !common::machine().kernel_backend {
+        rustix::fs::unlink(&low).ok();
+        common::eventually("no lookup is left", || {
+            std::fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+            let report = common::status::report(&mount.up("")).unwrap();
+            common::status::number(&report, "lookups") == 0
+        });
+    }
 }

@@ -133,7 +133,7 @@ impl FileSystem {
         let device = rustix::fs::makedev(major, minor);
         let birth = self.birth(kind, new.mode)?;
         let mode = birth.mode();
-        self.make(parent, name, new.caller, new.umask, |dir, name| {
+        self.make(parent, name, kind, &new, |dir, name| {
             if !birth.goes_on() {
                 return rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat");
             }
@@ -150,7 +150,7 @@ impl FileSystem {
             return self.make_recorded(owners, parent, name, &new, &Special::Dir);
         }
         let mode = self.birth(FileType::Directory, new.mode)?.mode();
-        self.make(parent, name, new.caller, new.umask, |dir, name| {
+        self.make(parent, name, FileType::Directory, &new, |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
         })
     }
@@ -163,29 +163,36 @@ impl FileSystem {
         caller: Caller,
         target: &OsStr,
     ) -> Result<Entry<'_>, FsError> {
+        let new = NewFile { caller, mode: 0o777, umask: 0 };
         if let Some(owners) = &self.owners {
-            let new = NewFile { caller, mode: 0o777, umask: 0 };
             return self.make_recorded(owners, parent, name, &new, &Special::Symlink(target));
         }
-        self.make(parent, name, caller, 0, |dir, name| {
+        self.make(parent, name, FileType::Symlink, &new, |dir, name| {
             rustix::fs::symlinkat(target, dir, name).call("symlinkat")
         })
     }
 
+    /// Makes what is of this type, and looks at it by its name. If somebody has put something of
+    /// another type in its place by then, the answer is `ESTALE`, on which the kernel tries once
+    /// more: a made file of a wrong type is an I/O error for it, and it would forget to drop the
+    /// lookup (`create_new_entry` in fs/fuse/dir.c).
     fn make(
         &self,
         parent: u64,
         name: Name<'_>,
-        caller: Caller,
-        umask: u32,
+        kind: FileType,
+        new: &NewFile,
         call: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), FsError>,
     ) -> Result<Entry<'_>, FsError> {
-        let creator = self.creator(caller, umask)?;
+        let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         self.as_creator(caller, creator, || call(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
+        if stat.kind() != kind {
+            return Err(FsError::Stale);
+        }
         let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
         Ok(Entry { lookup, attr })
     }
