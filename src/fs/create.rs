@@ -188,7 +188,7 @@ impl FileSystem {
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        self.as_creator(caller, creator, || call(dir.as_fd(), name.as_os_str()))?;
+        self.as_creator(new.caller, creator, || call(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
         if stat.kind() != kind {
             return Err(FsError::Stale);
