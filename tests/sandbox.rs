@@ -22,6 +22,7 @@ tests! {
     nothing_inherited,
     work_outside_goes_on,
     keeper_ends_with_its_server,
+    keeper_is_waited_for,
 }
 
 // capabilities(7)
@@ -336,19 +337,32 @@ fn work_outside_goes_on() {
     eventually("it has gone", || !common::mount::is_mounted(&point));
 }
 
-/// A server that is killed takes its keeper with it.
-fn keeper_ends_with_its_server() {
+/// No zombie is left where nobody waits for the children of others.
+fn keeper_is_waited_for() {
     let (mount, server) = serving(MAP);
+    let keeper = keeper_of(server);
+    mount.unmount();
+    assert!(!Path::new(&format!("/proc/{keeper}")).exists(), "it is gone when the server is");
+}
+
+fn keeper_of(server: u32) -> u32 {
     let children = format!("/proc/{server}/task/{server}/children");
     let Ok(children) = fs::read_to_string(children) else {
         common::skip("needs /proc/PID/task/TID/children")
     };
     let keepers: Vec<&str> = children.split_whitespace().collect();
     assert_eq!(keepers.len(), 1, "one process works for it outside");
-    let comm = format!("/proc/{}/comm", keepers[0]);
+    keepers[0].parse().unwrap()
+}
+
+/// A server that is killed takes its keeper with it.
+fn keeper_ends_with_its_server() {
+    let (mount, server) = serving(MAP);
+    let keeper = keeper_of(server);
+    let comm = format!("/proc/{keeper}/comm");
     assert_eq!(fs::read_to_string(&comm).unwrap(), "idshift-keeper\n");
     raw::kill(server, libc::SIGKILL).unwrap();
-    let state = format!("/proc/{}/stat", keepers[0]);
+    let state = format!("/proc/{keeper}/stat");
     eventually("the keeper has ended", || {
         // A zombie has ended too.
         fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "))

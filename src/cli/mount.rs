@@ -140,7 +140,6 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         answers(config, &told, background);
     };
     serve::serve(&config, Box::new(ready))?;
-    tracing::info!("unmounted");
     manager.tell("STOPPING=1");
     Ok(0)
 }

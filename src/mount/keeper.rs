@@ -16,7 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -74,9 +75,13 @@ impl Ask {
     }
 }
 
-/// The server's side. Dropping it has the keeper undo what was done outside, and waits for that.
+/// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
+/// for the keeper's end. Nothing gets to the system log after that.
 #[derive(Debug)]
-pub struct Keeper(Arc<Line>);
+pub struct Keeper {
+    line: Arc<Line>,
+    process: Pid,
+}
 
 /// What leads to the keeper.
 #[derive(Debug)]
@@ -101,12 +106,12 @@ impl Keeper {
                 drop((ours, to_log));
                 Attendant::new(config, guard, theirs, from_server).attend()
             }
-            Forked::Parent(_) => {
+            Forked::Parent(process) => {
                 // Never dropped here: undoing it is the keeper's part. But its lock stays with this
                 // process too, which is the one that it speaks for.
                 std::mem::forget(guard);
                 log::send_through(to_log);
-                let keeper = Self(Arc::new(Line(Mutex::new(ours))));
+                let keeper = Self { line: Arc::new(Line(Mutex::new(ours))), process };
                 let line = keeper.line();
                 caller::look_up_by(move |tid, fact| line.fact(tid, fact));
                 Ok(keeper)
@@ -116,17 +121,24 @@ impl Keeper {
 
     /// For threads that ask the keeper.
     pub fn line(&self) -> Arc<Line> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.line)
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        let line = self.0.lock();
+        let line = self.line.lock();
         let finished = send(&line, Ask::Finish).and_then(|()| read_exact(&line, &mut [0]));
-        drop(line);
         if let Err(errno) = finished {
             tracing::warn!("the process that works outside of the sandbox has gone: {errno}");
+        }
+        // Others hold the line too, so its end has to be said. Waited for, so that no zombie is left
+        // where the first process of a container waits for none.
+        let ended = shutdown(&*line, Shutdown::Both).and_then(|()| {
+            rustix::process::waitpid(Some(self.process), WaitOptions::empty()).map(drop)
+        });
+        if let Err(errno) = ended {
+            tracing::debug!(%errno, "nobody to wait for");
         }
     }
 }

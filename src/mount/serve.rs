@@ -66,10 +66,15 @@ pub fn serve(
     let unmount = unmounting(config, keeper.line(), mount);
     wait_for_signals(signals, connection.reporter(), unmount)?;
     ready(config);
-    connection.serve().map_err(|errno| StartError::System {
+    let served = connection.serve().map_err(|errno| StartError::System {
         what: "the FUSE connection broke".into(),
         source: errno.into(),
-    })
+    });
+    if served.is_ok() {
+        tracing::info!("unmounted");
+    }
+    drop(keeper);
+    served
 }
 
 /// Remembered for good, as far as the kernel's clock goes.

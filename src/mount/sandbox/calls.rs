@@ -19,9 +19,10 @@ use libc::{
     SYS_prlimit64, SYS_pwrite64, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
     SYS_removexattr, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
     SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendto,
-    SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setxattr, SYS_sigaltstack,
-    SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill, SYS_truncate, SYS_umask,
-    SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat, SYS_write, SYS_writev,
+    SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setxattr, SYS_shutdown,
+    SYS_sigaltstack, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill, SYS_truncate,
+    SYS_umask, SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat, SYS_wait4, SYS_write,
+    SYS_writev,
 };
 
 use crate::sys::fuse::{BACKING_CLOSE, BACKING_OPEN};
@@ -132,6 +133,7 @@ pub const FEATURES: &[Feature] = &[
             SYS_syncfs,
         ],
     },
+    Feature { name: "ending the keeper", calls: &[SYS_shutdown, SYS_wait4] },
     Feature { name: "locks", calls: &[SYS_flock] },
     Feature { name: "cache=coherent", calls: &[SYS_fanotify_mark] },
     Feature {
