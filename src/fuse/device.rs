@@ -44,6 +44,8 @@ impl Device {
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Read, Errno> {
         loop {
             match rustix::io::read(&self.0, &mut *buffer) {
+                // The other end of a socket, where one stands in /dev/fuse's place.
+                Ok(0) => return Ok(Read::Ended),
                 Ok(length) => return Ok(Read::Request(length)),
                 Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Read::Ended),
                 // The request was taken back while it was being read.
