@@ -47,6 +47,9 @@ pub struct Write<'d> {
     pub append: bool,
     /// By somebody without `CAP_FSETID` (`FUSE_WRITE_KILL_SUIDGID`).
     pub clear_privileges: bool,
+    /// All or an error (`FUSE_WRITE_CACHE`): of what the kernel writes from its cache it takes any
+    /// success for all of it, and what a full disk has cut off would be lost without a word.
+    pub whole: bool,
 }
 
 impl FileSystem {
@@ -84,7 +87,7 @@ impl FileSystem {
         &self,
         caller: Caller,
         file: Contents,
-        Write { offset, data, append, clear_privileges }: Write<'_>,
+        Write { offset, data, append, clear_privileges, whole }: Write<'_>,
     ) -> Result<usize, FsError> {
         let fd = self.target_fd(file, append)?;
         let how = if append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
@@ -93,10 +96,11 @@ impl FileSystem {
             while done < data.len() {
                 let rest = [IoSlice::new(&data[done..])];
                 match rustix::io::pwritev2(&fd, &rest, offset + done as u64, how) {
+                    Ok(0) if whole => return Err(Errno::IO).call("pwritev2"),
                     Ok(0) => break,
                     Ok(n) => done += n,
                     Err(Errno::INTR) => {}
-                    Err(_) if done > 0 => break,
+                    Err(_) if done > 0 && !whole => break,
                     Err(errno) => return Err(errno).call("pwritev2"),
                 }
             }

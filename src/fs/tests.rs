@@ -38,7 +38,7 @@ fn new_file(caller: Caller) -> NewFile {
 }
 
 fn at_start(data: &[u8]) -> Write<'_> {
-    Write { offset: 0, data, append: false, clear_privileges: false }
+    Write { offset: 0, data, append: false, clear_privileges: false, whole: false }
 }
 
 #[test]

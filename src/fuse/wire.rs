@@ -25,6 +25,8 @@ pub(super) mod fattr {
 
 /// `FUSE_GETATTR_FH`: the request names an open file.
 pub(super) const GETATTR_FH: u32 = 1;
+/// `FUSE_WRITE_CACHE`: from the kernel's cache; nobody waits who could be told how much was written.
+pub(super) const WRITE_CACHE: u32 = 1;
 /// `FUSE_WRITE_KILL_SUIDGID`.
 pub(super) const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_SETXATTR_ACL_KILL_SGID`: an ACL set by somebody outside the file's group.

@@ -96,6 +96,7 @@ impl Server {
             data,
             append: OFlags::from_bits_retain(args.flags).contains(OFlags::APPEND),
             clear_privileges: args.write_flags & wire::WRITE_KILL_SUIDGID != 0,
+            whole: args.write_flags & wire::WRITE_CACHE != 0,
         };
         let written = self.fs.write(request.caller(), file, write)?;
         let size = u32::try_from(written).unwrap_or(u32::MAX);
