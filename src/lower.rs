@@ -16,6 +16,7 @@ pub mod kept;
 pub mod locks;
 pub mod open_files;
 pub mod reopen;
+pub mod spare;
 pub mod stat;
 pub mod table;
 pub mod unopened;
@@ -36,6 +37,7 @@ use descriptors::{Descriptors, Usage};
 use inode::{Inode, Locator, Place};
 use locks::LockOwners;
 use open_files::OpenFiles;
+use spare::Spare;
 use stat::{Identity, LowerStat};
 use table::{InodeTable, Lookup};
 use unopened::Unopened;
@@ -59,6 +61,8 @@ pub struct LowerTree {
     pub inodes: InodeTable,
     /// Cached `O_PATH` descriptors.
     descriptors: Descriptors,
+    /// Descriptors that callers' files leave alone.
+    spare: Spare,
     /// Files that callers have open.
     pub open_files: OpenFiles,
     /// Files whose contents are used without having been opened.
@@ -109,6 +113,7 @@ impl LowerTree {
             submounts,
             inodes: InodeTable::new(identity(births_change, &stat), stat.kind()),
             descriptors: Descriptors::new(max_descriptors),
+            spare: Spare::new(),
             open_files: OpenFiles::default(),
             unopened: Unopened::default(),
             lock_owners: LockOwners::default(),

@@ -45,6 +45,7 @@ impl FileSystem {
         let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
+        self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;
@@ -76,6 +77,7 @@ impl FileSystem {
         let flags = kept | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
+        self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         let birth = self.birth(FileType::RegularFile, new.mode)?;

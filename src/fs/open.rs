@@ -61,7 +61,7 @@ impl FileSystem {
         let inode = self.regular(nodeid)?;
         let kept = self.lower_flags(flags);
         let put_off = passthrough && kept & OFlags::ACCMODE == OFlags::RDONLY;
-        let fd = if put_off { None } else { Some(self.lower.open_file(&inode, kept)?) };
+        let fd = if put_off { None } else { Some(self.open_for_caller(&inode, kept)?) };
         Ok(self.opened(&inode, kept, fd))
     }
 
@@ -82,8 +82,14 @@ impl FileSystem {
     pub fn opendir(&self, nodeid: u64) -> Result<Opened<'_>, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let fd = self.lower.open_file(&inode, flags)?;
+        let fd = self.open_for_caller(&inode, flags)?;
         Ok(self.opened(&inode, flags, Some(fd)))
+    }
+
+    /// Opens a lower file that stays open as long as a caller likes.
+    fn open_for_caller(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+        self.lower.room_to_open()?;
+        self.lower.open_file(inode, flags)
     }
 
     pub(super) fn opened(
@@ -92,6 +98,7 @@ impl FileSystem {
         flags: OFlags,
         fd: Option<OwnedFd>,
     ) -> Opened<'_> {
+        fd.iter().for_each(|fd| self.lower.opened_for_caller(fd));
         self.lower.open_files.insert(Arc::clone(inode), flags, fd)
     }
 

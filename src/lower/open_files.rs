@@ -149,7 +149,9 @@ impl LowerTree {
         if let Some(fd) = file.fd.get() {
             return Ok(Arc::clone(fd));
         }
+        self.room_to_open()?;
         let opened = Arc::new(self.open_file(&file.inode, file.flags)?);
+        self.opened_for_caller(&opened);
         Ok(Arc::clone(file.fd.get_or_init(|| opened)))
     }
 }

@@ -114,12 +114,17 @@ impl LowerTree {
     pub fn retrying<T>(&self, call: impl Fn() -> Result<T, FsError>) -> Result<T, FsError> {
         match call() {
             Err(FsError::Os { errno: Errno::MFILE | Errno::NFILE, .. }) => {
-                self.descriptors.shed();
-                self.unopened.shed();
+                self.shed();
                 call()
             }
             result => result,
         }
+    }
+
+    /// Closes what can be opened again.
+    pub(super) fn shed(&self) {
+        self.descriptors.shed();
+        self.unopened.shed();
     }
 }
 
