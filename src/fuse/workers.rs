@@ -117,7 +117,7 @@ impl Workers {
         most: usize,
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) {
-        let mut seen = 0;
+        let (mut seen, mut few) = (0, false);
         let (mut quiet, mut stuck, mut behind, mut tick) = (0, 0, 0, 0);
         while !self.ended() {
             if quiet >= QUIET_TICKS {
@@ -141,9 +141,12 @@ impl Workers {
             stuck = if no_progress { stuck + 1 } else { 0 };
             if stuck >= STUCK_TICKS || behind >= BEHIND {
                 (stuck, behind) = (0, 0);
-                if self.call_reader(most, threads).is_err() {
+                let called = self.call_reader(most, threads);
+                // It is tried again soon, as long as it would help: that is worth one line.
+                if called.is_err() && !few {
                     tracing::warn!("cannot start another thread: going on with those that run");
                 }
+                few = called.is_err();
             }
             quiet = if begun == seen && !no_progress { quiet + 1 } else { 0 };
             seen = begun;
