@@ -98,7 +98,9 @@ impl FileSystem {
         flags: OFlags,
         fd: Option<OwnedFd>,
     ) -> Opened<'_> {
-        fd.iter().for_each(|fd| self.lower.opened_for_caller(fd));
+        if let Some(fd) = &fd {
+            self.lower.opened_for_caller(fd);
+        }
         self.lower.open_files.insert(Arc::clone(inode), flags, fd)
     }
 

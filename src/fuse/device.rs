@@ -44,10 +44,9 @@ impl Device {
     pub(super) fn read(&self, buffer: &mut [u8]) -> Result<Read, Errno> {
         loop {
             match rustix::io::read(&self.0, &mut *buffer) {
-                // The other end of a socket, where one stands in /dev/fuse's place.
-                Ok(0) => return Ok(Read::Ended),
+                // Nothing at all: the end of a socket that stands in /dev/fuse's place.
+                Ok(0) | Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Read::Ended),
                 Ok(length) => return Ok(Read::Request(length)),
-                Err(Errno::NODEV | Errno::CONNABORTED) => return Ok(Read::Ended),
                 // The request was taken back while it was being read.
                 Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
                 Err(errno) => return Err(errno),

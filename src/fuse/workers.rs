@@ -49,6 +49,8 @@ const QUIET_TICKS: u32 = 20;
 const STUCK_TICKS: u32 = 2;
 /// Every so many ticks the referee counts who wants a CPU.
 const CROWD_TICKS: u32 = 10;
+/// How often it is said that no thread can be started.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Replies longer than this are not kept for the next request.
 const KEPT_PAYLOAD: usize = 256 * 1024;
 
@@ -117,7 +119,7 @@ impl Workers {
         most: usize,
         threads: &mut Vec<thread::JoinHandle<()>>,
     ) {
-        let (mut seen, mut few) = (0, false);
+        let (mut seen, mut said): (u64, Option<Instant>) = (0, None);
         let (mut quiet, mut stuck, mut behind, mut tick) = (0, 0, 0, 0);
         while !self.ended() {
             if quiet >= QUIET_TICKS {
@@ -141,12 +143,12 @@ impl Workers {
             stuck = if no_progress { stuck + 1 } else { 0 };
             if stuck >= STUCK_TICKS || behind >= BEHIND {
                 (stuck, behind) = (0, 0);
-                let called = self.call_reader(most, threads);
-                // It is tried again soon, as long as it would help: that is worth one line.
-                if called.is_err() && !few {
+                // Where it fails it is tried again at once, as long as it would help.
+                let long_ago = said.is_none_or(|said| said.elapsed() > SAY_AGAIN);
+                if self.call_reader(most, threads).is_err() && long_ago {
+                    said = Some(Instant::now());
                     tracing::warn!("cannot start another thread: going on with those that run");
                 }
-                few = called.is_err();
             }
             quiet = if begun == seen && !no_progress { quiet + 1 } else { 0 };
             seen = begun;

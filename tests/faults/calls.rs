@@ -28,6 +28,9 @@ fn rw(dir: &Path) -> Result<rustix::fd::OwnedFd, Errno> {
     open(&dir.join("file"), OFlags::RDWR, 0)
 }
 
+/// `FUSE_OPEN`.
+pub(crate) const OPEN: u32 = 14;
+
 /// All of them.
 pub(crate) const CALLS: &[Call] = &[
     ("stat of a new name", 1, |dir| rustix::fs::lstat(dir.join("file")).map(drop)),
@@ -50,7 +53,7 @@ pub(crate) const CALLS: &[Call] = &[
         renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
     }),
     ("link", 13, |dir| rustix::fs::link(dir.join("file"), dir.join("new"))),
-    ("open to write", 14, |dir| rw(dir).map(drop)),
+    ("open to write", OPEN, |dir| rw(dir).map(drop)),
     ("read", 15, |dir| rustix::io::pread(rw(dir)?, &mut [0_u8; 5000], 0).map(drop)),
     ("write", 16, |dir| rustix::io::pwrite(rw(dir)?, b"new", 0).map(drop)),
     ("append", 16, |dir| {
@@ -76,8 +79,8 @@ pub(crate) const CALLS: &[Call] = &[
     ("fallocate", 43, |dir| rustix::fs::fallocate(rw(dir)?, FallocateFlags::empty(), 0, 20_000)),
     ("seek", 46, |dir| rustix::fs::seek(rw(dir)?, SeekFrom::Hole(0)).map(drop)),
     ("list", 44, |dir| {
-        let entries = rustix::fs::Dir::read_from(open(dir, OFlags::DIRECTORY, 0)?)?;
-        entries.map(|entry| entry.map(drop)).collect()
+        let mut entries = rustix::fs::Dir::read_from(open(dir, OFlags::DIRECTORY, 0)?)?;
+        entries.try_for_each(|entry| entry.map(drop))
     }),
     ("tmpfile", 51, |dir| {
         let flags = OFlags::TMPFILE | OFlags::RDWR;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use idshift::config::{IoMode, Policies};
 use idshift::fs::FileSystem;
-use idshift::fuse::session::{Connection, Settings};
+use idshift::fuse::session::{Connection, Machine, Settings};
 use idshift::fuse::trust::Keeping;
 use idshift::lower::{LowerTree, cred};
 use idshift::shift::acl::Unmapped;
@@ -49,6 +49,7 @@ impl ErrFs {
         let (root, store) = (place.join("errfs"), place.join("store"));
         put_dir(&root, 0o777, 0, 0);
         put_dir(&store, 0o777, 0, 0);
+        mount("none", &store, "tmpfs", MountFlags::empty(), c"mode=0777,size=256m").unwrap();
         let device = crate::common::open(Path::new("/dev/fuse"), OFlags::RDWR, 0).unwrap();
         let options = format!(
             "fd={},rootmode=40777,user_id=0,group_id=0,allow_other,default_permissions\0",
@@ -104,6 +105,7 @@ impl Drop for ErrFs {
             let joined = thread.join();
             assert!(joined.is_ok() || thread::panicking(), "errfs has failed");
         }
+        unmount(&self.store, UnmountFlags::DETACH).ok();
     }
 }
 
@@ -180,6 +182,9 @@ fn serve(store: &Path, device: OwnedFd) {
         judges_opening: false,
         gather_writes: false,
         threads: 4,
+        facts: Vec::new(),
+        read_only: false,
+        machine: Machine::look(),
     };
-    Connection::establish(fs, device, &settings).unwrap().serve().unwrap();
+    Connection::establish(fs, device, settings).unwrap().serve().unwrap();
 }
