@@ -171,6 +171,7 @@ fn name(errno: Errno) -> &'static str {
 }
 
 fn compare(mount: &Mount, few: bool) {
+    let few = few || !common::machine().real_root;
     let mut differences = Vec::new();
     let mut count = 0;
     for (number, spec) in FILES.iter().enumerate() {

@@ -2,7 +2,7 @@
 //! lower tree, and directly below; now and then a server is killed or a mount made anew. In the end
 //! both mounts show what is stored, and no server holds anything that nobody needs.
 //!
-//! `IDSHIFT_SOAK_MINUTES` says for how long (0.3 if it is not set), `IDSHIFT_SOAK_SEED` with which
+//! `IDSHIFT_SOAK_MINUTES` says for how long (0.25 if it is not set), `IDSHIFT_SOAK_SEED` with which
 //! numbers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
 
@@ -187,7 +187,7 @@ const ROLES: &[Role] = &[
 fn minutes() -> f64 {
     match std::env::var("IDSHIFT_SOAK_MINUTES") {
         Ok(text) => text.parse().expect("IDSHIFT_SOAK_MINUTES is a number"),
-        Err(_) => 0.3,
+        Err(_) => 0.25,
     }
 }
 
