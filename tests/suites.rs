@@ -19,6 +19,7 @@ common::tests!(
     pjdfstest_on_xfs,
     pjdfstest_on_btrfs,
     pjdfstest_on_tmpfs,
+    pjdfstest_on_overlayfs,
     pjdfstest_read_only,
     fsx_with_mmap,
     fsx_without_mmap,
@@ -73,11 +74,16 @@ fn pjdfstest_on_tmpfs() {
     pjdfstest_on("tmpfs");
 }
 
+fn pjdfstest_on_overlayfs() {
+    pjdfstest_on("overlayfs");
+}
+
 fn pjdfstest_on(kind: &'static str) {
     // pjdfstest keeps a file open somewhere, so that its tests with a read-only file system fail
     // behind the others, on ext4 too; alone they pass. Hence two runs.
     let (failed, passed) = run_pjdfstest(kind, false, "");
-    assert!(passed > 380, "{passed} passed");
+    let most = if kind == "overlayfs" { 340 } else { 380 };
+    assert!(passed > most, "{passed} passed");
     assert_eq!(failed, 0);
 }
 

@@ -1,4 +1,4 @@
-//! The lower file systems that are tried: each a loop image, but tmpfs.
+//! The lower file systems that are tried: each a loop image, but tmpfs and overlayfs.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,7 +13,7 @@ pub(crate) struct Storage {
     image: Option<PathBuf>,
 }
 
-/// The kinds that [`Storage::make`] knows.
+/// The kinds that [`Storage::make`] knows, without overlayfs, which has no idmapped mounts.
 pub(crate) const KINDS: &[&str] = &["ext4", "xfs", "btrfs", "tmpfs"];
 
 impl Storage {
@@ -25,6 +25,16 @@ impl Storage {
             run(Command::new("mount")
                 .args(["-t", "tmpfs", "-o", "size=2g,mode=0755", "none"])
                 .arg(&root))?;
+            return Ok(Self { kind, root, image: None });
+        }
+        if kind == "overlayfs" {
+            let layers = ["lower", "upper", "work"].map(|name| place.join(name));
+            for layer in &layers {
+                std::fs::create_dir(layer).map_err(|e| format!("{}: {e}", layer.display()))?;
+            }
+            let [below, above, work] = layers.map(|layer| layer.display().to_string());
+            let options = format!("lowerdir={below},upperdir={above},workdir={work}");
+            run(Command::new("mount").args(["-t", "overlay", "-o", &options, "none"]).arg(&root))?;
             return Ok(Self { kind, root, image: None });
         }
         let image = place.join(format!("{kind}.img"));
