@@ -148,11 +148,10 @@ impl InodeTable {
     /// Counts a lookup of the file with this identity, entering it if it is new.
     pub fn intern(&self, identity: Identity, kind: FileType, locator: Locator) -> Lookup<'_> {
         let counted = if identity == self.root {
-            self.count(ROOT_ID, identity, kind, locator).ok()
+            self.count(ROOT_ID, identity, kind, locator, true).ok()
         } else {
-            let own_number = identity.ino > ROOT_ID && identity.ino < ALIAS_BASE;
-            let counted = if own_number {
-                self.count(identity.ino, identity, kind, locator)
+            let counted = if has_own_number(identity) {
+                self.count(identity.ino, identity, kind, locator, false)
             } else {
                 Err(locator)
             };
@@ -164,13 +163,17 @@ impl InodeTable {
         Lookup { table: self, inode: Some(inode), first, former }
     }
 
-    /// Counts under `nodeid` unless another file has that number; then gives the locator back.
+    /// Counts under `nodeid` unless another file has that number; then gives the locator back. So
+    /// it does for a new file that may have an alias from when its own number was taken: unless
+    /// the caller has made sure of that, under the lock of the aliases. One file never has two
+    /// nodeids.
     fn count(
         &self,
         nodeid: u64,
         identity: Identity,
         kind: FileType,
         locator: Locator,
+        sure: bool,
     ) -> Result<Counted, Locator> {
         let mut shard = self.shard(nodeid);
         match shard.entry(nodeid) {
@@ -185,6 +188,7 @@ impl InodeTable {
                 let former = inode.relocate(locator);
                 Ok(Counted { inode, first: false, former })
             }
+            Entry::Vacant(_) if !sure && self.some_alias.load(Ordering::SeqCst) => Err(locator),
             Entry::Vacant(free) => {
                 let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
                 free.insert(Node { inode: Arc::clone(&inode), lookups: 1 });
@@ -195,12 +199,20 @@ impl InodeTable {
 
     fn count_alias(&self, identity: Identity, kind: FileType, locator: Locator) -> Counted {
         let mut aliases = self.aliases();
-        let known = aliases.by_identity.get(&identity).copied();
-        let nodeid = known.unwrap_or_else(|| aliases.give(identity));
+        // Before the number is looked at: whoever finds it free later sees this.
         self.some_alias.store(true, Ordering::SeqCst);
+        let known = aliases.by_identity.get(&identity).copied();
+        let mut locator = locator;
+        if known.is_none() && has_own_number(identity) {
+            match self.count(identity.ino, identity, kind, locator, true) {
+                Ok(counted) => return counted,
+                Err(given_back) => locator = given_back,
+            }
+        }
+        let nodeid = known.unwrap_or_else(|| aliases.give(identity));
         // The alias lock is held, so nobody can forget this nodeid between the two steps, and a
         // number from the counter is taken by nobody else.
-        self.count(nodeid, identity, kind, locator.clone()).unwrap_or_else(|_| {
+        self.count(nodeid, identity, kind, locator, true).unwrap_or_else(|locator| {
             let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
             Counted { inode, first: true, former: None }
         })
@@ -316,6 +328,14 @@ impl InodeTable {
         self.aliases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Whether the inode's own number can be its nodeid.
+fn has_own_number(identity: Identity) -> bool {
+    identity.ino > ROOT_ID && identity.ino < ALIAS_BASE
+}
+
+#[cfg(test)]
+mod schedules;
 
 #[cfg(test)]
 mod tests {
