@@ -131,6 +131,13 @@ impl Place {
                 _ => thread::sleep(Duration::from_millis(20)),
             }
         }
+        // A thread of the dead server may be telling the kernel of a change, and wait for a lock of
+        // somebody who waits for the server: only aborting the connection frees both. The mount is
+        // held, so that it stays until nobody is in a call.
+        let upper = &self.uppers[which];
+        let held = common::open(upper, common::OFlags::PATH, 0).unwrap();
+        unmount(upper, UnmountFlags::FORCE).unwrap_err();
+        drop(held);
         self.remount(which);
     }
 
