@@ -11,6 +11,7 @@ use crate::shift::unmapped::UnmappedOwners;
 
 /// One mount, as asked for and checked.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct MountConfig {
     /// The stored directory, absolute and resolved.
     pub lower: PathBuf,
@@ -42,6 +43,8 @@ pub struct MountConfig {
     pub policies: Policies,
     /// Whether the server keeps what it does not need.
     pub sandbox: Sandbox,
+    /// Whether a new server goes on should the server be killed.
+    pub restart: bool,
     /// The number of worker threads; `None` lets the server choose.
     pub threads: Option<usize>,
     /// Stay in the foreground and log to stderr.

@@ -5,6 +5,7 @@
 //! nothing), find the inode, make one system call relative to a descriptor, read the attributes
 //! back, translate them up.
 
+mod again;
 mod attr;
 mod create;
 mod dir;

@@ -10,6 +10,7 @@
 //! | [`fuse`] | the edge: alone in speaking the FUSE protocol |
 //! | [`fs`] | what the file system does, one file per family of operations |
 //! | [`lower`] | the lower tree: inodes, descriptors, credentials |
+//! | [`state`] | what outlives a server that is killed |
 //! | [`shift`] | pure: ids, id maps, their algebra, ACLs, capabilities |
 //! | [`sys`] | typed system calls, the only `unsafe` |
 
@@ -25,5 +26,6 @@ pub mod lower;
 pub mod mount;
 pub mod report;
 pub mod shift;
+pub mod state;
 #[allow(unsafe_code)]
 pub mod sys;

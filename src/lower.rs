@@ -7,6 +7,8 @@
 //! Lock order: alias table → inode shard → locator → descriptors → open files. None of them is
 //! held across a system call on the lower tree.
 
+pub mod adopt;
+mod aliases;
 pub mod caller;
 pub mod cred;
 pub mod descriptors;
@@ -16,6 +18,7 @@ pub mod kept;
 pub mod locks;
 pub mod open_files;
 pub mod reopen;
+mod row;
 pub mod spare;
 pub mod stat;
 pub mod table;
@@ -32,9 +35,10 @@ use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
 use crate::error::{CallExt, FsError, StartError};
+use crate::state::State;
 use crate::sys::handle;
 use descriptors::{Descriptors, Usage};
-use inode::{Inode, Locator, Place};
+use inode::{Inode, Place};
 use locks::LockOwners;
 use open_files::OpenFiles;
 use spare::Spare;
@@ -57,12 +61,15 @@ pub struct LowerTree {
     births_change: bool,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
+    /// What the next server must know, should this one be killed.
+    pub state: Arc<State>,
     /// Every inode that the kernel knows.
     pub inodes: InodeTable,
     /// Cached `O_PATH` descriptors.
     descriptors: Descriptors,
     /// Descriptors that callers' files leave alone.
     spare: Spare,
+    max_descriptors: usize,
     /// Files that callers have open.
     pub open_files: OpenFiles,
     /// Files whose contents are used without having been opened.
@@ -105,19 +112,28 @@ impl LowerTree {
             .is_ok();
         let births_change = rustix::fs::fstatfs(&handle_mount)
             .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
+        let state = Arc::new(State::create().map_err(no_memory)?);
+        let full = || no_memory(Errno::NOMEM);
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
             handles,
             births_change,
             submounts,
-            inodes: InodeTable::new(identity(births_change, &stat), stat.kind()),
+            inodes: InodeTable::new(
+                Arc::clone(&state),
+                identity(births_change, &stat),
+                stat.kind(),
+            )
+            .ok_or_else(full)?,
             descriptors: Descriptors::new(max_descriptors),
+            max_descriptors,
             spare: Spare::new(),
-            open_files: OpenFiles::default(),
+            open_files: OpenFiles::new(Arc::clone(&state)),
             unopened: Unopened::default(),
             lock_owners: LockOwners::default(),
             watch: None,
+            state,
         })
     }
 
@@ -134,6 +150,14 @@ impl LowerTree {
     /// The root's descriptor.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// This process is the one that serves: what it changes itself is no news. If it takes over from
+    /// another, what that one has turned off is on again.
+    pub fn serves_here(&mut self, takes_over: bool) {
+        if let Some(watch) = &mut self.watch {
+            watch.serves_here(takes_over);
+        }
     }
 
     /// Brings everything of the file system that the root is on to the disk (syncfs(2)).
@@ -171,8 +195,8 @@ impl LowerTree {
 
     /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
     pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
-        let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
-        let mut lookup = self.inodes.intern(self.identity(stat), stat.kind(), walk);
+        let kind = stat.kind();
+        let mut lookup = self.inodes.intern(self.identity(stat), kind, parent.nodeid, name);
         self.renamed(lookup.take_former());
         lookup
     }
@@ -198,9 +222,17 @@ impl LowerTree {
         // Opened first and looked at then: whatever else takes the name, the two go together.
         let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
         if let Some(inode) = self.inodes.find(self.identity(&LowerStat::of(&fd)?)) {
-            self.descriptors.pin(inode.nodeid, Arc::new(fd));
+            self.pin(&inode, fd);
         }
         Ok(())
+    }
+
+    /// Keeps the descriptor of an inode that cannot be found again.
+    fn pin(&self, inode: &Inode, fd: OwnedFd) {
+        self.inodes.pin(inode, fd.as_fd());
+        for (row, fd) in self.descriptors.pin(inode, Arc::new(fd)) {
+            self.inodes.unpin(row, fd.as_fd());
+        }
     }
 
     /// A file now answers to another name: those that are reached by a walk must take the new one.
@@ -208,8 +240,7 @@ impl LowerTree {
         let Ok(dir) = self.path_fd(parent) else { return };
         let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
         if let Some(inode) = self.inodes.find(self.identity(&stat)) {
-            let walk = Locator::Walk { parent: parent.nodeid, name: name.into() };
-            self.renamed(inode.relocate(walk));
+            self.renamed(self.inodes.relocate(&inode, parent.nodeid, name));
         }
     }
 
@@ -217,7 +248,8 @@ impl LowerTree {
     pub fn forget(&self, nodeid: u64, count: u64) -> bool {
         let gone = self.inodes.forget(nodeid, count);
         if gone {
-            self.descriptors.remove(nodeid);
+            // The row that named a descriptor is free by now.
+            drop(self.descriptors.remove(nodeid));
             self.unopened.remove(nodeid);
         }
         gone
@@ -226,6 +258,10 @@ impl LowerTree {
 
 fn identity(births_change: bool, stat: &LowerStat) -> Identity {
     if births_change { stat.identity_without_birth() } else { stat.identity() }
+}
+
+fn no_memory(errno: Errno) -> StartError {
+    StartError::System { what: "cannot reserve memory for inodes".into(), source: errno.into() }
 }
 
 fn unusable(path: &Path, what: &str, errno: Errno) -> StartError {

@@ -17,3 +17,4 @@ pub mod policies;
 pub mod remount;
 pub mod sandbox;
 pub mod serve;
+mod supervise;

@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod nsfs;
 pub mod process;
 pub mod seccomp;
+pub mod shared;
 pub mod users;
 
 use rustix::io::Errno;

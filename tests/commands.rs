@@ -280,7 +280,7 @@ fn busy_mount_names_who_uses_it() {
 
 fn dead_server() {
     let place = Place::new();
-    place.mount("map=identity");
+    place.mount("map=identity,restart=off");
     rustix::process::kill_process(place.server(), rustix::process::Signal::KILL).unwrap();
     eventually("the mount is dead", || fs::read_dir(place.path("mnt")).is_err());
     place

@@ -203,7 +203,7 @@ fn killed(lower: &Path, guard: &str) {
     let dir = temp_dir();
     let point = dir.path().join("upper");
     put_dir(&point, 0o755, 0, 0);
-    let options = format!("{},guard={guard}", common::MAP);
+    let options = format!("{},guard={guard},restart=off", common::MAP);
     let mut server = common::mount::server_command(&options, lower, &point)
         .stderr(Stdio::null())
         .spawn()
@@ -237,7 +237,7 @@ fn killed_server_leaves_a_guard_that_can_be_undone() {
     killed(&lower, "hide");
     let called = unguard(&lower);
     assert_eq!(called.code, 32, "{}", called.out);
-    assert!(called.err.contains(&alive.server_pid().to_string()), "{}", called.err);
+    assert!(called.err.contains(&alive.main_pid().to_string()), "{}", called.err);
     assert_eq!(guard_on(&lower), "nosuid");
     alive.unmount();
     assert_eq!(table(dir.path()), before);

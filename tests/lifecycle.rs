@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use common::mount::{free, is_mounted, mount_line, server_command, temp_dir, wait_for};
-use common::program::{Called, call, idshift, program, servers_of};
+use common::program::{Called, call, idshift, processes_of, program, servers_of};
 use common::runner::{needs_program, needs_real_root};
 use common::{Caller, Mount, OFlags, eventually, lo, machine, open, put_dir, put_file, raw};
 use rustix::mount::{UnmountFlags, unmount};
@@ -53,7 +53,11 @@ impl Place {
     }
 
     fn mount(&self) -> Called {
-        idshift(&[&"mount", &"-o", &common::MAP, &self.lower, &self.upper])
+        self.mount_with(common::MAP)
+    }
+
+    fn mount_with(&self, options: &str) -> Called {
+        idshift(&[&"mount", &"-o", &options, &self.lower, &self.upper])
     }
 
     fn mounted() -> Self {
@@ -81,7 +85,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         free(&self.upper);
-        for pid in servers_of(&self.upper) {
+        for pid in processes_of(&self.upper) {
             raw::kill(pid, libc::SIGKILL).ok();
         }
     }
@@ -186,7 +190,8 @@ fn sigint_unmounts_in_the_foreground() {
 }
 
 fn killed_server_leaves_a_mount_that_can_be_replaced() {
-    let place = Place::mounted();
+    let place = Place::new();
+    assert_eq!(place.mount_with(&format!("{},restart=off", common::MAP)).code, 0);
     raw::kill(place.server(), libc::SIGKILL).unwrap();
     eventually("the server is gone", || servers_of(&place.upper).is_empty());
     assert!(!place.answers(), "nobody serves it");

@@ -507,7 +507,7 @@ fn ranges_in_use() {
     assert!(json.contains(&format!("\"pids\": [{}]", inside.pid())), "{json}");
     row(" ", "1300", 1, "account bob");
     row(" ", "1400", 1, "group staff");
-    let server = mount.server_pid();
+    let server = mount.main_pid();
     let point = mount.up("");
     let who = format!(
         "by the mount {} (process {server})",

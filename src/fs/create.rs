@@ -115,7 +115,7 @@ impl FileSystem {
         let lookup = self.lower.intern(parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
         let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
-        let opened = self.opened(inode, flags, Some(fd));
+        let opened = self.opened(inode, flags, Some(fd))?;
         Ok((Entry { lookup, attr }, opened))
     }
 

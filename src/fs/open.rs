@@ -62,7 +62,7 @@ impl FileSystem {
         let kept = self.lower_flags(flags);
         let put_off = passthrough && kept & OFlags::ACCMODE == OFlags::RDONLY;
         let fd = if put_off { None } else { Some(self.open_for_caller(&inode, kept)?) };
-        Ok(self.opened(&inode, kept, fd))
+        self.opened(&inode, kept, fd)
     }
 
     /// The lower file, for the kernel to read and write by itself.
@@ -83,7 +83,7 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.open_for_caller(&inode, flags)?;
-        Ok(self.opened(&inode, flags, Some(fd)))
+        self.opened(&inode, flags, Some(fd))
     }
 
     /// Opens a lower file that stays open as long as a caller likes.
@@ -97,7 +97,7 @@ impl FileSystem {
         inode: &Arc<Inode>,
         flags: OFlags,
         fd: Option<OwnedFd>,
-    ) -> Opened<'_> {
+    ) -> Result<Opened<'_>, FsError> {
         if let Some(fd) = &fd {
             self.lower.opened_for_caller(fd);
         }
@@ -110,9 +110,10 @@ impl FileSystem {
         self.lower.file_fd(&file)
     }
 
-    /// Closes a file or directory.
-    pub fn release(&self, handle: u64) {
-        self.lower.open_files.remove(handle);
+    /// Closes a file or directory. Returns whether it used a backing id.
+    pub fn release(&self, handle: u64) -> bool {
+        let backed = self.lower.open_files.remove(handle);
         self.lower.drop_locks_through(handle);
+        backed
     }
 }

@@ -15,6 +15,9 @@ use rustix::io::Errno;
 use super::device::Device;
 use crate::error::FsError;
 use crate::fs::BackingFile;
+use crate::state::rows::Free;
+use crate::state::slot::GET;
+use crate::state::{Number, State};
 use crate::sys::fuse::{backing_close, backing_open};
 
 /// Each idle id holds a lower file open in the kernel.
@@ -22,7 +25,7 @@ const MAX_IDLE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// The backing ids of one mount.
 pub(super) struct Backings {
-    device: Device,
+    ids: Arc<Ids>,
     on: AtomicBool,
     table: Mutex<Table>,
 }
@@ -39,15 +42,56 @@ struct Busy {
 
 /// A lower file that is registered with the connection until this is dropped.
 struct BackingId {
-    device: Device,
+    ids: Arc<Ids>,
     id: i32,
     lasting: bool,
+    /// Its row in [`crate::state`].
+    row: Option<u32>,
+}
+
+/// What all ids need.
+struct Ids {
+    device: Device,
+    state: Arc<State>,
+    free: Mutex<Free>,
+}
+
+// The second word of a row: the id (low half), and what is known of it.
+const LASTING: u64 = 1 << 32;
+const CLOSING: u64 = 1 << 33;
+
+/// How many ids the threads of a killed server can have got from the kernel without having been able
+/// to write them down: one for each thread.
+const UNKNOWN: i32 = 256;
+
+impl Ids {
+    /// Registers a lower file.
+    fn open(self: &Arc<Self>, nodeid: u64, file: BackingFile) -> Result<BackingId, Errno> {
+        let BackingFile { fd, lasting } = file;
+        let id = backing_open(&self.device, fd)?;
+        let number = u64::from(id.unsigned_abs());
+        self.state.number(Number::Backing).fetch_max(number, Ordering::SeqCst);
+        let values = [nodeid, number | if lasting { LASTING } else { 0 }];
+        let row = self.state.backings.enter(&mut self.free(), values);
+        Ok(BackingId { ids: Arc::clone(self), id, lasting, row })
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for BackingId {
     fn drop(&mut self) {
-        if let Err(errno) = backing_close(&self.device, self.id) {
+        // Said first: what is being closed is closed once more by the next server, if it must.
+        if let Some(row) = self.row {
+            self.ids.state.backings.row(row)[1].fetch_or(CLOSING, Ordering::SeqCst);
+        }
+        if let Err(errno) = backing_close(&self.ids.device, self.id) {
             tracing::debug!(%errno, "FUSE_DEV_IOC_BACKING_CLOSE");
+        }
+        if let Some(row) = self.row {
+            self.ids.state.backings.remove(&mut self.ids.free(), row);
         }
     }
 }
@@ -82,9 +126,43 @@ impl Drop for Backing<'_> {
 
 impl Backings {
     /// None yet; `on` says whether the kernel has passthrough at all.
-    pub(super) fn new(device: Device, on: bool) -> Self {
+    pub(super) fn new(device: Device, state: Arc<State>, on: bool) -> Self {
         let table = Table { busy: HashMap::new(), idle: LruCache::new(MAX_IDLE) };
-        Self { device, on: AtomicBool::new(on), table: Mutex::new(table) }
+        let ids = Arc::new(Ids { device, state, free: Mutex::default() });
+        Self { ids, on: AtomicBool::new(on), table: Mutex::new(table) }
+    }
+
+    /// Takes over those that another server has left: `opens` says how many open files of each inode
+    /// use one, `knows` which inodes the kernel knows.
+    pub(super) fn adopt(&self, mut opens: HashMap<u64, usize>, knows: impl Fn(u64) -> bool) {
+        let (free, rows) = self.ids.state.backings.adopt();
+        *self.ids.free() = free;
+        let mut unneeded = Vec::new();
+        let mut table = self.table();
+        for (row, [nodeid, word]) in rows {
+            let id = i32::try_from(word & u64::from(u32::MAX)).unwrap_or(0);
+            let lasting = word & LASTING != 0;
+            let id = BackingId { ids: Arc::clone(&self.ids), id, lasting, row: Some(row) };
+            let closing = word & CLOSING != 0;
+            match opens.remove(&nodeid) {
+                Some(opens) if !closing => {
+                    table.busy.insert(nodeid, Busy { id: Arc::new(id), opens });
+                }
+                None if lasting && !closing && knows(nodeid) => {
+                    unneeded.extend(table.idle.push(nodeid, Arc::new(id)).map(|(_, id)| id));
+                }
+                _ => unneeded.push(Arc::new(id)),
+            }
+        }
+        drop(table);
+        drop(unneeded);
+        // The kernel gives ids in order.
+        let last = i32::try_from(self.ids.state.number(Number::Backing).load(GET)).unwrap_or(0);
+        if last > 0 {
+            for id in last.saturating_add(1)..last.saturating_add(UNKNOWN) {
+                backing_close(&self.ids.device, id).ok();
+            }
+        }
     }
 
     /// A share in the inode's id for one more open file, registering `file` if there is none yet;
@@ -101,11 +179,9 @@ impl Backings {
         if let Some(id) = known {
             return Ok(Some(Backing { backings: self, nodeid, id, kept: false }));
         }
-        let BackingFile { fd, lasting } = file()?;
-        match backing_open(&self.device, fd) {
+        match self.ids.open(nodeid, file()?) {
             Ok(id) => {
-                let fresh = Arc::new(BackingId { device: self.device.clone(), id, lasting });
-                let shared = self.table().take(nodeid, Some(fresh));
+                let shared = self.table().take(nodeid, Some(Arc::new(id)));
                 Ok(shared.map(|id| Backing { backings: self, nodeid, id, kept: false }))
             }
             Err(errno) => self.refused(errno).map(|()| None),

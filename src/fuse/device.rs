@@ -13,8 +13,8 @@ use zerocopy::{Immutable, IntoBytes};
 
 use super::root;
 use super::wire::{
-    EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NotifyInvalEntry, NotifyInvalInode,
-    OutHeader,
+    EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NOTIFY_RESEND, NotifyInvalEntry,
+    NotifyInvalInode, OutHeader,
 };
 
 /// An open /dev/fuse that belongs to a mount.
@@ -102,6 +102,13 @@ impl Device {
             let entry = NotifyInvalEntry { parent, namelen, flags: EXPIRE_ONLY };
             self.send(0, NOTIFY_INVAL_ENTRY, &[entry.as_bytes(), name.as_bytes(), b"\0"])
         })
+    }
+
+    /// Has the kernel send all requests once more that have been read and not answered, before all
+    /// others and with `UNIQUE_RESEND` in their numbers (`FUSE_NOTIFY_RESEND`). `EINVAL` before
+    /// Linux 6.9.
+    pub(super) fn resend(&self) -> Result<(), Errno> {
+        self.send(0, NOTIFY_RESEND, &[])
     }
 
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {

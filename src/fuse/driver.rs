@@ -73,6 +73,7 @@ impl Driver {
         let left_out = FUSE_PASSTHROUGH | FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE;
         let (agreed, _) = negotiate::agree(everything, u32::MAX, 1, left_out);
         assert!(agreed.has(FUSE_SETXATTR_EXT) && agreed.has(FUSE_POSIX_LOCKS));
+        let state = std::sync::Arc::clone(&fs.lower.state);
         let server = Server {
             fs,
             agreed,
@@ -81,7 +82,7 @@ impl Driver {
             finds_out_listings: false,
             flush: true,
             lock_waiters: None,
-            backings: Backings::new(device.clone(), false),
+            backings: Backings::new(device.clone(), state, false),
             counters: AllCounters::default(),
             about: About::new(Vec::new()),
             device,

@@ -71,6 +71,8 @@ features! {
     FUSE_INIT_EXT 30 "5.17" "room for the flags that follow" else "none of them";
     FUSE_PASSTHROUGH 37 "6.9" "the kernel reads and writes lower files without the server"
         else "contents are copied through the server";
+    FUSE_HAS_RESEND 39 "6.9" "requests that a killed server had begun are answered by the next one"
+        else "they end with EIO";
 }
 
 /// The oldest and the newest minor version of the protocol (its major version is 7) that is spoken.

@@ -73,7 +73,10 @@ pub(super) struct Notifier {
 
 impl Notifier {
     /// Starts the thread where the server needs it.
-    pub(super) fn start(server: &Arc<Server>) -> Result<Option<Self>, Errno> {
+    ///
+    /// If it takes over from a server that was killed, which may have heard of a change and told
+    /// nobody, all is told first.
+    pub(super) fn start(server: &Arc<Server>, takes_over: bool) -> Result<Option<Self>, Errno> {
         if server.keeping != Keeping::Notified || server.fs.lower.watch().is_none() {
             return Ok(None);
         }
@@ -84,7 +87,10 @@ impl Notifier {
             .spawn(move || {
                 let Some(watch) = server.fs.lower.watch() else { return };
                 let _at_the_end = Stopping(watch);
-                let listener = Listener { server: &server, watch, repeats: HashMap::new() };
+                let mut listener = Listener { server: &server, watch, repeats: HashMap::new() };
+                if takes_over {
+                    listener.tell(Changes { lost: true, ..Changes::default() });
+                }
                 if let Err(errno) = listener.listen(&stopped) {
                     tracing::error!(%errno, "changes below are not heard of any more");
                 }
@@ -164,6 +170,11 @@ impl Listener<'_> {
                     break;
                 }
             }
+            if changes.lost {
+                tracing::warn!(
+                    "too many changes below at once: all that is remembered is asked anew"
+                );
+            }
             self.repeat(&mut changes);
             self.tell(changes);
             last = Instant::now();
@@ -190,9 +201,6 @@ impl Listener<'_> {
     /// after they were forgotten.
     fn tell(&mut self, changes: Changes) {
         let Changes { names, mut inodes, lost, missing } = changes;
-        if lost {
-            tracing::warn!("too many changes below at once: all that is remembered is asked anew");
-        }
         names.iter().chain(&missing).for_each(|place| self.tell_name(place));
         if lost {
             let table = &self.server.fs.lower.inodes;

@@ -14,6 +14,7 @@ use crate::fs::{Caller, Name};
 use crate::shift::id::Id;
 
 /// One request: its header, and the arguments that have not been taken off yet.
+#[derive(Clone)]
 pub(super) struct Request<'m> {
     header: InHeader,
     args: &'m [u8],

@@ -21,9 +21,9 @@ use super::request::Request;
 use super::server::Server;
 use super::trust::Valid;
 use super::wire::Opcode;
-use super::workers::BUFFER;
 use crate::lower::table::ROOT_ID;
 use crate::lower::watch::LONG;
+use crate::state::BUFFER;
 
 /// The name under which the root directory is found once more while nobody but the server can look
 /// at the mount. It appears in `/proc/self/mountinfo`, as the part of the file system that is

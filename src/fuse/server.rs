@@ -17,7 +17,9 @@ use crate::error::FsError;
 use crate::fs::{Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::table::Lookup;
+use crate::state::slot;
 
+mod again;
 mod ask;
 mod data;
 mod listing;
@@ -85,16 +87,29 @@ type Done<'s> = Result<Outcome<'s>, FsError>;
 impl Server {
     /// Serves one message. `payload` is reused from request to request.
     pub(super) fn serve(&self, message: &[u8], payload: &mut Payload) -> Served {
-        payload.bytes.clear();
-        let Some(mut request) = Request::parse(message) else {
+        let Some(request) = Request::parse(message) else {
             tracing::error!(length = message.len(), "a message that is no request");
             return Served { opcode: None, failed: true };
         };
+        let changes = request.opcode().is_some_and(again::is_no_harmless_one);
+        slot::begin(request.unique(), changes.then(again::now));
+        let served = self.answer(request, payload, Self::dispatch);
+        slot::end();
+        served
+    }
+
+    fn answer<'s>(
+        &'s self,
+        mut request: Request<'_>,
+        payload: &mut Payload,
+        dispatch: impl FnOnce(&'s Self, &mut Request<'_>, &mut Payload) -> Done<'s>,
+    ) -> Served {
+        payload.bytes.clear();
         let unique = request.unique();
         // The one line per message that `tests/messages.rs` counts.
         tracing::trace!(opcode = ?request.opcode(), nodeid = request.nodeid(), "request");
         // A fault in one request must neither leave its caller waiting nor take the mount down.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.dispatch(&mut request, payload)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| dispatch(self, &mut request, payload)));
         let mut failed = false;
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
@@ -156,7 +171,7 @@ impl Server {
             Opcode::Statfs => self.statfs(request, payload),
             Opcode::Syncfs => self.syncfs(),
             Opcode::Getxattr => self.getxattr(request, payload),
-            Opcode::Setxattr => self.setxattr(request),
+            Opcode::Setxattr => self.setxattr(request, false),
             Opcode::Listxattr => self.listxattr(request, payload),
             Opcode::Removexattr => self.removexattr(request),
             Opcode::Destroy => done(),
@@ -245,7 +260,7 @@ impl Server {
         xattr(names, payload)
     }
 
-    fn setxattr(&self, request: &mut Request<'_>) -> Done<'_> {
+    fn setxattr(&self, request: &mut Request<'_>, again: bool) -> Done<'_> {
         let args: wire::SetxattrIn = request.take()?;
         let outside_group = if self.agreed.has(FUSE_SETXATTR_EXT) {
             let ext: wire::SetxattrExt = request.take()?;
@@ -256,7 +271,9 @@ impl Server {
         let name = request.take_str()?;
         let value = request.take_bytes(args.size)?;
         let (caller, nodeid) = (request.caller(), request.nodeid());
-        self.fs.setxattr(caller, nodeid, name, value, args.flags, outside_group)?;
+        // `XATTR_CREATE` or `XATTR_REPLACE` was judged when it was done for the first time.
+        let flags = if again { 0 } else { args.flags };
+        self.fs.setxattr(caller, nodeid, name, value, flags, outside_group)?;
         done()
     }
 

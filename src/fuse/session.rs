@@ -1,6 +1,7 @@
 //! A FUSE connection, from the handshake to its end.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::collections::HashSet;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -19,11 +20,12 @@ use super::root;
 use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
-use super::workers;
 pub use super::workers::Machine;
+use super::workers::{self, Turn};
 use crate::config::IoMode;
 use crate::fs::FileSystem;
 use crate::report::Report;
+use crate::state::{BUFFER, State};
 
 /// How a connection is served.
 #[derive(Debug)]
@@ -79,6 +81,7 @@ pub struct Connection {
     server: Arc<Server>,
     threads: usize,
     machine: Machine,
+    takes_over: bool,
 }
 
 impl Connection {
@@ -90,24 +93,49 @@ impl Connection {
         let device = Device::new(device)?;
         let agreed = shake_hands(&device, settings.stack_depth, settings.left_out())?;
         let server = Server {
-            fs,
             agreed,
             keeping: settings.keeping,
             expires_missing_names: notify::expires_missing_names(),
             finds_out_listings: notify::finds_out_listings(),
             flush: settings.flush,
             lock_waiters: settings.lower_locks.then(LockWaiters::new),
-            backings: Backings::new(device.clone(), agreed.has(FUSE_PASSTHROUGH)),
+            backings: Backings::new(
+                device.clone(),
+                Arc::clone(&fs.lower.state),
+                agreed.has(FUSE_PASSTHROUGH),
+            ),
             counters: AllCounters::default(),
             about: About::new(settings.facts),
+            fs,
             device,
         };
-        Ok(Self { server: Arc::new(server), threads: settings.threads, machine: settings.machine })
+        let Settings { threads, machine, .. } = settings;
+        Ok(Self { server: Arc::new(server), threads, machine, takes_over: false })
     }
 
     /// The lower directory.
     pub fn lower(&self) -> BorrowedFd<'_> {
         self.server.fs.lower.root()
+    }
+
+    /// Closes what can be opened again: before a fork, after which both processes would.
+    pub fn shed(&self) {
+        self.server.fs.lower.shed();
+    }
+
+    /// What the next server must know.
+    pub fn state(&self) -> Arc<State> {
+        Arc::clone(&self.server.fs.lower.state)
+    }
+
+    /// Makes this process the one that serves. With `left` it takes over from one that has ended,
+    /// whose descriptors are open here beside those in the set: then this comes before anything else
+    /// that opens one.
+    pub fn begin(&mut self, left: Option<&HashSet<RawFd>>) -> Result<(), Errno> {
+        let server = Arc::get_mut(&mut self.server).ok_or(Errno::BUSY)?;
+        self.takes_over = left.is_some();
+        server.fs.lower.serves_here(self.takes_over);
+        left.map_or(Ok(()), |base| server.adopt(base))
     }
 
     /// What tells how the mount does, at any time from now on.
@@ -122,12 +150,15 @@ impl Connection {
         root::answer_during(&self.server, work)
     }
 
-    /// Serves requests until the file system is unmounted.
+    /// Serves requests until the file system is unmounted; after [`Connection::begin`].
     pub fn serve(self) -> Result<(), Errno> {
         if let Some(waiters) = &self.server.lock_waiters {
             waiters.start(self.server.device.clone())?;
         }
-        let notifier = Notifier::start(&self.server)?;
+        if self.takes_over && self.server.take_over()? == Turn::Ended {
+            return Ok(());
+        }
+        let notifier = Notifier::start(&self.server, self.takes_over)?;
         let ended = workers::run(&self.server, self.threads, self.machine);
         drop(notifier);
         ended
@@ -136,7 +167,7 @@ impl Connection {
 
 /// Reads INIT, which the kernel sends first and once, and answers it.
 fn shake_hands(device: &Device, stack_depth: u32, left_out: u64) -> Result<Agreed, Errno> {
-    let mut buffer = vec![0; workers::BUFFER];
+    let mut buffer = vec![0; BUFFER];
     loop {
         let length = match device.read(&mut buffer)? {
             Read::Request(length) => length,

@@ -41,6 +41,9 @@ pub(super) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 /// `FUSE_NOTIFY_*`, sent in the place of an errno.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+pub(super) const NOTIFY_RESEND: i32 = 7;
+/// `FUSE_UNIQUE_RESEND`: set in the number of a request that the kernel sends once more.
+pub(super) const UNIQUE_RESEND: u64 = 1 << 63;
 /// `FUSE_EXPIRE_ONLY`: the name is asked about again, and stays if that confirms it.
 pub(super) const EXPIRE_ONLY: u32 = 1;
 

@@ -22,17 +22,14 @@ use rustix::io::Errno;
 
 use super::counters::{Counters, Served};
 use super::device::Read;
-use super::negotiate::MAX_WRITE;
 use super::reply::Payload;
 use super::request::Request;
 use super::server::Server;
+use crate::state::slot;
 pub use looking::Machine;
 use looking::{Callers, Crowd, Looking};
 
 mod looking;
-
-/// Room for the largest request: a write, and its headers.
-pub(super) const BUFFER: usize = MAX_WRITE as usize + 4096;
 
 /// After this many requests without a gap, another reader may be worth its wake-up.
 const BACKLOG: u32 = 8;
@@ -186,7 +183,20 @@ impl Workers {
 
     /// A thread's life: reading, and sitting on the bench.
     fn work(&self) {
-        let mut buffer = vec![0; BUFFER];
+        let state = &self.server.fs.lower.state;
+        let slot = state.slots.take().ok_or(Errno::AGAIN);
+        let buffer = slot.and_then(|slot| Ok((state.buffer(slot.number())?, slot)));
+        let mut buffer = match buffer {
+            Ok((buffer, slot)) => {
+                slot.enter();
+                buffer
+            }
+            Err(errno) => {
+                tracing::error!(%errno, "a thread has no room to work");
+                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
+                return self.end();
+            }
+        };
         let mut payload = Payload::default();
         let counters = self.server.counters.of_new_worker();
         loop {
@@ -225,6 +235,7 @@ impl Workers {
             }
             // While requests flow, one look at the clock serves for the end of one and this.
             let begun = if without_gap >= FLOW { ended } else { Instant::now() };
+            slot::await_message(buffer);
             let length = match self.server.device.read(buffer)? {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
@@ -324,7 +335,7 @@ enum Next {
 
 /// Why a reader stopped reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     /// Nothing to do, and another one waits.
     Over,
     /// The connection has ended.

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 
+use super::inode::Inode;
+use crate::state::arena::Piece;
+
 /// Descriptors by nodeid. One that is in use lives on after it has left the cache.
 pub(super) struct Descriptors(Mutex<Caches>);
 
@@ -14,7 +17,7 @@ struct Caches {
     reopenable: LruCache<u64, Arc<OwnedFd>>,
     /// Of inodes whose last known name is gone: kept apart, so that ordinary traffic does not
     /// push them out, and bounded too, so that a hostile caller cannot use up descriptors.
-    unlinked: LruCache<u64, Arc<OwnedFd>>,
+    unlinked: LruCache<u64, Pinned>,
     hits: u64,
     misses: u64,
 }
@@ -32,6 +35,9 @@ pub struct Usage {
     pub misses: u64,
 }
 
+/// The row of an inode that names a descriptor, and that descriptor.
+type Pinned = (Piece, Arc<OwnedFd>);
+
 impl Descriptors {
     /// Keeps at most about `max` descriptors open.
     pub(super) fn new(max: usize) -> Self {
@@ -44,7 +50,7 @@ impl Descriptors {
     pub(super) fn get(&self, nodeid: u64) -> Option<Arc<OwnedFd>> {
         let mut caches = self.lock();
         let found = caches.reopenable.get(&nodeid).map(Arc::clone);
-        let found = found.or_else(|| caches.unlinked.get(&nodeid).map(Arc::clone));
+        let found = found.or_else(|| caches.unlinked.get(&nodeid).map(|(_, fd)| Arc::clone(fd)));
         *(if found.is_some() { &mut caches.hits } else { &mut caches.misses }) += 1;
         found
     }
@@ -60,17 +66,17 @@ impl Descriptors {
         drop(evicted); // closes outside the lock
     }
 
-    /// Keeps the descriptor of an inode that cannot be found again.
-    pub(super) fn pin(&self, nodeid: u64, fd: Arc<OwnedFd>) {
-        let evicted = self.lock().unlinked.push(nodeid, fd);
-        drop(evicted);
+    /// Keeps the descriptor of an inode that cannot be found again. Returns those that have to go for
+    /// it, with the rows that name them.
+    pub(super) fn pin(&self, inode: &Inode, fd: Arc<OwnedFd>) -> Vec<Pinned> {
+        let pushed = self.lock().unlinked.push(inode.nodeid, (inode.row, fd));
+        pushed.map(|(_, pinned)| pinned).into_iter().collect()
     }
 
-    pub(super) fn remove(&self, nodeid: u64) {
+    /// The kernel has forgotten the inode. Returns its descriptors, to be closed.
+    pub(super) fn remove(&self, nodeid: u64) -> impl Sized {
         let mut caches = self.lock();
-        let gone = (caches.reopenable.pop(&nodeid), caches.unlinked.pop(&nodeid));
-        drop(caches);
-        drop(gone);
+        (caches.reopenable.pop(&nodeid), caches.unlinked.pop(&nodeid))
     }
 
     /// Closes all that can be opened again: the process has run out of descriptors.
@@ -89,13 +95,19 @@ impl Descriptors {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::FileType;
+
     use super::*;
+    use crate::lower::stat::Identity;
 
     #[test]
     fn the_oldest_goes_first_and_the_unlinked_stay() {
         let open = || Arc::new(OwnedFd::from(std::fs::File::open("/").unwrap()));
         let cache = Descriptors::new(4);
-        cache.pin(9, open());
+        let identity = Identity { dev: 1, ino: 9, born: 0 };
+        let inode = Inode { nodeid: 9, identity, kind: FileType::RegularFile, row: 8 };
+        assert!(cache.pin(&inode, open()).is_empty());
+        assert_eq!(cache.pin(&inode, open())[0].0, 8, "the former one");
         for nodeid in 1..=3 {
             cache.put(nodeid, open());
         }
@@ -105,7 +117,7 @@ mod tests {
         assert!(cache.get(3).is_none() && cache.get(9).is_some());
         let usage = Usage { reopenable: 0, unlinked: 1, hits: 4, misses: 2 };
         assert_eq!(cache.usage(), usage);
-        cache.remove(9);
+        drop(cache.remove(9));
         assert!(cache.get(9).is_none());
     }
 }

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::error::{CallExt, FsError};
 use crate::sys::handle;
 
-use super::inode::{Inode, Locator};
+use super::inode::{Inode, Locator, Place};
 use super::stat::LowerStat;
 use super::{LowerTree, open_path_at, proc_path};
 
@@ -28,7 +28,9 @@ impl LowerTree {
             if let Some(fd) = self.known_fd(&inode)? {
                 break fd;
             }
-            let Locator::Walk { parent, name } = inode.locator() else { continue };
+            let Some(Locator::Walk(Place { parent, name })) = self.inodes.locator(&inode) else {
+                continue;
+            };
             below.push((inode, name));
             if below.len() > MAX_WALK {
                 return Err(FsError::Stale);
@@ -57,9 +59,9 @@ impl LowerTree {
         if let Some(fd) = self.open_files.any_of(inode.nodeid) {
             return Ok(Some(fd));
         }
-        match inode.locator() {
+        match self.inodes.locator(inode).ok_or(FsError::Stale)? {
             Locator::Root => Ok(Some(Arc::clone(&self.root))),
-            Locator::Walk { .. } => Ok(None),
+            Locator::Walk(_) => Ok(None),
             Locator::Handle { kind, data } => {
                 let opened = self.retrying(|| {
                     let flags = OFlags::PATH | OFlags::NOFOLLOW;
@@ -79,7 +81,7 @@ impl LowerTree {
             return;
         }
         if let Ok(handle) = handle::name_to_handle(fd) {
-            inode.relocate(Locator::Handle { kind: handle.kind, data: handle.data });
+            self.inodes.set_handle(inode, handle.kind, &handle.data);
         }
     }
 
@@ -92,7 +94,7 @@ impl LowerTree {
             return Err(FsError::Refused(Errno::NXIO));
         }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
-        if let Locator::Handle { kind, data } = inode.locator() {
+        if let Some(Locator::Handle { kind, data }) = self.inodes.locator(inode) {
             let opened = self.retrying(|| {
                 handle::open_by_handle(&self.handle_mount, kind, &data, flags)
                     .call("open_by_handle_at")
@@ -122,7 +124,7 @@ impl LowerTree {
     }
 
     /// Closes what can be opened again.
-    pub(super) fn shed(&self) {
+    pub fn shed(&self) {
         self.descriptors.shed();
         self.unopened.shed();
     }

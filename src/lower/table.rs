@@ -4,33 +4,43 @@
 //! taken (another device, or a reused number whose
 //! former owner the kernel still knows) a number from [`ALIAS_BASE`] up is given instead: two
 //! files never share a nodeid, because a right checked on one must not open the other.
+//!
+//! The inodes themselves are rows of [`crate::state`], so that the next server knows them, should
+//! this one be killed. Here is only what finds them.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ffi::OsStr;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FileType;
 
+use super::aliases::Aliases;
 use super::inode::{Inode, Locator, Place};
+use super::row::Row;
 use super::stat::Identity;
+use crate::state::arena::{Piece, Slabs};
+use crate::state::slot::GET;
+use crate::state::{State, slot};
 
 /// The root's nodeid (`FUSE_ROOT_ID`).
 pub const ROOT_ID: u64 = 1;
 /// Nodeids from here up are not lower inode numbers.
 pub const ALIAS_BASE: u64 = 1 << 63;
-const SHARDS: u64 = 16;
+const SHARDS: u8 = 16;
 
-/// An inode and how often the kernel has been told of it.
-struct Node {
-    inode: Arc<Inode>,
-    lookups: u64,
+/// A part of the table.
+struct Shard {
+    rows: HashMap<u64, Piece>,
+    /// Where its rows and names are.
+    slabs: Slabs,
 }
-
-type Shard = HashMap<u64, Node>;
 
 /// Every inode that the kernel knows.
 pub struct InodeTable {
+    state: Arc<State>,
     root: Identity,
     shards: Vec<Mutex<Shard>>,
     aliases: Mutex<Aliases>,
@@ -38,39 +48,22 @@ pub struct InodeTable {
     some_alias: AtomicBool,
 }
 
-#[derive(Default)]
-struct Aliases {
-    /// The nodeid of each inode that does not go by its own number.
-    by_identity: HashMap<Identity, u64>,
-    /// The same nodeids by inode number.
-    by_number: HashMap<u64, Vec<u64>>,
-    given: u64,
-}
-
 /// An inode that was found or entered in the table.
 struct Counted {
     inode: Arc<Inode>,
     first: bool,
     former: Option<Place>,
+    /// Where the thread's slot says so.
+    at: usize,
 }
 
-impl Aliases {
-    fn give(&mut self, identity: Identity) -> u64 {
-        self.given += 1;
-        let nodeid = ALIAS_BASE + self.given;
-        self.by_identity.insert(identity, nodeid);
-        self.by_number.entry(identity.ino).or_default().push(nodeid);
-        nodeid
-    }
-
-    fn take_back(&mut self, identity: Identity) {
-        let Some(nodeid) = self.by_identity.remove(&identity) else { return };
-        let Entry::Occupied(mut same) = self.by_number.entry(identity.ino) else { return };
-        same.get_mut().retain(|&other| other != nodeid);
-        if same.get().is_empty() {
-            same.remove();
-        }
-    }
+/// Why an inode could not be counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    /// Another file has the nodeid.
+    Taken,
+    /// There is no room for more.
+    Full,
 }
 
 /// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
@@ -79,6 +72,7 @@ pub struct Lookup<'t> {
     inode: Option<Arc<Inode>>,
     first: bool,
     former: Option<Place>,
+    at: usize,
 }
 
 impl Lookup<'_> {
@@ -87,7 +81,7 @@ impl Lookup<'_> {
         self.inode.as_ref().map_or(0, |inode| inode.nodeid)
     }
 
-    /// The inode.
+    /// The inode; `None` if there was no room for it.
     pub fn inode(&self) -> Option<&Arc<Inode>> {
         self.inode.as_ref()
     }
@@ -111,26 +105,74 @@ impl Lookup<'_> {
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
         if let Some(inode) = self.inode.take() {
-            self.table.forget(inode.nodeid, 1);
+            self.table.take_back(inode.nodeid, self.at);
         }
     }
 }
 
 impl InodeTable {
-    /// A table that knows the root alone.
-    pub fn new(root: Identity, kind: FileType) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let some_alias = AtomicBool::new(false);
-        let table = Self { root, shards, aliases: Mutex::default(), some_alias };
-        let inode = Arc::new(Inode::new(ROOT_ID, root, kind, Locator::Root));
+    /// A table that knows the root alone. `None` if there is no room even for that.
+    pub fn new(state: Arc<State>, root: Identity, kind: FileType) -> Option<Self> {
+        let table = Self::empty(state, root);
         // The kernel never forgets the root, so its count is never to reach zero.
-        table.shard(ROOT_ID).insert(ROOT_ID, Node { inode, lookups: 1 });
-        table
+        let mut shard = table.shard(ROOT_ID);
+        let row = Row::fill(&table.state.arena, &mut shard.slabs, ROOT_ID, root, kind)?;
+        slot::count(row.piece(), row.lookups())?;
+        shard.rows.insert(ROOT_ID, row.piece());
+        drop(shard);
+        Some(table)
+    }
+
+    /// The table that another server has left, put in order; `None` if there is no root in it.
+    pub fn adopt(state: Arc<State>, root: Identity) -> Option<Self> {
+        let table = Self::empty(state, root);
+        let lookups = |row| Row::at(&table.state.arena, row).map(Row::lookups);
+        table.state.slots.all().for_each(|slot| slot.repair(lookups));
+        let mut found = Vec::new();
+        let mut shards: Vec<_> = table.locked().collect();
+        let mut slabs: Vec<&mut Slabs> = shards.iter_mut().map(|shard| &mut shard.slabs).collect();
+        table.state.arena.adopt(&mut slabs, |piece, _| {
+            let row = table.row(piece).filter(|row| row.is_used())?;
+            found.push((row.nodeid(), piece));
+            Some(row.pieces())
+        });
+        drop(shards);
+        for (nodeid, piece) in found {
+            if let Some(row) = table.row(piece).filter(|_| nodeid >= ALIAS_BASE) {
+                table.aliases().enter(row.identity(), nodeid);
+                table.some_alias.store(true, Ordering::SeqCst);
+            }
+            table.shard(nodeid).rows.insert(nodeid, piece);
+        }
+        let has_root = table.get(ROOT_ID).is_some_and(|inode| inode.identity == root);
+        has_root.then_some(table)
+    }
+
+    /// The inodes that a descriptor keeps reachable, with its number.
+    pub fn pinned(&self) -> Vec<(Inode, RawFd)> {
+        let pinned = |piece: &Piece| {
+            let row = self.row(*piece)?;
+            Some((row.inode(), row.pinned()?))
+        };
+        self.locked().flat_map(|s| s.rows.values().filter_map(pinned).collect::<Vec<_>>()).collect()
+    }
+
+    fn empty(state: Arc<State>, root: Identity) -> Self {
+        let shard = |owner| Mutex::new(Shard { rows: HashMap::new(), slabs: Slabs::new(owner) });
+        Self {
+            state,
+            root,
+            shards: (0..SHARDS).map(shard).collect(),
+            aliases: Mutex::default(),
+            some_alias: AtomicBool::new(false),
+        }
     }
 
     /// The inode with this nodeid.
     pub fn get(&self, nodeid: u64) -> Option<Arc<Inode>> {
-        self.shard(nodeid).get(&nodeid).map(|node| Arc::clone(&node.inode))
+        let shard = self.shard(nodeid);
+        let row = self.row(*shard.rows.get(&nodeid)?)?;
+        Some(Arc::new(row.inode()))
     }
 
     /// The inode with this identity, without counting.
@@ -141,102 +183,216 @@ impl InodeTable {
         if let Some(inode) = self.get(identity.ino).filter(|inode| inode.identity == identity) {
             return Some(inode);
         }
-        let nodeid = *self.aliases().by_identity.get(&identity)?;
+        let nodeid = self.aliases().of(identity)?;
         self.get(nodeid)
     }
 
-    /// Counts a lookup of the file with this identity, entering it if it is new.
-    pub fn intern(&self, identity: Identity, kind: FileType, locator: Locator) -> Lookup<'_> {
+    /// Counts a lookup of the file with this identity, found as `name` in `parent`, entering it if
+    /// it is new.
+    pub fn intern(
+        &self,
+        identity: Identity,
+        kind: FileType,
+        parent: u64,
+        name: &OsStr,
+    ) -> Lookup<'_> {
         let counted = if identity == self.root {
-            self.count(ROOT_ID, identity, kind, locator, true).ok()
+            self.count(ROOT_ID, identity, kind, None, true)
         } else {
+            let place = Some((parent, name));
             let counted = if has_own_number(identity) {
-                self.count(identity.ino, identity, kind, locator, false)
+                self.count(identity.ino, identity, kind, place, false)
             } else {
-                Err(locator)
+                Err(Refusal::Taken)
             };
-            Some(counted.unwrap_or_else(|locator| self.count_alias(identity, kind, locator)))
+            match counted {
+                Err(Refusal::Taken) => self.count_alias(identity, kind, place),
+                counted => counted,
+            }
         };
-        let Some(Counted { inode, first, former }) = counted else {
-            return Lookup { table: self, inode: None, first: false, former: None };
-        };
-        Lookup { table: self, inode: Some(inode), first, former }
+        match counted {
+            Ok(Counted { inode, first, former, at }) => {
+                Lookup { table: self, inode: Some(inode), first, former, at }
+            }
+            Err(refusal) => {
+                tracing::error!(?refusal, "no room for one more inode");
+                Lookup { table: self, inode: None, first: false, former: None, at: 0 }
+            }
+        }
     }
 
-    /// Counts under `nodeid` unless another file has that number; then gives the locator back. So
-    /// it does for a new file that may have an alias from when its own number was taken: unless
-    /// the caller has made sure of that, under the lock of the aliases. One file never has two
-    /// nodeids.
+    /// Counts under `nodeid` unless another file has that number, or it is a new file that may have
+    /// an alias from when its own number was taken: unless the caller has made sure of that, under
+    /// the lock of the aliases. One file never has two nodeids. The root has no name, whatever leads
+    /// to it.
     fn count(
         &self,
         nodeid: u64,
         identity: Identity,
         kind: FileType,
-        locator: Locator,
+        place: Option<(u64, &OsStr)>,
         sure: bool,
-    ) -> Result<Counted, Locator> {
+    ) -> Result<Counted, Refusal> {
         let mut shard = self.shard(nodeid);
-        match shard.entry(nodeid) {
-            Entry::Occupied(mut known) => {
-                let node = known.get_mut();
-                if node.inode.identity != identity {
-                    return Err(locator);
-                }
-                node.lookups += 1;
-                let inode = Arc::clone(&node.inode);
-                drop(shard);
-                let former = inode.relocate(locator);
-                Ok(Counted { inode, first: false, former })
+        let Shard { rows, slabs } = &mut *shard;
+        let arena = &self.state.arena;
+        let known = rows.get(&nodeid).and_then(|&row| Row::at(arena, row));
+        let row = match known {
+            Some(row) if row.identity() != identity => return Err(Refusal::Taken),
+            Some(row) => row,
+            None if !sure && self.some_alias.load(Ordering::SeqCst) => return Err(Refusal::Taken),
+            None => Row::fill(arena, slabs, nodeid, identity, kind).ok_or(Refusal::Full)?,
+        };
+        let former = place.and_then(|(parent, name)| row.move_to(slabs, parent, name));
+        let Some(at) = slot::count(row.piece(), row.lookups()) else {
+            if known.is_none() {
+                row.free(slabs);
             }
-            Entry::Vacant(_) if !sure && self.some_alias.load(Ordering::SeqCst) => Err(locator),
-            Entry::Vacant(free) => {
-                let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
-                free.insert(Node { inode: Arc::clone(&inode), lookups: 1 });
-                Ok(Counted { inode, first: true, former: None })
-            }
+            return Err(Refusal::Full);
+        };
+        let first = known.is_none();
+        if first {
+            rows.insert(nodeid, row.piece());
         }
+        Ok(Counted { inode: Arc::new(row.inode()), first, former, at })
     }
 
-    fn count_alias(&self, identity: Identity, kind: FileType, locator: Locator) -> Counted {
+    fn count_alias(
+        &self,
+        identity: Identity,
+        kind: FileType,
+        place: Option<(u64, &OsStr)>,
+    ) -> Result<Counted, Refusal> {
         let mut aliases = self.aliases();
         // Before the number is looked at: whoever finds it free later sees this.
         self.some_alias.store(true, Ordering::SeqCst);
-        let known = aliases.by_identity.get(&identity).copied();
-        let mut locator = locator;
+        let known = aliases.of(identity);
         if known.is_none() && has_own_number(identity) {
-            match self.count(identity.ino, identity, kind, locator, true) {
-                Ok(counted) => return counted,
-                Err(given_back) => locator = given_back,
+            match self.count(identity.ino, identity, kind, place, true) {
+                Err(Refusal::Taken) => {}
+                counted => return counted,
             }
         }
-        let nodeid = known.unwrap_or_else(|| aliases.give(identity));
+        let nodeid = known.unwrap_or_else(|| aliases.give(identity, &self.state));
         // The alias lock is held, so nobody can forget this nodeid between the two steps, and a
         // number from the counter is taken by nobody else.
-        self.count(nodeid, identity, kind, locator, true).unwrap_or_else(|locator| {
-            let inode = Arc::new(Inode::new(nodeid, identity, kind, locator));
-            Counted { inode, first: true, former: None }
-        })
+        let counted = self.count(nodeid, identity, kind, place, true);
+        if counted.is_err() && !self.knows(nodeid) {
+            aliases.take_back(identity);
+        }
+        counted
     }
 
     /// The kernel drops `count` lookups; true when it does not know the inode any more.
     pub fn forget(&self, nodeid: u64, count: u64) -> bool {
         if nodeid == ROOT_ID {
+            slot::forget_nothing();
             return false;
         }
+        self.less(nodeid, |row| match row {
+            Some(row) => slot::forget(row.piece(), row.lookups(), count),
+            None => slot::forget_nothing(),
+        })
+    }
+
+    /// A lookup was not told; `at` is where the thread's slot has it.
+    fn take_back(&self, nodeid: u64, at: usize) {
+        self.less(nodeid, |row| {
+            if let Some(row) = row {
+                slot::take_back(row.piece(), row.lookups(), at);
+            }
+        });
+    }
+
+    /// Takes back what another server's thread has counted for an answer that the kernel did not
+    /// get. The calling thread is in that thread's slot.
+    pub fn take_back_counted(&self, counted: Vec<(usize, Piece)>) {
+        for (at, piece) in counted {
+            if let Some(row) = self.row(piece) {
+                self.take_back(row.nodeid(), at);
+            }
+        }
+    }
+
+    /// Makes an inode's count less, and removes it if nothing is left.
+    fn less(&self, nodeid: u64, change: impl FnOnce(Option<Row<'_>>)) -> bool {
         // An alias is entered and removed under its own lock first (see the lock order).
         let mut aliases = (nodeid >= ALIAS_BASE).then(|| self.aliases());
         let mut shard = self.shard(nodeid);
-        let Entry::Occupied(mut known) = shard.entry(nodeid) else { return false };
-        let node = known.get_mut();
-        node.lookups = node.lookups.saturating_sub(count);
-        if node.lookups > 0 {
+        let Shard { rows, slabs } = &mut *shard;
+        let Entry::Occupied(known) = rows.entry(nodeid) else {
+            change(None);
+            return false;
+        };
+        let Some(row) = self.row(*known.get()) else { return false };
+        change(Some(row));
+        if row.is_used() {
             return false;
         }
-        let node = known.remove();
+        known.remove();
+        row.free(slabs);
         if let Some(aliases) = aliases.as_mut() {
-            aliases.take_back(node.inode.identity);
+            aliases.take_back(row.identity());
         }
         true
+    }
+
+    /// How the inode is found: by its handle, or by the name that it was last seen under. `None` if
+    /// the kernel does not know it any more.
+    pub fn locator(&self, inode: &Inode) -> Option<Locator> {
+        if inode.nodeid == ROOT_ID {
+            return Some(Locator::Root);
+        }
+        let _shard = self.shard(inode.nodeid);
+        let row = self.row_of(inode)?;
+        match row.handle() {
+            Some((kind, data)) => Some(Locator::Handle { kind, data }),
+            None => row.place().map(Locator::Walk),
+        }
+    }
+
+    /// The inode goes by a newer name. Returns the one that it was seen under before, if that was
+    /// another one.
+    pub fn relocate(&self, inode: &Inode, parent: u64, name: &OsStr) -> Option<Place> {
+        if inode.nodeid == ROOT_ID {
+            return None;
+        }
+        let mut shard = self.shard(inode.nodeid);
+        self.row_of(inode)?.move_to(&mut shard.slabs, parent, name)
+    }
+
+    /// From now on the inode is found by its handle.
+    pub fn set_handle(&self, inode: &Inode, kind: i32, data: &[u8]) {
+        let mut shard = self.shard(inode.nodeid);
+        if let Some(row) = self.row_of(inode).filter(|_| inode.nodeid != ROOT_ID) {
+            row.set_handle(&mut shard.slabs, kind, data);
+        }
+    }
+
+    /// Says which descriptor keeps the inode reachable, which has lost its name.
+    pub fn pin(&self, inode: &Inode, fd: BorrowedFd<'_>) {
+        let _shard = self.shard(inode.nodeid);
+        if let Some(row) = self.row_of(inode) {
+            row.pin(fd.as_raw_fd());
+        }
+    }
+
+    /// This descriptor, which is still open, does so no more.
+    pub fn unpin(&self, row: Piece, fd: BorrowedFd<'_>) {
+        if let Some(row) = self.row(row) {
+            row.unpin(fd.as_raw_fd());
+        }
+    }
+
+    fn row(&self, piece: Piece) -> Option<Row<'_>> {
+        Row::at(&self.state.arena, piece)
+    }
+
+    /// The inode's row, unless it is another's by now. Under the lock of the shard.
+    fn row_of(&self, inode: &Inode) -> Option<Row<'_>> {
+        let row = self.row(inode.row)?;
+        let same = row.nodeid() == inode.nodeid && row.identity() == inode.identity;
+        (row.is_used() && same).then_some(row)
     }
 
     /// The nodeids by which the kernel may know an inode with this number: on any device, and
@@ -249,31 +405,33 @@ impl InodeTable {
         // Nobody has an alias on most file systems, so nobody waits for the lock here. One that is
         // being entered is in the table before its answer looks at the clock (`lower::watch`).
         if self.some_alias.load(Ordering::SeqCst) {
-            let nodeids = self.aliases().by_number.get(&ino).cloned();
-            nodeids.into_iter().flatten().for_each(visit);
+            self.aliases().numbered(ino).into_iter().for_each(visit);
         }
     }
 
     /// Whether the kernel knows this nodeid.
     pub fn knows(&self, nodeid: u64) -> bool {
-        self.shard(nodeid).contains_key(&nodeid)
+        self.shard(nodeid).rows.contains_key(&nodeid)
     }
 
     /// All nodeids that the kernel knows, in no order.
     pub fn nodeids(&self) -> Vec<u64> {
-        let lock = |shard: &'_ Mutex<Shard>| -> Vec<u64> {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
-        };
-        self.shards.iter().flat_map(lock).collect()
+        self.locked().flat_map(|shard| shard.rows.keys().copied().collect::<Vec<_>>()).collect()
     }
 
     /// The names that all inodes were last seen under.
     pub fn places(&self) -> Vec<Place> {
-        let lock = |shard: &'_ Mutex<Shard>| -> Vec<Place> {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.values().filter_map(|node| node.inode.place()).collect()
+        let place = |row: &Piece| self.row(*row).and_then(Row::place);
+        self.locked().flat_map(|s| s.rows.values().filter_map(place).collect::<Vec<_>>()).collect()
+    }
+
+    /// How many lookups the kernel has not dropped yet, the root's apart. Looks at every inode.
+    pub fn lookups(&self) -> u64 {
+        let count = |(nodeid, row): (&u64, &Piece)| match self.row(*row) {
+            Some(row) if *nodeid != ROOT_ID => row.lookups().load(GET),
+            _ => 0,
         };
-        self.shards.iter().flat_map(lock).collect()
+        self.locked().map(|shard| shard.rows.iter().map(count).sum::<u64>()).sum()
     }
 
     /// The device that the root is on.
@@ -288,30 +446,18 @@ impl InodeTable {
 
     /// Gives memory back that a larger tree once needed.
     pub fn shrink(&self) {
-        for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            if shard.capacity() > 4 * shard.len() {
-                let room = 2 * shard.len();
-                shard.shrink_to(room);
+        for mut shard in self.locked() {
+            if shard.rows.capacity() > 4 * shard.rows.len() {
+                let room = 2 * shard.rows.len();
+                shard.rows.shrink_to(room);
             }
+            self.state.arena.give_back(&mut shard.slabs);
         }
     }
 
     /// How many inodes the kernel knows.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
-    }
-
-    /// How many lookups the kernel has not dropped yet, the root's apart. Looks at every inode.
-    pub fn lookups(&self) -> u64 {
-        let lock = |shard: &'_ Mutex<Shard>| -> u64 {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).values().map(|n| n.lookups).sum()
-        };
-        self.shards.iter().map(lock).sum::<u64>().saturating_sub(self.root_lookups())
-    }
-
-    fn root_lookups(&self) -> u64 {
-        self.shard(ROOT_ID).get(&ROOT_ID).map_or(0, |node| node.lookups)
+        self.locked().map(|shard| shard.rows.len()).sum()
     }
 
     /// Whether the kernel knows the root alone.
@@ -320,8 +466,13 @@ impl InodeTable {
     }
 
     fn shard(&self, nodeid: u64) -> MutexGuard<'_, Shard> {
-        let index = usize::try_from(nodeid % SHARDS).unwrap_or(0);
+        let index = usize::try_from(nodeid % u64::from(SHARDS)).unwrap_or(0);
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shards, one after the other locked.
+    fn locked(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn aliases(&self) -> MutexGuard<'_, Aliases> {
@@ -338,95 +489,4 @@ fn has_own_number(identity: Identity) -> bool {
 mod schedules;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(dev: u64, ino: u64, born: i64) -> Identity {
-        Identity { dev, ino, born }
-    }
-
-    fn table() -> InodeTable {
-        InodeTable::new(file(1, 2, 0), FileType::Directory)
-    }
-
-    fn walk(name: &str) -> Locator {
-        Locator::Walk { parent: ROOT_ID, name: std::ffi::OsStr::new(name).into() }
-    }
-
-    fn look_up(table: &InodeTable, identity: Identity) -> u64 {
-        let lookup = table.intern(identity, FileType::RegularFile, walk("f"));
-        let nodeid = lookup.nodeid();
-        lookup.give_to_kernel();
-        nodeid
-    }
-
-    #[test]
-    fn an_inode_goes_by_its_lower_number() {
-        assert_eq!(look_up(&table(), file(1, 77, 5)), 77);
-    }
-
-    #[test]
-    fn counts_are_exact() {
-        let table = table();
-        for _ in 0..3 {
-            look_up(&table, file(1, 77, 5));
-        }
-        assert!(!table.forget(77, 2));
-        assert!(table.get(77).is_some());
-        assert!(table.forget(77, 1));
-        assert!(table.get(77).is_none() && table.is_empty());
-    }
-
-    #[test]
-    fn a_lookup_that_is_not_told_is_taken_back() {
-        let table = table();
-        drop(table.intern(file(1, 77, 5), FileType::RegularFile, walk("f")));
-        assert!(table.is_empty());
-    }
-
-    #[test]
-    fn two_files_never_share_a_nodeid() {
-        let table = table();
-        let first = look_up(&table, file(1, 77, 5));
-        let reused = look_up(&table, file(1, 77, 6));
-        let elsewhere = look_up(&table, file(9, 77, 5));
-        assert!(first != reused && reused != elsewhere && first != elsewhere);
-        assert_eq!(look_up(&table, file(1, 77, 6)), reused, "an alias is stable");
-        assert_eq!(table.find(file(9, 77, 5)).map(|i| i.nodeid), Some(elsewhere));
-    }
-
-    #[test]
-    fn all_inodes_with_a_number_are_found() {
-        let numbered = |table: &InodeTable, ino| {
-            let mut found = Vec::new();
-            table.nodes_numbered(ino, |nodeid| found.push(nodeid));
-            found
-        };
-        let table = table();
-        assert_eq!(numbered(&table, 77), [] as [u64; 0]);
-        assert_eq!(numbered(&table, 2), [ROOT_ID]);
-        let first = look_up(&table, file(1, 77, 5));
-        let lookup = table.intern(file(1, 77, 6), FileType::RegularFile, walk("f"));
-        assert!(lookup.is_first());
-        let reused = lookup.nodeid();
-        assert_eq!(numbered(&table, 77), [first, reused]);
-        assert!(!table.intern(file(1, 77, 6), FileType::RegularFile, walk("f")).is_first());
-        drop(lookup);
-        assert_eq!(numbered(&table, 77), [first]);
-        assert_eq!(table.nodeids().len(), 2);
-    }
-
-    #[test]
-    fn the_root_is_one_inode_under_every_name() {
-        let table = table();
-        assert_eq!(look_up(&table, file(1, 2, 0)), ROOT_ID);
-        assert!(!table.forget(ROOT_ID, 100));
-        assert!(table.get(ROOT_ID).is_some());
-    }
-
-    #[test]
-    fn a_lower_inode_numbered_one_is_not_the_root() {
-        let table = table();
-        assert!(look_up(&table, file(1, 1, 9)) >= ALIAS_BASE);
-    }
-}
+mod tests;

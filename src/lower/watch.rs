@@ -177,6 +177,14 @@ impl Watch {
         })
     }
 
+    /// See [`LowerTree::serves_here`].
+    pub(super) fn serves_here(&mut self, takes_over: bool) {
+        self.own_pid = std::process::id();
+        if takes_over && let Err(errno) = fanotify::ignore_nothing(&self.inodes) {
+            tracing::warn!(%errno, "writes to files that were written often may be seen late");
+        }
+    }
+
     /// To be polled: readable when there is something to [`Watch::read`].
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.names.as_fd(), self.inodes.as_fd(), self.told.doubted()]

@@ -94,6 +94,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         ownership: options.ownership,
         policies: options.policies,
         sandbox: options.sandbox,
+        restart: options.restart,
         threads: options.threads,
         foreground,
         log: options.log,

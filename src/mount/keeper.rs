@@ -41,6 +41,8 @@ enum Ask {
     Fact(Fact, u32),
     /// The mount is gone: undo what was done for it outside.
     Finish,
+    /// Say this number back, after everything that was asked for before.
+    Echo(u64),
 }
 
 impl Ask {
@@ -55,6 +57,7 @@ impl Ask {
                 (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
             }
             Ask::Finish => (b'F', 0),
+            Ask::Echo(number) => (b'E', number),
         };
         let mut message = [kind; 9];
         message[1..].copy_from_slice(&number.to_ne_bytes());
@@ -67,6 +70,7 @@ impl Ask {
         match kind {
             b'U' => Some(Ask::Unmount(number)),
             b'F' => Some(Ask::Finish),
+            b'E' => Some(Ask::Echo(number)),
             kind => {
                 let (_, fact) = Self::KINDS.iter().find(|(known, _)| *known == kind)?;
                 Some(Ask::Fact(*fact, u32::try_from(number).ok()?))
@@ -153,6 +157,23 @@ impl Line {
                  umount' does it"
             );
         }
+    }
+
+    /// Passes over what the keeper has answered to a server that was killed before it read that.
+    pub fn resume(&self) -> Result<(), Errno> {
+        let line = self.lock();
+        // A number that no answer holds by chance.
+        let own = u64::from(std::process::id());
+        let number = own.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63;
+        send(&line, Ask::Echo(number))?;
+        let mut last = [0; 8];
+        while u64::from_ne_bytes(last) != number {
+            let mut byte = [0];
+            read_exact(&line, &mut byte)?;
+            last.rotate_left(1);
+            last[7] = byte[0];
+        }
+        Ok(())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
@@ -254,6 +275,7 @@ impl Attendant {
                 drop(self.guard.take());
                 write_all(&self.asked, &[0])?;
             }
+            Some(Ask::Echo(number)) => write_all(&self.asked, &number.to_ne_bytes())?,
             None => return Ok(false), // no server says that
         }
         Ok(true)
@@ -282,7 +304,10 @@ impl Attendant {
         let mountpoint = self.mountpoint.clone();
         let unmounting = move || {
             // Another file system may have been mounted over ours: that is not ours to take away.
-            if mount_id(&mountpoint) != mount {
+            let shown = mount_id(&mountpoint);
+            if shown == 0 {
+                tracing::debug!("unmounted already");
+            } else if shown != mount {
                 tracing::error!("another mount covers '{}'", mountpoint.display());
             } else if let Err(error) = fuse::detach(&mountpoint) {
                 tracing::error!("{error}");
@@ -340,7 +365,7 @@ mod tests {
     #[test]
     fn messages_mean_what_was_meant() {
         let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
-        for ask in facts.into_iter().chain([Ask::Unmount(u64::MAX), Ask::Finish]) {
+        for ask in facts.into_iter().chain([Ask::Unmount(u64::MAX), Ask::Finish, Ask::Echo(7)]) {
             assert_eq!(Ask::decode(ask.encode()), Some(ask));
         }
         assert_eq!(Ask::decode([b'?'; 9]), None);

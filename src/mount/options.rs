@@ -32,6 +32,7 @@ pub enum Origin {
 
 /// What the option strings ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct Options {
     /// Map specs, in the order in which they were given.
     pub maps: Vec<String>,
@@ -57,6 +58,8 @@ pub struct Options {
     pub guard: GuardMode,
     /// See [`Sandbox`].
     pub sandbox: Sandbox,
+    /// A new server goes on should the server be killed.
+    pub restart: bool,
     /// Worker threads.
     pub threads: Option<usize>,
     /// The log level or filter.
@@ -220,6 +223,7 @@ impl Options {
             "sandbox" => {
                 self.sandbox = choice(word, &[("on", Sandbox::On), ("off", Sandbox::Off)])?;
             }
+            "restart" => self.restart = choice(word, &[("off", false), ("on", true)])?,
             "threads" => self.threads = Some(threads(word)?),
             "log" => {
                 let level = needed(word, "log=debug")?;

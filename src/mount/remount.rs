@@ -81,6 +81,7 @@ fn without_effect(options: &Options) -> Vec<&'static str> {
         ("sandbox=", options.sandbox != usual.sandbox),
         ("submounts", options.submounts),
         ("backend=", options.backend != usual.backend),
+        ("restart=", options.restart),
         ("threads=", options.threads.is_some()),
     ];
     given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()

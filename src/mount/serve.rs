@@ -1,5 +1,7 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
+use std::collections::HashSet;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use signal_hook::iterator::Signals;
 
 use super::fuse::{self, Mounted};
 use super::keeper::{Keeper, Line, mount_id};
-use super::{facts, guard, ownership, policies, sandbox};
+use super::{facts, guard, ownership, policies, sandbox, supervise};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -58,18 +60,39 @@ pub fn serve(
         cred::go_back_after_each_call();
     }
     let connection = connect(fs, config, keeping, cache)?;
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
     let mount = mount_id(&config.mountpoint);
-    if config.sandbox == Sandbox::On {
-        sandbox::enter(config, connection.lower());
-    }
-    let unmount = unmounting(config, keeper.line(), mount);
-    wait_for_signals(signals, connection.reporter(), unmount)?;
-    ready(config);
-    let served = connection.serve().map_err(|errno| StartError::System {
-        what: "the FUSE connection broke".into(),
+    let failed = |what: &str, errno: Errno| StartError::System {
+        what: what.to_owned(),
         source: errno.into(),
-    });
+    };
+    // All that comes before the first request in the process that serves.
+    let begin = |connection: &mut Connection, left: Option<&HashSet<RawFd>>| {
+        connection.begin(left).map_err(|errno| failed("the server cannot begin", errno))?;
+        if left.is_some() {
+            keeper.line().resume().map_err(|errno| failed("the keeper has gone", errno))?;
+        }
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
+        if config.sandbox == Sandbox::On {
+            sandbox::enter(config, connection.lower());
+        }
+        let unmount = unmounting(config, keeper.line(), mount);
+        wait_for_signals(signals, connection.reporter(), unmount)
+    };
+    let serve = |connection: Connection| {
+        connection.serve().map_err(|errno| failed("the FUSE connection broke", errno))
+    };
+    let served = if config.restart {
+        let serve = |mut connection: Connection, left: Option<&HashSet<RawFd>>| {
+            begin(&mut connection, left)?;
+            serve(connection)
+        };
+        supervise::run(connection, config, || ready(config), serve)
+    } else {
+        let mut connection = connection;
+        begin(&mut connection, None)?;
+        ready(config);
+        serve(connection)
+    };
     if served.is_ok() {
         tracing::info!("unmounted");
     }

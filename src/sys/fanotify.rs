@@ -75,3 +75,13 @@ pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Resul
         unsafe { libc::fanotify_mark(group, flags, mask.bits(), libc::AT_FDCWD, path.as_ptr()) };
     check(ret).map(drop)
 }
+
+/// Takes all exceptions back that [`ignore`] has made.
+pub fn ignore_nothing(group: impl AsFd) -> Result<(), Errno> {
+    let group = group.as_fd().as_raw_fd();
+    // SAFETY: without a path the call takes numbers alone.
+    let ret = unsafe {
+        libc::fanotify_mark(group, libc::FAN_MARK_FLUSH, 0, libc::AT_FDCWD, std::ptr::null())
+    };
+    check(ret).map(drop)
+}

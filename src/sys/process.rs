@@ -1,9 +1,10 @@
 //! This process as a whole: its descriptors, its environment, and a copy of it.
 
-use std::os::fd::RawFd;
+use std::collections::HashSet;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, FdFlags};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use super::check;
 
@@ -101,4 +102,111 @@ pub fn wipe_environment() -> Result<(), Errno> {
         libc::clearenv();
     }
     Ok(())
+}
+
+/// Forks, and lets both processes share one table of descriptors: what one opens or closes, the
+/// other has or has not, also when one of them has ended (clone(2) with `CLONE_FILES`).
+///
+/// `EBUSY` if this process has more than one thread: the others would not exist in the child, and
+/// with them whatever lock they hold.
+pub fn fork_sharing_descriptors() -> Result<Forked, Errno> {
+    be_alone()?;
+    let flags = libc::c_ulong::from((libc::CLONE_FILES | libc::SIGCHLD).unsigned_abs());
+    // SAFETY: this is fork(2) but for the table of descriptors: the child has a copy of the memory
+    // and goes on from here, on the same stack. There is one thread, so no lock is held by one that the
+    // child lacks. What the C library's fork does beyond that is for handlers, of which there are
+    // none, and for its note of the thread's number, which it uses for nothing that is used here.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
+    if pid < 0 {
+        return Err(super::last_errno());
+    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(pid.map_or(Forked::Child, Forked::Parent))
+}
+
+/// Takes a descriptor over that another process has left in the common table, and that nothing in
+/// this process owns. `EBADF` if there is none of this number.
+pub fn take_descriptor(number: RawFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: fcntl(F_GETFD) takes a number, whatever it is, and changes nothing.
+    check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and the caller vouches for its having no other owner.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// The numbers of all descriptors that are open now.
+pub fn open_descriptors() -> Result<HashSet<RawFd>, Errno> {
+    // Without the one by which they were listed.
+    let is_open = |number: &RawFd| {
+        // SAFETY: as in `take_descriptor`.
+        unsafe { libc::fcntl(*number, libc::F_GETFD) >= 0 }
+    };
+    Ok(descriptors()?.into_iter().filter(is_open).collect())
+}
+
+/// Has a signal sent to this process when its parent ends (`PR_SET_PDEATHSIG`).
+pub fn signal_when_parent_ends(signal: Signal) -> Result<(), Errno> {
+    rustix::process::set_parent_process_death_signal(Some(signal))
+}
+
+/// Signals that arrive as something to be read (signalfd(2)), for a process with one thread. They do
+/// nothing else any more, also not in children, until [`unblock`].
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+fn set_of(signals: &[Signal]) -> libc::sigset_t {
+    // SAFETY: sigemptyset fills the set that sigaddset then adds to; both only write to it.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, signal.as_raw());
+        }
+        set
+    }
+}
+
+/// A signal that has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// Its number.
+    pub signal: i32,
+    /// The process that sent it with kill(2); `None` if it came in another way.
+    pub sender: Option<Pid>,
+}
+
+impl Signals {
+    /// Collects these signals from now on.
+    pub fn collect(signals: &[Signal]) -> Result<Self, Errno> {
+        let set = set_of(signals);
+        // SAFETY: both calls read the set, which lives across them; the descriptor is new and ours.
+        unsafe {
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()))?;
+            let fd = check(libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC))?;
+            Ok(Self(OwnedFd::from_raw_fd(fd)))
+        }
+    }
+
+    /// The next one; waits for it.
+    pub fn next(&self) -> Result<Arrived, Errno> {
+        let mut bytes = [0; size_of::<libc::signalfd_siginfo>()];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut bytes))?;
+        if length != bytes.len() {
+            return Err(Errno::IO);
+        }
+        // SAFETY: the kernel has filled all of it, and any bytes make a valid value.
+        let info: libc::signalfd_siginfo =
+            unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) };
+        let sender = i32::try_from(info.ssi_pid).ok().and_then(Pid::from_raw);
+        let signal = i32::try_from(info.ssi_signo).map_err(|_| Errno::IO)?;
+        // The kernel vouches for the sender of those that kill(2) has sent.
+        Ok(Arrived { signal, sender: sender.filter(|_| info.ssi_code == libc::SI_USER) })
+    }
+}
+
+/// Lets these signals do again what they usually do, in a child of a process that collects them.
+pub fn unblock(signals: &[Signal]) -> Result<(), Errno> {
+    let set = set_of(signals);
+    // SAFETY: the call reads the set, which lives across it.
+    check(unsafe { libc::sigprocmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) })
+        .map(drop)
 }

@@ -105,12 +105,19 @@ impl Mount {
         self.dir.path()
     }
 
-    /// The server's process id; skips the test where there is no server.
-    pub(crate) fn server_pid(&self) -> u32 {
+    /// The id of the process that was started, which keeps a server running; skips the test where
+    /// there is none.
+    pub(crate) fn main_pid(&self) -> u32 {
         match &self.server {
             Some(server) => server.id(),
             None => skip("needs a server, not the kernel's mount"),
         }
+    }
+
+    /// The id of the process that answers requests; skips the test where there is none.
+    pub(crate) fn server_pid(&self) -> u32 {
+        let main = self.main_pid();
+        super::program::children_of(main).first().copied().unwrap_or(main)
     }
 
     /// Unmounts as umount(8) does and returns how the server ended.

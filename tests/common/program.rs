@@ -62,22 +62,48 @@ pub(crate) fn call(mut command: Command) -> Called {
     }
 }
 
-/// The processes that serve this mount point: `idshift` with the path among their arguments.
+/// Whether it is the process that stays outside of a server's sandbox, with its command line.
+fn is_keeper(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"idshift-keeper\n")
+}
+
+/// The servers that a process has started.
+pub(crate) fn children_of(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| parent_of(*pid) == Some(parent) && !is_keeper(*pid);
+    processes().into_iter().filter(is_child).collect()
+}
+
+/// The parent of a process that is not just being reaped.
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ');
+    let is_dead = fields.next()? == "Z";
+    fields.next()?.parse().ok().filter(|_| !is_dead)
+}
+
+fn processes() -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The processes that answer requests of this mount point. One that only keeps such a process running
+/// counts when it has none.
 pub(crate) fn servers_of(point: &Path) -> Vec<u32> {
+    let all = processes_of(point);
+    let parents: Vec<u32> = all.iter().filter_map(|&pid| parent_of(pid)).collect();
+    all.into_iter().filter(|pid| !parents.contains(pid)).collect()
+}
+
+/// All processes of this mount point: `idshift` with the path among their arguments.
+pub(crate) fn processes_of(point: &Path) -> Vec<u32> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    for pid in processes() {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let is_server = words[0].ends_with(b"idshift") || words[0].ends_with(b"mount.fuse.idshift");
-        // The process that stays outside of a server's sandbox has its command line.
-        let name = std::fs::read(entry.path().join("comm")).unwrap_or_default();
-        if is_server
-            && name != b"idshift-keeper\n"
-            && words.contains(&point.as_os_str().as_encoded_bytes())
-        {
+        let is_of_point = words.contains(&point.as_os_str().as_encoded_bytes());
+        if is_server && is_of_point && !is_keeper(pid) {
             found.push(pid);
         }
     }

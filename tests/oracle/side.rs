@@ -77,6 +77,7 @@ impl Side {
             ownership: idshift::config::Ownership::Chown,
             policies: Policies::default(),
             sandbox: idshift::config::Sandbox::On,
+            restart: true,
             threads: None,
             foreground: false,
             log: None,

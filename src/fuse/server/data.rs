@@ -71,7 +71,10 @@ impl Server {
 
     fn open_out(&self, opened: &Opened<'_>, backing: Option<&Backing<'_>>) -> wire::OpenOut {
         let (open_flags, backing_id) = match backing {
-            Some(backing) => (fopen::PASSTHROUGH, backing.id()),
+            Some(backing) => {
+                self.fs.lower.open_files.set_backed(opened.handle());
+                (fopen::PASSTHROUGH, backing.id())
+            }
             // What the kernel has of the contents is as good as what it has of the attributes.
             None if self.keeps_contents() => (fopen::KEEP_CACHE, 0),
             None => (0, 0),
@@ -88,16 +91,7 @@ impl Server {
     }
 
     pub(super) fn write(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
-        let args: wire::WriteIn = request.take()?;
-        let file = contents(request, args.fh);
-        let data = request.take_bytes(args.size)?;
-        let write = Write {
-            offset: args.offset,
-            data,
-            append: OFlags::from_bits_retain(args.flags).contains(OFlags::APPEND),
-            clear_privileges: args.write_flags & wire::WRITE_KILL_SUIDGID != 0,
-            whole: args.write_flags & wire::WRITE_CACHE != 0,
-        };
+        let (file, write) = take_write(request)?;
         let written = self.fs.write(request.caller(), file, write)?;
         let size = u32::try_from(written).unwrap_or(u32::MAX);
         payload.push(&wire::WriteOut { size, padding: 0 });
@@ -119,8 +113,9 @@ impl Server {
 
     pub(super) fn release(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::ReleaseIn = request.take()?;
-        self.fs.release(args.fh);
-        self.backings.release(request.nodeid());
+        if self.fs.release(args.fh) {
+            self.backings.release(request.nodeid());
+        }
         done()
     }
 
@@ -188,4 +183,19 @@ impl Server {
 /// The file that a request about contents names.
 fn contents(request: &Request<'_>, handle: u64) -> Contents {
     Contents { nodeid: request.nodeid(), handle }
+}
+
+/// The file that is written to, and what.
+pub(super) fn take_write<'m>(request: &mut Request<'m>) -> Result<(Contents, Write<'m>), FsError> {
+    let args: wire::WriteIn = request.take()?;
+    let file = contents(request, args.fh);
+    let data = request.take_bytes(args.size)?;
+    let write = Write {
+        offset: args.offset,
+        data,
+        append: OFlags::from_bits_retain(args.flags).contains(OFlags::APPEND),
+        clear_privileges: args.write_flags & wire::WRITE_KILL_SUIDGID != 0,
+        whole: args.write_flags & wire::WRITE_CACHE != 0,
+    };
+    Ok((file, write))
 }

@@ -7,6 +7,7 @@ use crate::fuse::request::Request;
 use crate::fuse::root;
 use crate::fuse::trust::How;
 use crate::fuse::wire;
+use crate::state::slot;
 use rustix::io::Errno;
 
 impl Server {
@@ -30,7 +31,8 @@ impl Server {
 
     pub(super) fn forget(&self, request: &mut Request<'_>) -> Outcome<'_> {
         // Nobody waits for an answer, not even to a malformed one.
-        if let Ok(wire::ForgetIn { nlookup }) = request.take() {
+        let done = slot::forgotten() > 0;
+        if let (Ok(wire::ForgetIn { nlookup }), false) = (request.take(), done) {
             self.forget_one(request.nodeid(), nlookup);
         }
         Outcome::Silent
@@ -38,9 +40,13 @@ impl Server {
 
     pub(super) fn batch_forget(&self, request: &mut Request<'_>) -> Outcome<'_> {
         if let Ok(wire::BatchForgetIn { count, .. }) = request.take() {
-            for _ in 0..count {
+            // Another server may have been killed in the middle of them.
+            let done = slot::forgotten();
+            for n in 0..u64::from(count) {
                 let Ok(wire::ForgetOne { nodeid, nlookup }) = request.take() else { break };
-                self.forget_one(nodeid, nlookup);
+                if n >= done {
+                    self.forget_one(nodeid, nlookup);
+                }
             }
         }
         Outcome::Silent

@@ -26,6 +26,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         ownership: Ownership::Chown,
         policies: Policies::default(),
         sandbox: crate::config::Sandbox::Off,
+        restart: true,
         threads: None,
         foreground: false,
         log: None,

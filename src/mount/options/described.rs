@@ -136,6 +136,12 @@ pub const OWN: &[Described] = &[
          /etc/fuse.conf)",
     ),
     own(&["fsname"], "fsname=NAME", "the source that /proc/mounts shows, instead of LOWER"),
+    own(
+        &["restart"],
+        "restart=off | on",
+        "should the server be killed the mount is dead (default), or a new server goes on, and open \
+         files stay open",
+    ),
     own(&["threads"], "threads=N", "worker threads, 1 to 256"),
     own(
         &["log"],

@@ -114,6 +114,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         ownership: Ownership::Chown,
         policies: Policies::default(),
         sandbox: Sandbox::default(),
+        restart: false,
         threads: None,
         foreground: true,
         log: None,

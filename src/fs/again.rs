@@ -1,0 +1,100 @@
+//! Was it done already? For requests that another server had begun when it was killed.
+//!
+//! The kernel above keeps other callers out of the directories meanwhile; only somebody on the lower
+//! side can have come in between. Where that cannot be told apart, nothing of theirs is removed.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::open_files::UNOPENED;
+use crate::lower::stat::{LowerStat, Timestamp};
+
+use super::{Contents, FileSystem, Place};
+
+/// By how much the times that file systems give may lag behind the clock: two of the kernel's ticks
+/// at their slowest (100 Hz).
+const TICKS: i64 = 20_000_000;
+
+impl FileSystem {
+    fn stat_of(&self, place: Place<'_>) -> Result<Option<LowerStat>, FsError> {
+        let dir = self.lower.path_fd(&self.lower.inode(place.parent)?)?;
+        match LowerStat::at(dir.as_fd(), place.name.as_os_str()) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes away what the killed server had made of this name since `begun` (nanoseconds since
+    /// 1970), so that it can be made anew: it was empty, and nobody had been told of it.
+    pub fn undo_making(&self, place: Place<'_>, begun: i64) -> Result<(), FsError> {
+        let Some(stat) = self.stat_of(place)? else { return Ok(()) };
+        let is_dir = stat.kind() == FileType::Directory;
+        let empty =
+            is_dir || (stat.nlink == 1 && (stat.kind() != FileType::RegularFile || stat.size == 0));
+        let links = stat.kind() == FileType::RegularFile && self.owners.is_some();
+        if !was_born_since(&stat, begun - TICKS) || !(empty || links) {
+            return Ok(());
+        }
+        let dir = self.lower.path_fd(&self.lower.inode(place.parent)?)?;
+        let flags = if is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        match rustix::fs::unlinkat(&dir, place.name.as_os_str(), flags) {
+            // Somebody uses it already, or has removed it.
+            Ok(()) | Err(Errno::NOTEMPTY | Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).call("unlinkat"),
+        }
+    }
+
+    /// Takes a name away that the killed server had given to the inode, so that it can be given anew.
+    pub fn undo_linking(&self, nodeid: u64, place: Place<'_>) -> Result<(), FsError> {
+        let Some(stat) = self.stat_of(place)? else { return Ok(()) };
+        if stat.nlink < 2 || stat.identity() != self.lower.inode(nodeid)?.identity {
+            return Ok(());
+        }
+        let dir = self.lower.path_fd(&self.lower.inode(place.parent)?)?;
+        rustix::fs::unlinkat(&dir, place.name.as_os_str(), AtFlags::empty()).call("unlinkat")
+    }
+
+    /// Whether the killed server had removed the name: it is not there, or is another file's by now.
+    pub fn is_removed(&self, place: Place<'_>, begun: i64) -> Result<bool, FsError> {
+        // Not a tick earlier: it may have been made just before it was removed.
+        Ok(self.stat_of(place)?.is_none_or(|stat| was_born_since(&stat, begun)))
+    }
+
+    /// Whether the killed server had moved a file: it is not where it was, and one is where it was
+    /// to go. The kernel above had found it before it asked.
+    pub fn is_renamed(&self, from: Place<'_>, to: Place<'_>) -> Result<bool, FsError> {
+        // A whiteout is left where the file was.
+        let is_whiteout =
+            |stat: &LowerStat| stat.kind() == FileType::CharacterDevice && stat.rdev == 0;
+        let there = self.stat_of(from)?.filter(|stat| !is_whiteout(stat));
+        let moved = there.is_none() && self.stat_of(to)?.is_some();
+        if moved {
+            let parent = self.lower.inode(to.parent)?;
+            self.lower.moved(&parent, to.name.as_os_str());
+        }
+        Ok(moved)
+    }
+
+    /// How much of `data` stands at `offset` already, where the file ended when the kernel above
+    /// asked to append it.
+    pub fn appended(&self, file: Contents, offset: u64, data: &[u8]) -> Result<usize, FsError> {
+        let mut found = Vec::new();
+        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        // The open file may be for writing only.
+        let file = Contents { handle: UNOPENED, ..file };
+        self.read(file, offset, size, &mut found)?;
+        Ok(if data.starts_with(&found) { found.len() } else { 0 })
+    }
+}
+
+/// Whether the file is not older than this time; unknown times are old.
+fn was_born_since(stat: &LowerStat, begun: i64) -> bool {
+    let nanoseconds = |time: Timestamp| {
+        time.sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.nsec))
+    };
+    stat.btime.is_some_and(|born| nanoseconds(born) >= begun)
+}

@@ -1,0 +1,189 @@
+//! The process that keeps a mount alive: it holds what the server needs, waits, and starts a new
+//! server when one ends without having been told to.
+//!
+//! The server is a fork that shares the table of descriptors: /dev/fuse, the lower tree and the open
+//! files stay open when it is killed. What they are is in [`crate::state`], which both have mapped.
+//! The supervisor itself has one thread, reads no request and looks at no lower file.
+
+use std::collections::HashSet;
+use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use super::fuse;
+use crate::config::MountConfig;
+use crate::error::StartError;
+use crate::fuse::session::Connection;
+use crate::host::mountinfo;
+use crate::state::{Number, State};
+use crate::sys::process::{self, Arrived, Forked, Signals};
+
+/// A server that has lived no longer than this has died early.
+const EARLY: Duration = Duration::from_millis(250);
+/// After so many early deaths, one after the other, the mount is taken away.
+const MOST_EARLY: u32 = 15;
+/// How long to wait after the first early death; doubled for each further one, up to 64 ms.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// The signals that the supervisor waits for.
+const SIGNALS: [Signal; 4] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP];
+
+/// Takes the mount away, if it is still there and nothing lies on it.
+pub(super) struct Unmounter {
+    mountpoint: PathBuf,
+    own: Option<u64>,
+}
+
+impl Unmounter {
+    /// For the mount that is at the mount point now.
+    pub(super) fn new(config: &MountConfig) -> Self {
+        let mountpoint = config.mountpoint.clone();
+        Self { own: shown(&mountpoint), mountpoint }
+    }
+
+    /// Detaches the mount: it ends with its last open file.
+    pub(super) fn detach(&self) {
+        match shown(&self.mountpoint) {
+            // Another process of this mount was quicker.
+            None => return,
+            // Another file system may have been mounted over ours: that is not ours to take away.
+            now if now != self.own => {
+                tracing::error!("another mount covers '{}'", self.mountpoint.display());
+                return;
+            }
+            _ => {}
+        }
+        tracing::info!("unmounting '{}'", self.mountpoint.display());
+        if let Err(error) = fuse::detach(&self.mountpoint) {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+/// The mount that a path shows just now, by the kernel's number for it.
+fn shown(mountpoint: &std::path::Path) -> Option<u64> {
+    mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
+}
+
+/// Has servers serve the connection until it ends. `ready` is called once, when the first one has
+/// been started: whoever makes a request from then on gets an answer. `serve` is what a server does,
+/// in its own process; for all but the first it gets the descriptors that were open before.
+pub(super) fn run(
+    connection: Connection,
+    config: &MountConfig,
+    ready: impl FnOnce(),
+    serve: impl Fn(Connection, Option<&HashSet<RawFd>>) -> Result<(), StartError>,
+) -> Result<(), StartError> {
+    let system = |errno: Errno| StartError::System {
+        what: "cannot start a server process".into(),
+        source: errno.into(),
+    };
+    if !config.foreground
+        && let Err(error) = std::env::set_current_dir("/")
+    {
+        tracing::warn!("cannot leave the working directory: {error}");
+    }
+    let state = connection.state();
+    // A server that ends by itself closes what it had, in the common table: not a second time here.
+    let connection = ManuallyDrop::new(connection);
+    let signals = Signals::collect(&SIGNALS).map_err(system)?;
+    let unmounter = Unmounter::new(config);
+    connection.shed();
+    let base = process::open_descriptors().map_err(system)?;
+    let mut ready = Some(ready);
+    let mut early = 0;
+    loop {
+        let started = Instant::now();
+        let is_first = ready.is_some();
+        let pid = match process::fork_sharing_descriptors().map_err(system)? {
+            Forked::Child => {
+                let left = (!is_first).then_some(&base);
+                std::process::exit(be_server(config, || {
+                    serve(ManuallyDrop::into_inner(connection), left)
+                }))
+            }
+            Forked::Parent(pid) => pid,
+        };
+        if let Some(ready) = ready.take() {
+            ready();
+        }
+        let status = attend(pid, &signals, &unmounter).map_err(system)?;
+        if status.exit_status() == Some(0) {
+            return Ok(());
+        }
+        if let Some(code) = status.exit_status() {
+            unmounter.detach();
+            return Err(StartError::Mount(format!(
+                "the server has failed with exit code {code}: the mount is taken away"
+            )));
+        }
+        early = if started.elapsed() < EARLY { early + 1 } else { 0 };
+        if early >= MOST_EARLY {
+            unmounter.detach();
+            return Err(StartError::Mount(format!(
+                "the server has {} {MOST_EARLY} times, each time as soon as it was started: the \
+                 mount is taken away",
+                how(status)
+            )));
+        }
+        count_restart(&state);
+        tracing::warn!("the server has {}: a new one takes over", how(status));
+        if early > 1 {
+            thread::sleep(PAUSE * 2_u32.pow((early - 2).min(5)));
+        }
+    }
+}
+
+fn count_restart(state: &Arc<State>) {
+    state.number(Number::Restarts).fetch_add(1, Ordering::SeqCst);
+}
+
+/// What the child does; returns its exit code.
+fn be_server(config: &MountConfig, serve: impl FnOnce() -> Result<(), StartError>) -> i32 {
+    let mut steps = vec![("signals", process::unblock(&SIGNALS))];
+    // Whoever kills a foreground process wants the mount to end. In the background the server goes
+    // on without its supervisor.
+    if config.foreground {
+        steps.push(("its parent's end", process::signal_when_parent_ends(Signal::TERM)));
+    }
+    for (what, result) in steps {
+        if let Err(errno) = result {
+            tracing::warn!(%errno, "the server does not hear of {what}");
+        }
+    }
+    match serve() {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!("{error}");
+            i32::from(error.exit_code())
+        }
+    }
+}
+
+/// Waits until the server has ended, and unmounts when asked to meanwhile.
+fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<WaitStatus, Errno> {
+    loop {
+        if let Some((_, status)) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)? {
+            return Ok(status);
+        }
+        let Arrived { signal, .. } = signals.next()?;
+        if signal != Signal::CHILD.as_raw() {
+            unmounter.detach();
+        }
+    }
+}
+
+/// How a server has ended, in words.
+fn how(status: WaitStatus) -> String {
+    match (status.terminating_signal(), status.exit_status()) {
+        (Some(signal), _) => format!("been killed by signal {signal}"),
+        (None, code) => format!("failed with exit code {}", code.unwrap_or_default()),
+    }
+}

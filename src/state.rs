@@ -1,0 +1,140 @@
+//! What a server knows and another one must know after it, should it be killed: which inodes the
+//! kernel knows and how often it was told of them, what is open, and how far each request has come.
+//!
+//! It lives in memory that the supervisor keeps. A server can be killed between any two of its
+//! instructions, so everything here is written in an order that can be cut off anywhere:
+//!
+//! - A row is filled first and then *published* by one store. What is not published is free.
+//! - What takes two stores that belong together (a lookup count, and for whom it was counted) is
+//!   written down first, so that it can be undone ([`slot`]).
+//! - Which room is free is not recorded: it is what no published row uses, and is found out anew.
+//!
+//! Locks are not here. They end with the server that holds them.
+
+pub mod arena;
+pub mod rows;
+pub mod slot;
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU64;
+
+use rustix::io::Errno;
+
+use crate::sys::shared::{self, Bytes, PAGE_BYTES, Words};
+use arena::Arena;
+use rows::Rows;
+use slot::Slots;
+
+/// The version of the layout. A server of another version cannot go on with it.
+pub const VERSION: u64 = 1;
+
+/// Room for one request: a write of 1 MiB, and its headers.
+pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;
+/// Threads that answer requests, and one that takes over what another server has left.
+const SLOTS: usize = 257;
+const OPENS: usize = 1 << 22;
+const BACKINGS: usize = 1 << 20;
+/// How many pages of rows and names to reserve: the first number that the system allows. A page
+/// holds 64 rows. What is not used takes no memory.
+const PAGES: [usize; 3] = [1 << 22, 1 << 19, 1 << 15];
+
+/// Numbers that never go back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Number {
+    /// The layout's version.
+    Version = 0,
+    /// The last handle number that was given.
+    Handle = 1,
+    /// How many nodeids were given that are no inode numbers.
+    Alias = 2,
+    /// How many servers have been started again.
+    Restarts = 3,
+    /// The highest backing id that the kernel has given.
+    Backing = 4,
+}
+
+/// The memory.
+#[derive(Debug)]
+pub struct State {
+    file: OwnedFd,
+    header: Words,
+    buffers_at: usize,
+    /// What each thread is doing.
+    pub slots: Slots,
+    /// Open files: handle, nodeid, flags, descriptor.
+    pub opens: Rows<4>,
+    /// Lower files that are registered with the kernel: nodeid, id.
+    pub backings: Rows<2>,
+    /// Inodes and names.
+    pub arena: Arena,
+}
+
+impl State {
+    /// New memory, for a mount that begins.
+    pub fn create() -> Result<Self, Errno> {
+        let mut last = Errno::NOMEM;
+        for pages in PAGES {
+            let layout = Layout::new(pages);
+            match shared::create("idshift", layout.end).and_then(|file| Self::map(file, &layout)) {
+                Ok(state) => {
+                    state.number(Number::Version).store(VERSION, slot::PUT);
+                    return Ok(state);
+                }
+                Err(errno) => last = errno,
+            }
+        }
+        Err(last)
+    }
+
+    fn map(file: OwnedFd, layout: &Layout) -> Result<Self, Errno> {
+        let words = |offset, count| Words::map(&file, offset, count);
+        Ok(Self {
+            header: words(0, PAGE_BYTES / 8)?,
+            buffers_at: layout.buffers,
+            slots: Slots::new(words(layout.slots, SLOTS * slot::WORDS)?),
+            opens: Rows::new(words(layout.opens, OPENS * 4)?),
+            backings: Rows::new(words(layout.backings, BACKINGS * 2)?),
+            arena: Arena::new(
+                words(layout.pages, layout.page_count * arena::PAGE_WORDS)?,
+                words(layout.table, layout.page_count * arena::ENTRY_WORDS)?,
+            ),
+            file,
+        })
+    }
+
+    /// One of the numbers.
+    pub fn number(&self, number: Number) -> &AtomicU64 {
+        &self.header[number as usize]
+    }
+
+    /// The buffer of a thread, for the owner of its slot.
+    pub fn buffer(&self, slot: usize) -> Result<Bytes, Errno> {
+        Bytes::map(&self.file, self.buffers_at + slot * BUFFER, BUFFER)
+    }
+}
+
+/// Where things are, in bytes.
+struct Layout {
+    slots: usize,
+    buffers: usize,
+    opens: usize,
+    backings: usize,
+    table: usize,
+    pages: usize,
+    page_count: usize,
+    end: usize,
+}
+
+impl Layout {
+    fn new(page_count: usize) -> Self {
+        let slots = PAGE_BYTES;
+        let buffers = slots + (SLOTS * slot::WORDS * 8).next_multiple_of(PAGE_BYTES);
+        let opens = buffers + SLOTS * BUFFER;
+        let backings = opens + OPENS * 4 * 8;
+        let table = backings + BACKINGS * 2 * 8;
+        let pages = table + page_count * arena::ENTRY_WORDS * 8;
+        let end = pages + page_count * PAGE_BYTES;
+        Self { slots, buffers, opens, backings, table, pages, page_count, end }
+    }
+}

@@ -1,0 +1,353 @@
+//! What a thread is doing: one *slot* for each, so that the next server knows how far a request
+//! came whose answer the kernel has not got.
+//!
+//! A slot says which request it is, when it was begun, which inodes have been counted for its
+//! answer, and which file has been opened for it. If the kernel sends the request again, the answer
+//! was not delivered: what was counted is taken back and the request begins anew. If it does not,
+//! the answer was delivered, and all stays.
+//!
+//! A lookup count and the entry that says for whom it was counted change together: both are written
+//! down before, and put back by the next server if it finds that they were being changed.
+
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::arena::Piece;
+use crate::sys::shared::Words;
+
+/// How words are loaded and stored: none is stored before what was to be stored earlier.
+pub const GET: Ordering = Ordering::Acquire;
+/// See [`GET`].
+pub const PUT: Ordering = Ordering::Release;
+
+/// How many inodes can be counted for one answer: more than the longest listing has.
+pub const MOST_COUNTED: usize = 8192 - 64;
+/// The words of a slot: the fields, and what was counted, with a zero at the end.
+pub const WORDS: usize = FIRST_COUNTED + MOST_COUNTED + 1 + 47;
+
+const UNIQUE: usize = 0;
+const BEGUN: usize = 1;
+const CHANGING: usize = 2;
+const CHANGED_ROW: usize = 3;
+const LOOKUPS_BEFORE: usize = 4;
+const CHANGED_WORD: usize = 5;
+const WORD_BEFORE: usize = 6;
+const OPENED: usize = 7;
+const FORGOTTEN: usize = 8;
+const USED: usize = 9;
+const TRIES: usize = 10;
+const FIRST_COUNTED: usize = 16;
+/// An entry of what was counted that does not count any more.
+const TAKEN_BACK: u64 = u64::MAX;
+
+/// All slots of a mount.
+#[derive(Debug)]
+pub struct Slots {
+    words: Words,
+    taken: Box<[AtomicBool]>,
+}
+
+/// One slot.
+#[derive(Debug, Clone)]
+pub struct Slot {
+    words: Words,
+    start: usize,
+    number: usize,
+}
+
+thread_local! {
+    /// The slot of this thread, and how much has been counted in it.
+    static MINE: RefCell<Option<Slot>> = const { RefCell::new(None) };
+    static COUNTED: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Slots {
+    /// Over these words.
+    pub fn new(words: Words) -> Self {
+        let count = words.len() / WORDS;
+        Self { words, taken: (0..count).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// The slots, in order.
+    pub fn all(&self) -> impl Iterator<Item = Slot> + '_ {
+        (0..self.taken.len()).map(|number| self.slot(number))
+    }
+
+    /// A slot that no thread has; `None` if there are no more.
+    pub fn take(&self) -> Option<Slot> {
+        let free = |taken: &AtomicBool| !taken.swap(true, Ordering::SeqCst);
+        self.taken.iter().position(free).map(|number| self.slot(number))
+    }
+
+    fn slot(&self, number: usize) -> Slot {
+        Slot { words: self.words.clone(), start: number * WORDS, number }
+    }
+}
+
+impl Slot {
+    fn word(&self, at: usize) -> &AtomicU64 {
+        &self.words[self.start + at]
+    }
+
+    /// Its number, which is also its buffer's.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// From now on what this thread counts is counted in this slot.
+    pub fn enter(&self) {
+        MINE.set(Some(self.clone()));
+        self.word(USED).store(1, PUT);
+        let counted = (0..MOST_COUNTED).find(|n| self.word(FIRST_COUNTED + n).load(GET) == 0);
+        COUNTED.set(counted.unwrap_or(MOST_COUNTED));
+    }
+
+    /// A request begins.
+    pub fn begin(&self, unique: u64) {
+        // First, so that nothing of the last request is ever taken for this one's.
+        self.word(FIRST_COUNTED).store(0, PUT);
+        self.word(OPENED).store(0, PUT);
+        self.word(BEGUN).store(0, PUT);
+        self.word(TRIES).store(0, PUT);
+        self.word(UNIQUE).store(unique, PUT);
+        COUNTED.set(0);
+    }
+
+    /// It has been answered.
+    pub fn end(&self) {
+        self.word(UNIQUE).store(0, PUT);
+    }
+
+    /// The request that is under way, 0 if none is.
+    pub fn unique(&self) -> u64 {
+        self.word(UNIQUE).load(GET)
+    }
+
+    /// When the request began to change the lower tree, in nanoseconds since 1970; 0 if it did not.
+    pub fn begun(&self) -> i64 {
+        self.word(BEGUN).load(GET).cast_signed()
+    }
+
+    /// The request begins to change the lower tree, now.
+    pub fn set_begun(&self, now: i64) {
+        self.word(BEGUN).store(now.cast_unsigned(), PUT);
+    }
+
+    /// The handle number of the file that was opened for the request, 0 if none was.
+    pub fn opened(&self) -> u64 {
+        self.word(OPENED).load(GET)
+    }
+
+    /// How much of a message that makes the server forget has been done.
+    pub fn forgotten(&self) -> u64 {
+        self.word(FORGOTTEN).load(GET)
+    }
+
+    /// Whether a thread has ever had it.
+    pub fn was_used(&self) -> bool {
+        self.word(USED).load(GET) != 0
+    }
+
+    /// Begins a request anew that another server had begun; when it began to change the lower tree
+    /// is kept. Nothing that was counted for it must be left.
+    pub fn begin_again(&self, unique: u64) {
+        self.word(FIRST_COUNTED).store(0, PUT);
+        self.word(OPENED).store(0, PUT);
+        self.word(TRIES).fetch_add(1, Ordering::SeqCst);
+        self.word(UNIQUE).store(unique, PUT);
+        COUNTED.set(0);
+    }
+
+    /// How often it has been begun anew.
+    pub fn tries(&self) -> u64 {
+        self.word(TRIES).load(GET)
+    }
+
+    /// The rows that are counted for the request, with the places of the entries.
+    pub fn counted(&self) -> Vec<(usize, Piece)> {
+        let entries = (0..MOST_COUNTED).map(|n| (n, self.word(FIRST_COUNTED + n).load(GET)));
+        entries
+            .take_while(|(_, entry)| *entry != 0)
+            .filter(|(_, entry)| *entry != TAKEN_BACK)
+            .filter_map(|(n, entry)| Some((FIRST_COUNTED + n, Piece::try_from(entry).ok()?)))
+            .collect()
+    }
+
+    /// Finishes what the thread was in the middle of when it was ended: puts both words back.
+    /// `lookups` finds the count of a row.
+    pub fn repair<'w>(&self, lookups: impl FnOnce(Piece) -> Option<&'w AtomicU64>) {
+        if self.word(CHANGING).load(GET) == 0 {
+            return;
+        }
+        let field = |at| self.word(at).load(GET);
+        let row = Piece::try_from(field(CHANGED_ROW)).ok().and_then(lookups);
+        let at = usize::try_from(field(CHANGED_WORD)).ok().filter(|&at| at < WORDS);
+        if let (Some(lookups), Some(at)) = (row, at) {
+            lookups.store(field(LOOKUPS_BEFORE), PUT);
+            self.word(at).store(field(WORD_BEFORE), PUT);
+        }
+        self.word(CHANGING).store(0, PUT);
+    }
+
+    /// Stores a lookup count and a word of the slot as if in one step.
+    fn change(&self, row: Piece, lookups: &AtomicU64, count: u64, at: usize, value: u64) {
+        let word = self.word(at);
+        self.word(CHANGED_ROW).store(row.into(), PUT);
+        self.word(LOOKUPS_BEFORE).store(lookups.load(GET), PUT);
+        self.word(CHANGED_WORD).store(at as u64, PUT);
+        self.word(WORD_BEFORE).store(word.load(GET), PUT);
+        self.word(CHANGING).store(1, PUT);
+        lookups.store(count, PUT);
+        word.store(value, PUT);
+        self.word(CHANGING).store(0, PUT);
+    }
+}
+
+/// Does something with the slot of the calling thread, if it has one.
+fn with_mine<T>(call: impl FnOnce(&Slot) -> T) -> Option<T> {
+    MINE.with_borrow(|slot| slot.as_ref().map(call))
+}
+
+/// A request begins on the calling thread; `now`, if it is about to change the lower tree.
+pub fn begin(unique: u64, now: Option<i64>) {
+    with_mine(|slot| {
+        slot.begin(unique);
+        if let Some(now) = now {
+            slot.set_begun(now);
+        }
+    });
+}
+
+/// It has been answered.
+pub fn end() {
+    with_mine(Slot::end);
+}
+
+/// How much of the calling thread's message, which makes the server forget, has been done.
+pub fn forgotten() -> u64 {
+    with_mine(Slot::forgotten).unwrap_or(0)
+}
+
+/// The calling thread is about to read a message into the buffer of its slot. Whatever has been read
+/// into it before is done with.
+pub fn await_message(buffer: &mut [u8]) {
+    // In this order: a message that is there counts as not done at all when its parts are reset.
+    if let Some(length) = buffer.first_chunk_mut::<4>() {
+        *length = [0; 4];
+    }
+    with_mine(|slot| slot.word(FORGOTTEN).store(0, PUT));
+}
+
+/// Says in the calling thread's slot which handle number is about to be given to an open file.
+pub fn opening(handle: u64) {
+    with_mine(|slot| slot.word(OPENED).store(handle, PUT));
+}
+
+/// Counts one more lookup of a row, for the calling thread's request. Under a lock that everyone
+/// takes who changes this count. Returns the place of the entry, for [`take_back`], and `None` if
+/// the request has counted too many already.
+pub fn count(row: Piece, lookups: &AtomicU64) -> Option<usize> {
+    let more = lookups.load(GET).saturating_add(1);
+    let counted = with_mine(|slot| {
+        let counted = COUNTED.get();
+        let at = FIRST_COUNTED + counted;
+        if counted >= MOST_COUNTED {
+            return None;
+        }
+        slot.word(at + 1).store(0, PUT);
+        slot.change(row, lookups, more, at, row.into());
+        COUNTED.set(counted + 1);
+        Some(at)
+    });
+    counted.unwrap_or_else(|| {
+        lookups.store(more, PUT);
+        Some(0)
+    })
+}
+
+/// Takes back what [`count`] has counted at this place. The same lock.
+pub fn take_back(row: Piece, lookups: &AtomicU64, at: usize) {
+    let less = lookups.load(GET).saturating_sub(1);
+    let taken = with_mine(|slot| {
+        if at != 0 {
+            slot.change(row, lookups, less, at, TAKEN_BACK);
+        }
+        at != 0
+    });
+    if taken != Some(true) {
+        lookups.store(less, PUT);
+    }
+}
+
+/// The kernel has dropped `count` lookups of a row: one more part of the calling thread's message is
+/// done. The same lock.
+pub fn forget(row: Piece, lookups: &AtomicU64, count: u64) {
+    let less = lookups.load(GET).saturating_sub(count);
+    let done = |slot: &Slot| slot.change(row, lookups, less, FORGOTTEN, slot.forgotten() + 1);
+    if with_mine(done).is_none() {
+        lookups.store(less, PUT);
+    }
+}
+
+/// The same for a lookup of nothing that is known.
+pub fn forget_nothing() {
+    with_mine(|slot| slot.word(FORGOTTEN).store(slot.forgotten() + 1, PUT));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+    use crate::sys::shared;
+
+    fn slots() -> Slots {
+        let length = (4 * WORDS * 8).next_multiple_of(4096);
+        let file = shared::create("test", length).unwrap();
+        Slots::new(Words::map(&file, 0, 4 * WORDS).unwrap())
+    }
+
+    #[test]
+    fn what_was_counted_is_known_until_the_next_request() {
+        let slots = slots();
+        let slot = slots.take().unwrap();
+        slot.enter();
+        slot.begin(8);
+        let (a, b) = (AtomicU64::new(0), AtomicU64::new(4));
+        let first = count(11, &a).unwrap();
+        let second = count(22, &b).unwrap();
+        assert_eq!(slot.counted(), [(first, 11), (second, 22)]);
+        take_back(11, &a, first);
+        assert_eq!(slot.counted(), [(second, 22)]);
+        assert_eq!((a.load(GET), b.load(GET)), (0, 5));
+        slot.begin(10);
+        assert!(slot.counted().is_empty() && slot.unique() == 10);
+        MINE.set(None);
+        assert_eq!(slots.take().unwrap().number(), 1);
+    }
+
+    /// Ends a change after each of its stores, as a kill does, and repairs it.
+    #[test]
+    fn a_change_is_done_whole_or_not_at_all() {
+        for stores in 0..=7 {
+            let slots = slots();
+            let slot = slots.take().unwrap();
+            let lookups = AtomicU64::new(3);
+            let at = FIRST_COUNTED;
+            let steps: [&dyn Fn(); 8] = [
+                &|| slot.word(CHANGED_ROW).store(5, PUT),
+                &|| slot.word(LOOKUPS_BEFORE).store(3, PUT),
+                &|| slot.word(CHANGED_WORD).store(at as u64, PUT),
+                &|| slot.word(WORD_BEFORE).store(0, PUT),
+                &|| slot.word(CHANGING).store(1, PUT),
+                &|| lookups.store(4, PUT),
+                &|| slot.word(at).store(5, PUT),
+                &|| slot.word(CHANGING).store(0, PUT),
+            ];
+            steps[..=stores].iter().for_each(|step| step());
+            slot.repair(|row| (row == 5).then_some(&lookups));
+            let whole = stores == 7;
+            assert_eq!(lookups.load(GET), if whole { 4 } else { 3 }, "{stores}");
+            assert_eq!(slot.counted().len(), usize::from(whole), "{stores}");
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The server is killed, again and again, and nobody who uses the mount notices.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod common;
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::files::chown;
+use common::mount::wait_for;
+use common::program::children_of;
+use common::runner::{needs_idshift, needs_program, needs_real_root};
+use common::{Mount, eventually, lo, put_file, raw, skip};
+use rustix::fs::{FileType, RenameFlags, XattrFlags};
+
+common::tests!(
+    tar_through_ten_kills,
+    open_files_stay_open,
+    open_files_without_passthrough,
+    removed_files_stay_open,
+    open_directories_are_listed_on,
+    changes_of_names_happen_once,
+    appending_happens_once,
+    nothing_is_left_over,
+    locks_of_flock_stay,
+    lower_changes_are_still_heard_of,
+    server_that_always_dies,
+);
+
+/// Kills the server, and waits until the next one is there.
+fn kill(mount: &Mount) {
+    let before = mount.server_pid();
+    assert_ne!(before, mount.main_pid(), "a process of its own");
+    raw::kill(before, libc::SIGKILL).unwrap();
+    eventually("a new server goes on", || {
+        let children = children_of(mount.main_pid());
+        children.first().is_some_and(|&now| now != before)
+    });
+}
+
+/// Runs `round` over and over while the server is killed so many times; returns how often.
+fn while_killing(mount: &Mount, kills: usize, mut round: impl FnMut(usize)) -> usize {
+    let mut rounds = 0;
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            for _ in 0..kills {
+                thread::sleep(Duration::from_millis(70));
+                kill(mount);
+            }
+        });
+        while !killer.is_finished() {
+            round(rounds);
+            rounds += 1;
+        }
+    });
+    rounds
+}
+
+/// Only since Linux 6.9 does the kernel send requests again that a killed server had begun.
+fn needs_resending() {
+    needs_idshift();
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (parts.next().unwrap(), parts.next().unwrap());
+    if version < (6, 9) {
+        skip(format!("needs Linux 6.9 (FUSE_NOTIFY_RESEND), not {release}"));
+    }
+}
+
+fn mounted(options: &str) -> Mount {
+    needs_resending();
+    let mount = Mount::with(&format!("{},{options}restart=on,log=info", common::MAP), |_| ());
+    mount.server_pid(); // skips where there is none
+    mount
+}
+
+/// What the last new server found: inodes and open files.
+fn found(mount: &Mount) -> (usize, usize) {
+    let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+    let line =
+        log.lines().rfind(|line| line.contains("a new server goes on")).expect("a new server");
+    let number = |key: &str| {
+        let text = line.split_once(&format!("{key}=")).unwrap().1;
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    (number("inodes"), number("open"))
+}
+
+/// Each file's path, type, mode, owner and contents.
+fn everything(root: &Path, dir: &Path, all: &mut Vec<(PathBuf, u32, u32, Vec<u8>)>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let meta = path.symlink_metadata().unwrap();
+        let contents = if meta.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+        let name = path.strip_prefix(root).unwrap().to_owned();
+        all.push((name, meta.mode(), meta.uid(), contents));
+        if meta.is_dir() {
+            everything(root, &path, all);
+        }
+    }
+}
+
+fn tar_through_ten_kills() {
+    needs_program("tar");
+    let mount = mounted("");
+    let source = mount.beside().join("source");
+    for directory in 0..50 {
+        let path = source.join(format!("tree/d{directory}"));
+        fs::create_dir_all(&path).unwrap();
+        for file in 0..100 {
+            let path = path.join(format!("file-{file}"));
+            fs::write(&path, format!("{directory} {file}\n").repeat(file)).unwrap();
+            if file % 3 == 0 {
+                chown(&path, Some(1), Some(2)).unwrap();
+            }
+        }
+        symlink("file-1", path.join("link")).unwrap();
+    }
+    let archive = mount.beside().join("archive");
+    let run = |arguments: &[&str], directory: &Path| {
+        let mut command = Command::new("tar");
+        command.args(arguments).arg(&archive).arg("-C").arg(directory);
+        command
+    };
+    assert!(run(&["cf"], &source).arg("tree").status().unwrap().success());
+    let log = mount.beside().join("tar.log");
+    let start = Instant::now();
+    let mut tar = run(&["xpf"], &mount.up("")).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let mut kills = 0;
+    while tar.try_wait().unwrap().is_none() && kills < 10 {
+        thread::sleep(Duration::from_millis(60));
+        kill(&mount);
+        kills += 1;
+    }
+    assert_eq!(kills, 10, "tar was too quick");
+    while tar.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    let status = wait_for(&mut tar).expect("tar ends");
+    println!("killed: tar of 5,050 files through {kills} kills in {:.1?}", start.elapsed());
+    assert!(status.success(), "{}", fs::read_to_string(log).unwrap());
+    let (mut wanted, mut got, mut stored) = (Vec::new(), Vec::new(), Vec::new());
+    everything(&source, &source, &mut wanted);
+    everything(&mount.up(""), &mount.up(""), &mut got);
+    everything(&mount.low(""), &mount.low(""), &mut stored);
+    for all in [&mut wanted, &mut got, &mut stored] {
+        all.sort();
+    }
+    assert!(wanted == got, "the tree is another one");
+    for (_, _, owner, _) in &mut stored {
+        *owner -= common::mount::BASE;
+    }
+    assert!(wanted == stored, "what is stored is something else");
+}
+
+fn stays_open(options: &str, known_as_open: usize) {
+    let mount = mounted(options);
+    let path = mount.up("file");
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    let reader = File::open(&path).unwrap();
+    file.write_all(b"before").unwrap();
+    for n in 0..3 {
+        kill(&mount);
+        file.write_all(b" and after").unwrap();
+        let length = 6 + 10 * (n + 1);
+        let mut contents = vec![0; length];
+        reader.read_exact_at(&mut contents, 0).unwrap();
+        assert!(contents.ends_with(b" and after"));
+        assert_eq!(file.metadata().unwrap().len(), length as u64);
+    }
+    file.set_len(3).unwrap();
+    kill(&mount);
+    assert_eq!(fs::read(mount.low("file")).unwrap(), b"bef");
+    file.sync_all().unwrap();
+    assert_eq!(found(&mount).1, known_as_open);
+    drop((file, reader));
+    eventually("closing reaches the new server", || {
+        // A server that dies at once, time after time, is given up.
+        thread::sleep(Duration::from_millis(300));
+        kill(&mount);
+        found(&mount).1 == 0
+    });
+}
+
+fn open_files_stay_open() {
+    stays_open("", 2);
+}
+
+fn open_files_without_passthrough() {
+    stays_open("suid=deny,", 2);
+    // Only the one that made the file is known to be open.
+    stays_open("io=cached,cache=none,", 1);
+}
+
+fn removed_files_stay_open() {
+    let mount = mounted("");
+    let mut file =
+        File::options().read(true).write(true).create_new(true).open(mount.up("file")).unwrap();
+    file.write_all(b"content").unwrap();
+    let other = common::open(&mount.up("file"), common::OFlags::PATH, 0).unwrap();
+    fs::create_dir(mount.up("dir")).unwrap();
+    let dir = common::open(&mount.up("dir"), common::OFlags::PATH, 0).unwrap();
+    fs::remove_file(mount.up("file")).unwrap();
+    fs::remove_dir(mount.up("dir")).unwrap();
+    for _ in 0..2 {
+        kill(&mount);
+        file.seek(SeekFrom::Start(0)).unwrap();
+        let mut content = String::new();
+        file.read_to_string(&mut content).unwrap();
+        assert_eq!((content.as_str(), file.metadata().unwrap().nlink()), ("content", 0));
+        file.set_permissions(fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(rustix::fs::fstat(&other).unwrap().st_size, 7);
+        assert_eq!(rustix::fs::fstat(&dir).unwrap().st_mode & 0o170_000, 0o040_000);
+        assert!(!mount.up("file").exists());
+    }
+}
+
+fn open_directories_are_listed_on() {
+    let mount = mounted("");
+    for n in 0..2000 {
+        put_file(&mount.low(format!("file-{n:04}")), b"", 0o644, lo(0), lo(0));
+    }
+    let mut names = Vec::new();
+    for (n, entry) in fs::read_dir(mount.up("")).unwrap().enumerate() {
+        names.push(entry.unwrap().file_name());
+        if n % 700 == 0 {
+            kill(&mount);
+        }
+    }
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 2000);
+}
+
+/// Each call has the result that it has where nothing is killed: none is seen to be done twice.
+fn changes_of_names_happen_once() {
+    let mount = mounted("");
+    fs::create_dir(mount.up("other")).unwrap();
+    let rounds = while_killing(&mount, 12, |n| {
+        let path = |name: &str| mount.up(format!("{name}-{n}"));
+        fs::create_dir(path("dir")).unwrap();
+        File::options().write(true).create_new(true).open(path("file")).unwrap();
+        symlink("target", path("link")).unwrap();
+        let here = rustix::fs::CWD;
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(here, path("fifo"), FileType::Fifo, mode, 0).unwrap();
+        fs::hard_link(path("file"), path("hard")).unwrap();
+        rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            path("file"),
+            rustix::fs::CWD,
+            mount.up(format!("other/file-{n}")),
+            RenameFlags::NOREPLACE,
+        )
+        .unwrap();
+        assert_eq!(path("hard").metadata().unwrap().nlink(), 2);
+        rustix::fs::setxattr(path("hard"), "user.x", b"1", XattrFlags::CREATE).unwrap();
+        rustix::fs::removexattr(path("hard"), "user.x").unwrap();
+        fs::remove_file(mount.up(format!("other/file-{n}"))).unwrap();
+        for name in ["hard", "link", "fifo"] {
+            fs::remove_file(path(name)).unwrap();
+        }
+        fs::remove_dir(path("dir")).unwrap();
+    });
+    println!("killed: {rounds} rounds of all changes of names through 12 kills");
+    assert_eq!(fs::read_dir(mount.low("")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(mount.low("other")).unwrap().count(), 0);
+}
+
+fn appending_happens_once() {
+    // Through the server: it judges each opening.
+    let mount = mounted("suid=deny,");
+    let mut file = File::options().append(true).create(true).open(mount.up("file")).unwrap();
+    let block = |n: usize| format!("{n:08} ").repeat(4000);
+    let rounds = while_killing(&mount, 10, |n| {
+        file.write_all(block(n).as_bytes()).unwrap();
+        if n % 50 == 49 {
+            file.set_len(0).unwrap();
+        }
+    });
+    let first = rounds / 50 * 50;
+    let wanted: String = (first..rounds).map(block).collect();
+    assert!(fs::read_to_string(mount.low("file")).unwrap() == wanted, "{rounds} rounds");
+}
+
+fn nothing_is_left_over() {
+    let mount = mounted("");
+    needs_real_root("dropping the kernel's caches");
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", mount.main_pid())).unwrap().count();
+    fs::write(mount.up("first"), "").unwrap();
+    kill(&mount);
+    let before = descriptors();
+    while_killing(&mount, 10, |n| {
+        let dir = mount.up(format!("dir-{n}"));
+        fs::create_dir(&dir).unwrap();
+        for file in 0..20 {
+            fs::write(dir.join(format!("file-{file}")), "x").unwrap();
+        }
+        for entry in fs::read_dir(&dir).unwrap() {
+            let entry = entry.unwrap();
+            entry.metadata().unwrap();
+            fs::read(entry.path()).unwrap();
+        }
+        fs::write("/proc/sys/vm/drop_caches", "2").unwrap();
+        if n % 2 == 0 {
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    });
+    eventually("the kernel has forgotten all but the root, and so have we", || {
+        fs::write("/proc/sys/vm/drop_caches", "3").unwrap();
+        thread::sleep(Duration::from_millis(300));
+        kill(&mount);
+        found(&mount) == (1, 0)
+    });
+    let after = descriptors();
+    assert!(after <= before + 2, "{before} descriptors before, {after} after");
+}
+
+/// A lock belongs to the lower descriptor, which stays.
+fn locks_of_flock_stay() {
+    use rustix::fs::{FlockOperation, flock};
+    let mount = mounted("locks=lower,");
+    let file = File::create(mount.up("file")).unwrap();
+    flock(&file, FlockOperation::LockExclusive).unwrap();
+    let below = File::open(mount.low("file")).unwrap();
+    kill(&mount);
+    assert!(flock(&below, FlockOperation::NonBlockingLockShared).is_err(), "it is still held");
+}
+
+fn lower_changes_are_still_heard_of() {
+    needs_real_root("hearing of changes below");
+    let mount = mounted("cache=coherent,");
+    put_file(&mount.low("file"), b"one", 0o644, lo(0), lo(0));
+    for content in ["two", "three"] {
+        mount.up("file").metadata().unwrap();
+        assert!(!mount.up("missing").exists());
+        kill(&mount);
+        fs::write(mount.low("file"), content).unwrap();
+        eventually("it shows", || fs::read_to_string(mount.up("file")).unwrap() == content);
+        fs::write(mount.low("missing"), "").unwrap();
+        eventually("the new file shows", || mount.up("missing").exists());
+        fs::remove_file(mount.low("missing")).unwrap();
+        eventually("it is gone", || !mount.up("missing").exists());
+    }
+}
+
+/// Callers get an error, not a wait for ever, and no dead mount is left.
+fn server_that_always_dies() {
+    let mount = mounted("");
+    let main = mount.main_pid();
+    let file_in_it = mount.up("file");
+    fs::write(&file_in_it, "x").unwrap();
+    let point = mount.beside().join("upper");
+    let start = Instant::now();
+    while common::mount::is_mounted(&point) && start.elapsed() < Duration::from_secs(20) {
+        for child in children_of(main) {
+            raw::kill(child, libc::SIGKILL).ok();
+        }
+    }
+    assert!(!common::mount::is_mounted(&point), "the mount is given up");
+    assert!(fs::read(file_in_it).is_err());
+    eventually("it says why", || {
+        let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+        log.contains("each time as soon as it was started")
+    });
+}
