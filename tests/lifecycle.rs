@@ -32,6 +32,7 @@ common::tests!(
     mount_over_the_lower_directory_itself,
     many_mounts_at_once,
     ends_cleanly_under_load,
+    limit_of_file_sizes,
     user_who_mounts_gets_no_suid,
 );
 
@@ -406,4 +407,26 @@ fn user_who_mounts_gets_no_suid() {
     });
     free(&upper);
     assert_eq!(called.code, 0, "{}", called.err);
+}
+
+/// `ulimit -f` where the mount is made says nothing about callers, and must not end the server.
+fn limit_of_file_sizes() {
+    let place = Place::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 8; exec \"$@\"", "sh"]).arg(&common::machine().binary);
+    let options = format!("{},io=cached", common::MAP);
+    command.args(["mount", "-o", &options]).args([&place.lower, &place.upper]);
+    let called = call(command);
+    assert_eq!(called.code, 0, "{}", called.err);
+    let written =
+        Caller::user(1000).run(|| std::fs::write(place.upper.join("long"), vec![b'x'; 300_000]));
+    // Lifting a hard limit takes CAP_SYS_RESOURCE, which also root need not have.
+    let sys_resource = rustix::thread::CapabilitySet::SYS_RESOURCE;
+    let capabilities = rustix::thread::capabilities(None).unwrap();
+    if machine().real_root && capabilities.effective.contains(sys_resource) {
+        written.unwrap();
+    } else {
+        assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::EFBIG));
+    }
+    assert_eq!(std::fs::read(place.upper.join("file")).unwrap(), b"content");
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::fuse::{self, Mounted};
@@ -41,6 +41,7 @@ pub fn serve(
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let cached = raise_descriptor_limit();
+    lift_file_size_limit()?;
     let (mut lower, guard) = guard::open_lower(config, cached)?;
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard)?;
@@ -176,6 +177,19 @@ fn raise_descriptor_limit() -> usize {
     let limit = if raised.is_ok() { maximum } else { current }.unwrap_or(u64::MAX);
     let cached = (limit.saturating_sub(RESERVED) / 2).clamp(16, MAX_CACHED);
     usize::try_from(cached).unwrap_or(16)
+}
+
+/// Lets files be as long as their file systems allow: by its own limit the kernel above has judged
+/// the caller already. Where the server's (`ulimit -f`) cannot be lifted, more than that is EFBIG to
+/// the caller, and not the end of the server.
+fn lift_file_size_limit() -> Result<(), StartError> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(no_signals)?;
+    let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;
+    let wanted = [None, maximum].map(|limit| Rlimit { current: limit, maximum: limit });
+    if !wanted.into_iter().any(|limit| rustix::process::setrlimit(Resource::Fsize, limit).is_ok()) {
+        tracing::debug!("the limit of the size of files stays");
+    }
+    Ok(())
 }
 
 /// What the workers' credentials rest on; each step matters only where the server has the right
