@@ -23,6 +23,7 @@ tests! {
     work_outside_goes_on,
     keeper_ends_with_its_server,
     keeper_is_waited_for,
+    keeper_stays_when_everybody_is_to_report,
 }
 
 // capabilities(7)
@@ -368,4 +369,20 @@ fn keeper_ends_with_its_server() {
         fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "))
     });
     rustix::mount::unmount(mount.up(""), rustix::mount::UnmountFlags::DETACH).unwrap();
+}
+
+/// `pkill -USR1 idshift` asks the server for its report, and finds the keeper too.
+fn keeper_stays_when_everybody_is_to_report() {
+    let (mount, server) = serving(MAP);
+    let keeper = keeper_of(server);
+    for pid in [server, keeper] {
+        raw::kill(pid, libc::SIGUSR1).unwrap();
+    }
+    let log = mount.beside().join("server.log");
+    let told = || fs::read_to_string(&log).unwrap().contains("is shown at");
+    eventually("the server has told", told);
+    // It unmounts, which only a keeper that is there can do.
+    let point = mount.up("").canonicalize().unwrap();
+    raw::kill(server, libc::SIGTERM).unwrap();
+    eventually("it has gone", || !common::mount::is_mounted(&point));
 }

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use super::guard::Guard;
 use super::{fuse, log, sandbox};
@@ -337,8 +337,8 @@ fn settle_down(config: &MountConfig) -> Result<(), io::Error> {
     process::close_inherited()?;
     rustix::thread::set_name(c"idshift-keeper")?;
     // These are for the server. They reach the whole group when they come from a terminal or from
-    // a service manager.
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+    // a service manager, or go to all processes of this name.
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1] {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     sandbox::shut_memory().map_err(io::Error::other)?;
