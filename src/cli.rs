@@ -7,6 +7,7 @@ pub mod helper;
 pub mod json;
 pub mod map;
 pub mod mount;
+mod plain;
 pub mod probe;
 pub mod progress;
 pub mod ranges;

@@ -171,6 +171,10 @@ impl Report {
         for line in lines {
             let (kind, rest) = line.split_once(' ')?;
             let (name, value) = rest.split_once(' ')?;
+            // They end up as names in other formats.
+            if !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+                return None;
+            }
             match kind {
                 "fact" => report.facts.push((name.to_owned(), unquote(value))),
                 "number" => report.numbers.push((name.to_owned(), value.parse().ok()?)),
@@ -190,7 +194,7 @@ fn operation(name: &str, value: &str) -> Option<Operation> {
     let first: usize = fields.next()?.parse().ok()?;
     let mut times = Histogram::default();
     for (at, count) in fields.enumerate() {
-        *times.0.get_mut(first + at)? = u64::from_str_radix(count, 16).ok()?;
+        *times.0.get_mut(first.checked_add(at)?)? = u64::from_str_radix(count, 16).ok()?;
     }
     Some(Operation { name: name.to_owned(), errors, nanos, times })
 }
@@ -296,6 +300,9 @@ mod tests {
     fn another_version_is_not_misread() {
         assert_eq!(Report::parse("idshift-report 2\n"), None);
         assert_eq!(Report::parse(""), None);
+        for forged in ["number up{x=\"y\"} 1", "operation x 0 0 18446744073709551615 1 1"] {
+            assert_eq!(Report::parse(&format!("{TITLE}\n{forged}\n")), None, "{forged}");
+        }
         let newer = format!("{TITLE}\nnumber inodes 7\nnovelty a b\n");
         assert_eq!(Report::parse(&newer).unwrap().number("inodes"), 7);
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::plain;
 use super::status::ask::{Answer, Asking};
 use crate::error::StartError;
 use crate::fs::Want;
@@ -64,7 +65,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Answer::Failed(_, errno) => return wrong(&errno.to_string()),
     };
     let (verdict, lines) = text.split_once('\n').unwrap_or((&text, ""));
-    print!("{lines}");
+    print!("{}", plain::lines(lines));
     Ok(if verdict.starts_with("denied") { 32 } else { 0 })
 }
 

@@ -209,14 +209,21 @@ pub(crate) fn put(file: impl AsFd, question: &[u8]) -> Result<Vec<u8>, Errno> {
     buffer.get(..length).map(<[u8]>::to_vec).ok_or(Errno::PROTO)
 }
 
-/// Writes a file so that whoever reads it sees the old or the new contents, never a part.
+/// Writes a file so that whoever reads it sees the old or the new contents, never a part. In a
+/// directory where others may write too, nothing of theirs is written through: the new file is one
+/// that was not there.
 pub(crate) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
     name.push(format!(".{}", std::process::id()));
     let beside = path.with_file_name(name);
-    let written = File::create(&beside)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
+    // What a process of this number has left when it was killed.
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = File::create_new(&beside)?
+        .write_all(text.as_bytes())
         .and_then(|()| std::fs::rename(&beside, path));
     if written.is_err() {
         std::fs::remove_file(&beside).ok();
@@ -225,8 +232,22 @@ pub(crate) fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, other) = (dir.path().join("x.prom"), dir.path().join("other"));
+        std::fs::write(&other, "other").unwrap();
+        let planted = dir.path().join(format!(".x.prom.{}", std::process::id()));
+        std::os::unix::fs::symlink(&other, &planted).unwrap();
+        write_atomically(&file, "new").unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"other");
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert!(std::fs::symlink_metadata(&file).unwrap().is_file() && !planted.exists());
+    }
 
     #[test]
     fn what_the_other_process_tells_is_understood() {

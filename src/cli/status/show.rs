@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Seen, State};
 use crate::cli::json::Json;
+use crate::cli::plain;
 use crate::report::{BUCKETS, Operation, Report, start};
 
 /// One line for each mount.
@@ -17,18 +18,18 @@ pub(super) fn table(seen: &[Seen]) -> String {
     ];
     let mut notes = String::new();
     for one in seen {
-        let mountpoint = one.mountpoint.display().to_string();
+        let mountpoint = plain::line(&one.mountpoint.display().to_string());
         let State::Alive(report) = &one.state else {
             let dash = || "-".to_owned();
-            let source = one.source.clone();
-            let why = one.state.in_words(&one.mountpoint);
+            let source = plain::line(&one.source);
+            let why = plain::line(&one.state.in_words(&one.mountpoint));
             notes.extend([&mountpoint, ": ", &why, "\n"]);
             rows.push([mountpoint, source, dash(), dash(), dash(), dash(), dash(), dash(), dash()]);
             continue;
         };
         rows.push([
             mountpoint,
-            report.fact("lower").to_owned(),
+            plain::line(report.fact("lower")),
             report.number("pid").to_string(),
             report.uptime(),
             report.requests().to_string(),
@@ -56,8 +57,11 @@ fn aligned(rows: &[[String; 9]]) -> String {
 /// One mount, with everything that is known.
 pub(super) fn words(one: &Seen, before: Option<&Report>) -> String {
     match &one.state {
-        State::Alive(report) => report.in_words(before) + "\n",
-        other => format!("{}: {}\n", one.mountpoint.display(), other.in_words(&one.mountpoint)),
+        State::Alive(report) => plain::lines(&(report.in_words(before) + "\n")),
+        other => {
+            let why = other.in_words(&one.mountpoint);
+            plain::line(&format!("{}: {why}", one.mountpoint.display())) + "\n"
+        }
     }
 }
 
@@ -221,6 +225,23 @@ mod tests {
         assert!(text.contains("/b c: dead"), "{text}");
         assert!(text.contains("idshift umount '/b c'"), "{text}");
         assert_eq!(table(&[]), "no idshift mounts\n");
+    }
+
+    #[test]
+    fn names_of_others_do_nothing_to_the_terminal() {
+        let [mut alive, mut dead]: [Seen; 2] = seen().try_into().unwrap();
+        dead.mountpoint = PathBuf::from("/m\x1b[2J\nidshift");
+        dead.source = "\x1b]0;title\x07".to_owned();
+        if let State::Alive(report) = &mut alive.state {
+            report.facts.push(("map".to_owned(), "a\n\x1b[31mb".to_owned()));
+        }
+        let (words, words_of_dead) = (words(&alive, None), words(&dead, None));
+        assert_eq!(words_of_dead.lines().count(), 1, "{words_of_dead}");
+        let table = table(&[alive, dead]);
+        assert_eq!(table.lines().count(), 4, "{table}");
+        for text in [table, words, words_of_dead] {
+            assert!(!text.replace('\n', "").contains(char::is_control), "{text:?}");
+        }
     }
 
     #[test]
