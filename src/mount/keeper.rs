@@ -3,7 +3,7 @@
 //! in `/proc`.
 //!
 //! It is a copy of the server from before it was confined, and has one descriptor of it each for
-//! questions and for the log. It hears nothing but the fixed messages of [`Ask`], so what could
+//! questions and for the log. It hears nothing but the fixed messages of `Ask`, so what could
 //! happen to the server cannot spread to it: at worst the mount is unmounted. When the server ends,
 //! however that comes, it ends too.
 
@@ -149,7 +149,7 @@ impl Drop for Keeper {
 
 impl Line {
     /// Has the mount taken away, if the mount point still shows the one with this number
-    /// ([`mount_id`]).
+    /// (`mount_id`).
     pub fn unmount(&self, mount: u64) {
         if let Err(errno) = send(&self.lock(), Ask::Unmount(mount)) {
             tracing::error!(

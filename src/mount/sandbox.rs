@@ -8,9 +8,9 @@
 //! | part | what is left |
 //! |---|---|
 //! | descriptors | those that the server has opened itself |
-//! | [`room`] | no file but the lower tree's can be named |
+//! | `room` | no file but the lower tree's can be named |
 //! | [`rights`] | the capabilities that the options need; no others ever |
-//! | [`filter`] | the system calls in [`calls`]; no program, socket, process, mount |
+//! | `filter` | the system calls in [`calls`]; no program, socket, process, mount |
 //! | process | `no_new_privs`, no core dump, not to be traced, no environment |
 //!
 //! What must be done outside ([`super::keeper`]) is done by a process that stays there.
