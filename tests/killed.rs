@@ -15,7 +15,7 @@ use common::files::chown;
 use common::mount::wait_for;
 use common::program::children_of;
 use common::runner::{needs_idshift, needs_program, needs_real_root};
-use common::{Mount, eventually, lo, put_file, raw, skip};
+use common::{Errno, Mount, eventually, lo, put_file, raw, skip};
 use rustix::fs::{FileType, RenameFlags, XattrFlags};
 
 common::tests!(
@@ -30,6 +30,8 @@ common::tests!(
     locks_of_flock_stay,
     lower_changes_are_still_heard_of,
     server_that_always_dies,
+    killed_while_it_tells_the_kernel,
+    killed_while_it_tells_and_replaced,
 );
 
 /// Kills the server, and waits until the next one is there.
@@ -369,4 +371,65 @@ fn server_that_always_dies() {
         let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
         log.contains("each time as soon as it was started")
     });
+}
+
+/// The threads of a process, by name.
+fn threads(pid: u32) -> Vec<(u32, String)> {
+    let listed = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let named = |entry: fs::DirEntry| {
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap();
+        (entry.file_name().to_str().unwrap().parse().unwrap(), name.trim().to_owned())
+    };
+    listed.map(named).collect()
+}
+
+/// Kills the server while its notification about a directory waits for the lock of somebody who
+/// waits for the server's answer; returns what that one gets.
+fn killed_while_telling(mount: &Mount) -> Result<(), Errno> {
+    use common::inject::Held;
+    put_file(&mount.up("dir/known"), b"", 0o644, 0, 0);
+    fs::metadata(mount.up("dir/known")).unwrap();
+    let server = mount.server_pid();
+    let (told, others): (Vec<_>, Vec<_>) =
+        threads(server).into_iter().partition(|(_, name)| name == "watch");
+    let [(watch, _)] = told[..] else { panic!("no thread that watches among {others:?}") };
+    let others: Vec<u32> = others.into_iter().map(|(thread, _)| thread).collect();
+    let held = Held::hold(others).unwrap_or_else(|errno| skip(format!("needs ptrace(2): {errno}")));
+    let new = mount.up("dir/new");
+    let caller = thread::spawn(move || common::mkdir(&new, 0o755));
+    // The caller has the directory's lock when the server's answer is all that it waits for.
+    thread::sleep(Duration::from_millis(200));
+    fs::remove_file(mount.low("dir/known")).unwrap();
+    eventually("the notification waits", || {
+        let stat = fs::read_to_string(format!("/proc/{server}/task/{watch}/stat")).unwrap();
+        stat.rsplit_once(") ").unwrap().1.starts_with('D')
+    });
+    raw::kill(server, libc::SIGKILL).unwrap();
+    drop(held);
+    eventually("the caller gets an answer", || caller.is_finished());
+    caller.join().unwrap()
+}
+
+fn watched(options: &str) -> Mount {
+    needs_real_root("a file system is watched by root alone");
+    needs_resending();
+    let options = format!("{},cache=coherent,{options}", common::MAP);
+    Mount::with(&options, |lower| common::put_dir(&lower.join("dir"), 0o755, lo(0), lo(0)))
+}
+
+fn killed_while_it_tells_the_kernel() {
+    let mount = watched("restart=off");
+    let answer = killed_while_telling(&mount).unwrap_err();
+    assert!([Errno::CONNABORTED, Errno::NOTCONN].contains(&answer), "{answer}");
+    assert!(
+        common::mount::is_mounted(mount.up("x").parent().unwrap()),
+        "nobody is to write below it by mistake"
+    );
+}
+
+fn killed_while_it_tells_and_replaced() {
+    let mount = watched("restart=on");
+    killed_while_telling(&mount).unwrap();
+    eventually("the file is gone here, too", || !mount.up("dir/known").exists());
+    assert!(mount.up("dir/new").is_dir() && mount.low("dir/new").is_dir());
 }

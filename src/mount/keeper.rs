@@ -14,8 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -39,6 +41,8 @@ enum Ask {
     Unmount(u64),
     /// What `/proc` says of a caller.
     Fact(Fact, u32),
+    /// The mount is there and has this number: end its connection if the server is killed.
+    Mounted(u64),
     /// The mount is gone: undo what was done for it outside.
     Finish,
     /// Say this number back, after everything that was asked for before.
@@ -56,6 +60,7 @@ impl Ask {
                 let kind = Self::KINDS.iter().find(|(_, known)| *known == fact);
                 (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
             }
+            Ask::Mounted(mount) => (b'M', mount),
             Ask::Finish => (b'F', 0),
             Ask::Echo(number) => (b'E', number),
         };
@@ -69,6 +74,7 @@ impl Ask {
         let number = u64::from_ne_bytes(number);
         match kind {
             b'U' => Some(Ask::Unmount(number)),
+            b'M' => Some(Ask::Mounted(number)),
             b'F' => Some(Ask::Finish),
             b'E' => Some(Ask::Echo(number)),
             kind => {
@@ -104,11 +110,12 @@ impl Keeper {
         // A full log must not hold the server up: then lines are lost.
         let (to_log, from_server) = pair(SocketType::SEQPACKET, closing | SocketFlags::NONBLOCK)
             .map_err(failed("cannot make a socket"))?;
+        let server = rustix::process::getpid();
         match process::fork().map_err(failed("cannot start the process that unmounts"))? {
             Forked::Child => {
                 // It must hear of the server's end.
                 drop((ours, to_log));
-                Attendant::new(config, guard, theirs, from_server).attend()
+                Attendant::new(config, guard, server, theirs, from_server).attend()
             }
             Forked::Parent(process) => {
                 // Never dropped here: undoing it is the keeper's part. But its lock stays with this
@@ -157,6 +164,13 @@ impl Line {
                  umount' does it"
             );
         }
+    }
+
+    /// Has the connection of this mount ended if the server, which is the process that has started
+    /// the keeper, is killed. The kernel does that by itself, but for one case: a notification that
+    /// waits for a lock, whose holder waits for the server's answer, keeps the connection open.
+    pub fn mounted(&self, mount: u64) -> Result<(), Errno> {
+        send(&self.lock(), Ask::Mounted(mount))
     }
 
     /// Passes over what the keeper has answered to a server that was killed before it read that.
@@ -228,20 +242,34 @@ fn read_exact(from: &OwnedFd, buffer: &mut [u8]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// How often the keeper looks whether a server that sends notifications has been killed.
+const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+
 /// The keeper's side: the whole life of its process.
 struct Attendant {
     mountpoint: PathBuf,
     guard: Option<Guard>,
     asked: OwnedFd,
     logged: OwnedFd,
+    /// Who has started this process.
+    server: Pid,
+    /// The mount whose connection may have to be ended.
+    mounted: Option<u64>,
 }
 
 impl Attendant {
-    fn new(config: &MountConfig, guard: Option<Guard>, asked: OwnedFd, logged: OwnedFd) -> Self {
+    fn new(
+        config: &MountConfig,
+        guard: Option<Guard>,
+        server: Pid,
+        asked: OwnedFd,
+        logged: OwnedFd,
+    ) -> Self {
         if let Err(error) = settle_down(config) {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
-        Self { mountpoint: config.mountpoint.clone(), guard, asked, logged }
+        let mountpoint = config.mountpoint.clone();
+        Self { mountpoint, guard, asked, logged, server, mounted: None }
     }
 
     /// Serves until the server has ended.
@@ -257,12 +285,19 @@ impl Attendant {
     fn turn(&mut self) -> Result<bool, Errno> {
         let mut fds =
             [PollFd::new(&self.asked, PollFlags::IN), PollFd::new(&self.logged, PollFlags::IN)];
-        match poll(&mut fds, None) {
+        let patience = self.mounted.map(|_| LOOK_AT_SERVER);
+        match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let asked = !fds[0].revents().is_empty();
         self.pass_log_on();
+        if let Some(mount) = self.mounted
+            && process::has_stuck_threads(self.server)
+        {
+            self.mounted = None;
+            self.end_connection(mount);
+        }
         if !asked {
             return Ok(true);
         }
@@ -271,6 +306,9 @@ impl Attendant {
         match Ask::decode(message) {
             Some(Ask::Unmount(mount)) => self.unmount(mount),
             Some(Ask::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
+            Some(Ask::Mounted(number)) => {
+                self.mounted = Some(number);
+            }
             Some(Ask::Finish) => {
                 drop(self.guard.take());
                 write_all(&self.asked, &[0])?;
@@ -296,6 +334,25 @@ impl Attendant {
                 Err(Errno::INTR) => {}
                 Ok(_) | Err(_) => return,
             }
+        }
+    }
+
+    /// Ends the connection, and leaves the mount where it is: nobody is to write below it by mistake.
+    fn end_connection(&self, mount: u64) {
+        if mount_id(&self.mountpoint) != mount {
+            return;
+        }
+        // As long as this is open the mount is busy, and a forced unmount does no more than end
+        // the connection (`fuse_umount_begin`).
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = rustix::fs::open(&self.mountpoint, flags, Mode::empty());
+        let Ok(_held) = held.inspect_err(|errno| tracing::warn!("a killed server: {errno}")) else {
+            return;
+        };
+        let force = UnmountFlags::FORCE | UnmountFlags::NOFOLLOW;
+        match rustix::mount::unmount(&self.mountpoint, force) {
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(errno) => tracing::warn!("cannot end the connection of a killed server: {errno}"),
         }
     }
 
@@ -365,7 +422,8 @@ mod tests {
     #[test]
     fn messages_mean_what_was_meant() {
         let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
-        for ask in facts.into_iter().chain([Ask::Unmount(u64::MAX), Ask::Finish, Ask::Echo(7)]) {
+        let others = [Ask::Unmount(u64::MAX), Ask::Mounted(5), Ask::Finish, Ask::Echo(7)];
+        for ask in facts.into_iter().chain(others) {
             assert_eq!(Ask::decode(ask.encode()), Some(ask));
         }
         assert_eq!(Ask::decode([b'?'; 9]), None);

@@ -60,6 +60,7 @@ pub fn serve(
     if is_remote(&fs.lower) {
         cred::go_back_after_each_call();
     }
+    let notifies = keeping == Keeping::Notified;
     let connection = connect(fs, config, keeping, cache)?;
     let mount = mount_id(&config.mountpoint);
     let failed = |what: &str, errno: Errno| StartError::System {
@@ -90,6 +91,9 @@ pub fn serve(
         supervise::run(connection, config, || ready(config), serve)
     } else {
         let mut connection = connection;
+        if notifies {
+            keeper.line().mounted(mount).map_err(|errno| failed("the keeper has gone", errno))?;
+        }
         begin(&mut connection, None)?;
         ready(config);
         serve(connection)
@@ -180,8 +184,8 @@ fn raise_descriptor_limit() -> usize {
 }
 
 /// Lets files be as long as their file systems allow: by its own limit the kernel above has judged
-/// the caller already. Where the server's (`ulimit -f`) cannot be lifted, more than that is EFBIG to
-/// the caller, and not the end of the server.
+/// the caller already. Where the server's (`ulimit -f`) cannot be lifted, more than that is no more
+/// than an errno.
 fn lift_file_size_limit() -> Result<(), StartError> {
     signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(no_signals)?;
     let maximum = rustix::process::getrlimit(Resource::Fsize).maximum;

@@ -6,6 +6,7 @@
 //! The supervisor itself has one thread, reads no request and looks at no lower file.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
@@ -23,12 +25,16 @@ use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::host::mountinfo;
 use crate::state::{Number, State};
-use crate::sys::process::{self, Arrived, Forked, Signals};
+use crate::sys::process::{self, Forked, Signals};
 
 /// A server that has lived no longer than this has died early.
 const EARLY: Duration = Duration::from_millis(250);
 /// After so many early deaths, one after the other, the mount is taken away.
 const MOST_EARLY: u32 = 15;
+/// How often to look whether a killed server is one that cannot end.
+const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long the threads of a server that has ended may take to follow the first one.
+const FOLLOWING: Duration = Duration::from_millis(200);
 /// How long to wait after the first early death; doubled for each further one, up to 64 ms.
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -99,6 +105,7 @@ pub(super) fn run(
     let base = process::open_descriptors().map_err(system)?;
     let mut ready = Some(ready);
     let mut early = 0;
+    let mut stuck: Vec<Pid> = Vec::new();
     loop {
         let started = Instant::now();
         let is_first = ready.is_some();
@@ -114,11 +121,15 @@ pub(super) fn run(
         if let Some(ready) = ready.take() {
             ready();
         }
-        let status = attend(pid, &signals, &unmounter).map_err(system)?;
-        if status.exit_status() == Some(0) {
+        stuck.retain(|&pid| matches!(ended(pid), Ok(None)));
+        let end = attend(pid, &signals, &unmounter).map_err(system)?;
+        if matches!(end, End::Stuck) {
+            stuck.push(pid);
+        }
+        if end.code() == Some(0) {
             return Ok(());
         }
-        if let Some(code) = status.exit_status() {
+        if let Some(code) = end.code() {
             unmounter.detach();
             return Err(StartError::Mount(format!(
                 "the server has failed with exit code {code}: the mount is taken away"
@@ -128,13 +139,12 @@ pub(super) fn run(
         if early >= MOST_EARLY {
             unmounter.detach();
             return Err(StartError::Mount(format!(
-                "the server has {} {MOST_EARLY} times, each time as soon as it was started: the \
-                 mount is taken away",
-                how(status)
+                "the server has {end} {MOST_EARLY} times, each time as soon as it was started: the \
+                 mount is taken away"
             )));
         }
         count_restart(&state);
-        tracing::warn!("the server has {}: a new one takes over", how(status));
+        tracing::warn!("the server has {end}: a new one takes over");
         if early > 1 {
             thread::sleep(PAUSE * 2_u32.pow((early - 2).min(5)));
         }
@@ -167,23 +177,66 @@ fn be_server(config: &MountConfig, serve: impl FnOnce() -> Result<(), StartError
     }
 }
 
+/// How a server has ended.
+enum End {
+    Status(WaitStatus),
+    /// It has been killed, but one of its threads cannot end: a notification waits for a lock whose
+    /// holder waits for an answer. The next server gives that.
+    Stuck,
+}
+
 /// Waits until the server has ended, and unmounts when asked to meanwhile.
-fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<WaitStatus, Errno> {
+fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<End, Errno> {
     loop {
-        if let Some((_, status)) = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)? {
-            return Ok(status);
+        if let Some(status) = ended(pid)? {
+            return Ok(End::Status(status));
         }
-        let Arrived { signal, .. } = signals.next()?;
-        if signal != Signal::CHILD.as_raw() {
-            unmounter.detach();
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&LOOK_AT_SERVER)) {
+            Ok(0) => {}
+            Ok(_) if signals.next()?.signal != Signal::CHILD.as_raw() => unmounter.detach(),
+            Ok(_) | Err(Errno::INTR) => continue,
+            Err(errno) => return Err(errno),
+        }
+        if process::has_stuck_threads(pid) {
+            return Ok(followed(pid)?.map_or(End::Stuck, End::Status));
         }
     }
 }
 
-/// How a server has ended, in words.
-fn how(status: WaitStatus) -> String {
-    match (status.terminating_signal(), status.exit_status()) {
-        (Some(signal), _) => format!("been killed by signal {signal}"),
-        (None, code) => format!("failed with exit code {}", code.unwrap_or_default()),
+/// Waits for the other threads of a process whose first one has ended; usually they end at once.
+fn followed(pid: Pid) -> Result<Option<WaitStatus>, Errno> {
+    let until = Instant::now() + FOLLOWING;
+    while Instant::now() < until {
+        if let Some(status) = ended(pid)? {
+            return Ok(Some(status));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(None)
+}
+
+fn ended(pid: Pid) -> Result<Option<WaitStatus>, Errno> {
+    Ok(rustix::process::waitpid(Some(pid), WaitOptions::NOHANG)?.map(|(_, status)| status))
+}
+
+impl End {
+    /// The exit code; `None` if it was killed.
+    fn code(&self) -> Option<i32> {
+        match self {
+            End::Status(status) => status.exit_status(),
+            End::Stuck => None,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Status(status) => match (status.terminating_signal(), status.exit_status()) {
+                (Some(signal), _) => write!(f, "been killed by signal {signal}"),
+                (None, code) => write!(f, "failed with exit code {}", code.unwrap_or_default()),
+            },
+            End::Stuck => f.write_str("been killed while it told the kernel something"),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! This process as a whole: its descriptors, its environment, and a copy of it.
 
 use std::collections::HashSet;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal};
@@ -148,6 +148,14 @@ pub fn signal_when_parent_ends(signal: Signal) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(signal))
 }
 
+/// Whether a process has ended as far as it can: its first thread has, others cannot. Its parent is
+/// not told of that.
+pub fn has_stuck_threads(process: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
+    // After the name, which is in brackets and may hold anything, comes the state.
+    stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
 /// Signals that arrive as something to be read (signalfd(2)), for a process with one thread. They do
 /// nothing else any more, also not in children, until [`unblock`].
 #[derive(Debug)]
@@ -200,6 +208,12 @@ impl Signals {
         let signal = i32::try_from(info.ssi_signo).map_err(|_| Errno::IO)?;
         // The kernel vouches for the sender of those that kill(2) has sent.
         Ok(Arrived { signal, sender: sender.filter(|_| info.ssi_code == libc::SI_USER) })
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

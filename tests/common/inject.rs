@@ -85,6 +85,47 @@ impl Drop for Stopped {
     }
 }
 
+/// Threads of another process that do nothing for now. They go on, or end, when this is dropped.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Held {
+    release: Option<std::sync::mpsc::Sender<()>>,
+    holder: Option<std::thread::JoinHandle<()>>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Held {
+    /// Stops these threads.
+    pub(crate) fn hold(threads: Vec<u32>) -> Result<Self, Errno> {
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let (say, said) = std::sync::mpsc::channel();
+        // The kernel lets go of them, also of those that were killed meanwhile, when the thread ends
+        // that has stopped them.
+        let holder = std::thread::spawn(move || {
+            say.send(threads.into_iter().try_for_each(hold)).ok();
+            released.recv().ok();
+        });
+        let held = Self { release: Some(release), holder: Some(holder) };
+        said.recv().map_err(|_| Errno::IO)??;
+        Ok(held)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn hold(thread: u32) -> Result<(), Errno> {
+    let thread = libc::pid_t::try_from(thread).map_err(|_| Errno::SRCH)?;
+    ptrace(libc::PTRACE_SEIZE, thread, 0, 0)?;
+    ptrace(libc::PTRACE_INTERRUPT, thread, 0, 0)?;
+    wait(thread)
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.release.take());
+        self.holder.take().map(std::thread::JoinHandle::join);
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 fn ptrace(request: libc::c_uint, pid: libc::pid_t, address: u64, data: u64) -> Result<(), Errno> {
     // SAFETY: the requests made here take numbers, or addresses in the other process; those that
