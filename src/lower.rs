@@ -261,7 +261,14 @@ fn identity(births_change: bool, stat: &LowerStat) -> Identity {
 }
 
 fn no_memory(errno: Errno) -> StartError {
-    StartError::System { what: "cannot reserve memory for inodes".into(), source: errno.into() }
+    let what = match errno {
+        Errno::FBIG => {
+            "cannot reserve memory for inodes: the limit of the size of files ('ulimit -f') is too \
+             small; raise it for whoever mounts"
+        }
+        _ => "cannot reserve memory for inodes",
+    };
+    StartError::System { what: what.into(), source: errno.into() }
 }
 
 fn unusable(path: &Path, what: &str, errno: Errno) -> StartError {
