@@ -362,7 +362,7 @@ fn caller_that_waits_can_be_killed() {
         put_file(&lower.join("file"), b"", 0o666, lo(0), lo(0));
     });
     let below = open(&mount.low("file"), OFlags::RDWR, 0).unwrap();
-    for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGINT] {
+    for signal in [libc::SIGTERM, libc::SIGKILL, libc::SIGUSR1] {
         rustix::fs::flock(&below, FlockOperation::LockExclusive).unwrap();
         let mut waiting: Vec<Child> = (0..3)
             .map(|_| {

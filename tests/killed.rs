@@ -76,6 +76,7 @@ fn needs_resending() {
 }
 
 fn mounted(options: &str) -> Mount {
+    needs_real_root("restart=on");
     needs_resending();
     let mount = Mount::with(&format!("{},{options}restart=on,log=info", common::MAP), |_| ());
     mount.server_pid(); // skips where there is none

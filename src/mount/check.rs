@@ -71,6 +71,13 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
             ));
         }
     }
+    if options.restart && standing != Standing::Root {
+        return Err(StartError::Usage(
+            "option 'restart=on': is for root of the machine, because a new server finds files by \
+             handles, which others may not use; leave it out"
+                .to_owned(),
+        ));
+    }
     if options.io == IoMode::Cached && options.locks == LockMode::Lower {
         return Err(StartError::Usage(
             "options 'io=cached' and 'locks=lower' exclude each other: with io=cached nobody says \

@@ -140,7 +140,7 @@ pub const OWN: &[Described] = &[
         &["restart"],
         "restart=off | on",
         "should the server be killed the mount is dead (default), or a new server goes on, and open \
-         files stay open",
+         files stay open (root alone)",
     ),
     own(&["threads"], "threads=N", "worker threads, 1 to 256"),
     own(
