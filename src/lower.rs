@@ -143,7 +143,7 @@ impl LowerTree {
     }
 
     /// Which file it is, as the inode table counts files.
-    fn identity(&self, stat: &LowerStat) -> Identity {
+    pub fn identity(&self, stat: &LowerStat) -> Identity {
         identity(self.births_change, stat)
     }
 

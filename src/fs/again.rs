@@ -3,7 +3,9 @@
 //! The kernel above keeps other callers out of the directories meanwhile; only somebody on the lower
 //! side can have come in between. Where that cannot be told apart, nothing of theirs is removed.
 
-use std::os::fd::AsFd;
+use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
@@ -11,6 +13,7 @@ use rustix::io::Errno;
 use crate::error::{CallExt, FsError};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::stat::{LowerStat, Timestamp};
+use crate::state::slot;
 
 use super::{Contents, FileSystem, Place};
 
@@ -77,6 +80,37 @@ impl FileSystem {
             self.lower.moved(&parent, to.name.as_os_str());
         }
         Ok(moved)
+    }
+
+    /// Notes which file is at a name that is about to be exchanged with another: afterwards there is
+    /// one at each of the two, as before.
+    pub(super) fn note_before_exchange(&self, dir: BorrowedFd<'_>, name: &OsStr) {
+        if let Ok(stat) = LowerStat::at(dir, name) {
+            slot::note(self.number_of(&stat));
+        }
+    }
+
+    /// Whether the killed server had exchanged two files: at the first name is another one than that
+    /// server has noted.
+    pub fn is_exchanged(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        noted: u64,
+    ) -> Result<bool, FsError> {
+        let Some(there) = self.stat_of(from)? else { return Ok(false) };
+        let exchanged = noted != 0 && self.number_of(&there) != noted;
+        for place in [from, to].into_iter().filter(|_| exchanged) {
+            self.lower.moved(&self.lower.inode(place.parent)?, place.name.as_os_str());
+        }
+        Ok(exchanged)
+    }
+
+    /// The file as a number, the same in every server; never 0.
+    fn number_of(&self, stat: &LowerStat) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.lower.identity(stat).hash(&mut hasher);
+        hasher.finish().max(1)
     }
 
     /// How much of `data` stands at `offset` already, where the file ended when the kernel above

@@ -67,6 +67,9 @@ impl FileSystem {
             Err(FsError::Os { errno: Errno::NOENT, .. }) => drop(self.creator(caller, 0)?),
             Err(error) => return Err(error),
         }
+        if flags.contains(RenameFlags::EXCHANGE) {
+            self.note_before_exchange(old_dir.as_fd(), old_name);
+        }
         self.rename_as(caller, flags, || {
             rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
                 .call("renameat2")

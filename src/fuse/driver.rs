@@ -93,6 +93,11 @@ impl Driver {
     /// Serves one message, whatever it is, and returns all that was written for it.
     pub(crate) fn serve(&mut self, message: &[u8]) -> Vec<u8> {
         self.server.serve(message, &mut self.payload);
+        self.written()
+    }
+
+    /// All that was written since the last time.
+    fn written(&mut self) -> Vec<u8> {
         let length = usize::try_from(self.written.metadata().unwrap().len()).unwrap();
         let mut bytes = vec![0; length];
         self.written.read_exact_at(&mut bytes, 0).unwrap();
@@ -113,19 +118,8 @@ impl Driver {
         args: &[u8],
     ) -> Option<Answer> {
         self.unique += 2;
-        let len = u32::try_from(size_of::<InHeader>() + args.len()).unwrap();
-        let header = InHeader {
-            len,
-            opcode,
-            unique: self.unique,
-            nodeid,
-            uid,
-            gid,
-            pid: 0,
-            total_extlen: 0,
-            padding: 0,
-        };
-        let written = self.serve(&[header.as_bytes(), args].concat());
+        let message = message((uid, gid), self.unique, opcode, nodeid, args);
+        let written = self.serve(&message);
         let mut rest = &written[..];
         let mut answer = None;
         while !rest.is_empty() {
@@ -151,6 +145,22 @@ impl Driver {
         self.ask_as((UID, GID), opcode, nodeid, args)
     }
 
+    /// Asks, and once more as the kernel does after the server was killed when it had done what was
+    /// asked and not answered. Returns the second answer.
+    pub(crate) fn ask_again(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> Answer {
+        let slot = self.server.fs.lower.state.slots.take().expect("a slot");
+        slot.enter();
+        self.ask(opcode, nodeid, args).expect("an answer");
+        let unique = self.unique | wire::UNIQUE_RESEND;
+        let message = message((UID, GID), unique, opcode, nodeid, args);
+        let request = Request::parse(&message).expect("a request");
+        self.server.serve_again(&slot, request, &mut self.payload);
+        let written = self.written();
+        let (header, payload) = ReplyHeader::read_from_prefix(&written).expect("a whole header");
+        assert_eq!(header.unique, unique);
+        Answer { errno: -header.error, payload: payload.to_vec() }
+    }
+
     /// The errno of an answer, 0 for none.
     pub(crate) fn errno(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> i32 {
         self.ask(opcode, nodeid, args).expect("an answer").errno
@@ -160,6 +170,13 @@ impl Driver {
     pub(crate) fn held(&self) -> (usize, usize) {
         (self.server.fs.lower.inodes.len(), self.server.fs.lower.open_files.len())
     }
+}
+
+fn message((uid, gid): (u32, u32), unique: u64, opcode: u32, nodeid: u64, args: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(size_of::<InHeader>() + args.len()).unwrap();
+    let (pid, total_extlen, padding) = (0, 0, 0);
+    let header = InHeader { len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding };
+    [header.as_bytes(), args].concat()
 }
 
 /// [`OutHeader`], to be read.

@@ -36,6 +36,7 @@ const OPENED: usize = 7;
 const FORGOTTEN: usize = 8;
 const USED: usize = 9;
 const TRIES: usize = 10;
+const NOTED: usize = 11;
 const FIRST_COUNTED: usize = 16;
 /// An entry of what was counted that does not count any more.
 const TAKEN_BACK: u64 = u64::MAX;
@@ -109,6 +110,7 @@ impl Slot {
         self.word(OPENED).store(0, PUT);
         self.word(BEGUN).store(0, PUT);
         self.word(TRIES).store(0, PUT);
+        self.word(NOTED).store(0, PUT);
         self.word(UNIQUE).store(unique, PUT);
         COUNTED.set(0);
     }
@@ -131,6 +133,11 @@ impl Slot {
     /// The request begins to change the lower tree, now.
     pub fn set_begun(&self, now: i64) {
         self.word(BEGUN).store(now.cast_unsigned(), PUT);
+    }
+
+    /// What the request has noted of the lower tree before it changed that ([`note`]), 0 if nothing.
+    pub fn noted(&self) -> u64 {
+        self.word(NOTED).load(GET)
     }
 
     /// The handle number of the file that was opened for the request, 0 if none was.
@@ -236,6 +243,12 @@ pub fn await_message(buffer: &mut [u8]) {
         *length = [0; 4];
     }
     with_mine(|slot| slot.word(FORGOTTEN).store(0, PUT));
+}
+
+/// Notes for the calling thread's request how something is before it is changed, where only that
+/// tells later whether it was.
+pub fn note(before: u64) {
+    with_mine(|slot| slot.word(NOTED).store(before, PUT));
 }
 
 /// Says in the calling thread's slot which handle number is about to be given to an open file.

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::os::fd::RawFd;
 use std::time::SystemTime;
 
+use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
 use super::data::take_write;
@@ -17,6 +18,7 @@ use crate::fs::Write;
 use crate::fuse::device::Read;
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
+use crate::fuse::root;
 use crate::fuse::wire::{self, Opcode, UNIQUE_RESEND};
 use crate::fuse::workers::Turn;
 use crate::state::slot::{self, Slot};
@@ -145,10 +147,15 @@ impl Server {
     }
 
     /// Serves a request that a thread of the killed server had begun, in that thread's slot.
-    fn serve_again(&self, slot: &Slot, request: Request<'_>, payload: &mut Payload) {
+    pub(in crate::fuse) fn serve_again(
+        &self,
+        slot: &Slot,
+        request: Request<'_>,
+        payload: &mut Payload,
+    ) {
         slot.enter();
         self.fs.lower.inodes.take_back_counted(slot.counted());
-        self.fs.lower.open_files.remove(slot.opened());
+        self.close_untold(slot.opened());
         let begun = slot.begun();
         slot.begin_again(request.unique());
         tracing::debug!(opcode = ?request.opcode(), tries = slot.tries(), "once more");
@@ -162,18 +169,28 @@ impl Server {
                     slot.set_begun(now());
                     return server.dispatch(request, payload);
                 }
-                server.dispatch_again(request, payload, begun)
+                server.dispatch_again(request, payload, (begun, slot.noted()))
             });
         }
         slot.end();
     }
 
-    /// Does what may have been done already, and what has been done only once.
+    /// Closes a file that was opened for an answer that the kernel has not got.
+    fn close_untold(&self, handle: u64) {
+        let Ok(file) = self.fs.lower.open_files.get(handle) else { return };
+        // Not the request's: what CREATE opens is another one.
+        if self.fs.release(handle) {
+            self.backings.release(file.inode.nodeid);
+        }
+    }
+
+    /// Does what may have been done already, and what has been done only once. `begun` and `noted`
+    /// are what the slot says.
     fn dispatch_again<'s>(
         &'s self,
         request: &mut Request<'_>,
         payload: &mut Payload,
-        begun: i64,
+        (begun, noted): (i64, u64),
     ) -> Done<'s> {
         let mut looked_at = request.clone();
         match request.opcode() {
@@ -203,8 +220,16 @@ impl Server {
                 }
             }
             Some(Opcode::Rename2) => {
-                let newdir = looked_at.take::<wire::Rename2In>()?.newdir;
-                if self.is_renamed(&mut looked_at, newdir)? {
+                let wire::Rename2In { newdir, flags, .. } = looked_at.take()?;
+                let is_done =
+                    if RenameFlags::from_bits_retain(flags).contains(RenameFlags::EXCHANGE) {
+                        let from = place(request.nodeid(), &mut looked_at)?;
+                        let to = place(root::known(newdir), &mut looked_at)?;
+                        self.fs.is_exchanged(from, to, noted)?
+                    } else {
+                        self.is_renamed(&mut looked_at, newdir)?
+                    };
+                if is_done {
                     return done();
                 }
             }
@@ -223,7 +248,7 @@ impl Server {
 
     fn is_renamed(&self, request: &mut Request<'_>, newdir: u64) -> Result<bool, FsError> {
         let from = place(request.nodeid(), request)?;
-        let to = place(newdir, request)?;
+        let to = place(root::known(newdir), request)?;
         self.fs.is_renamed(from, to)
     }
 
@@ -251,4 +276,62 @@ where
     T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable,
 {
     request.take::<T>().map(drop)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::fuse::driver::Driver;
+    use crate::lower::table::ROOT_ID;
+
+    const EXCHANGE: u32 = 2;
+    /// As which the kernel knows the mount's root.
+    const SHOWN_ROOT: u64 = u64::MAX;
+
+    fn rename(newdir: u64, flags: u32, from: &str, to: &str) -> Vec<u8> {
+        let head = [newdir.to_ne_bytes().as_slice(), &flags.to_ne_bytes(), &[0; 4]].concat();
+        [&head, from.as_bytes(), b"\0", to.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn what_was_renamed_or_exchanged_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["a", "b", "c"] {
+            fs::write(at(name), name).unwrap();
+        }
+        let mut server = Driver::on(dir.path());
+        let opcode = Opcode::Rename2 as u32;
+        for (from, to, flags) in [("a", "b", EXCHANGE), ("c", "d", 0)] {
+            let args = rename(SHOWN_ROOT, flags, from, to);
+            assert_eq!(server.ask_again(opcode, SHOWN_ROOT, &args).errno, 0, "{from} {to}");
+        }
+        let content = |name| fs::read_to_string(at(name)).unwrap();
+        assert_eq!(
+            (content("a"), content("b"), content("d")),
+            ("b".into(), "a".into(), "c".into())
+        );
+        assert!(!at("c").exists());
+        assert_eq!(server.held(), (1, 0));
+    }
+
+    #[test]
+    fn what_was_made_is_made_once_and_held_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = Driver::on(dir.path());
+        let mode = 0o600_u32.to_ne_bytes();
+        let mkdir = [mode.as_slice(), &[0; 4], b"dir\0"].concat();
+        assert_eq!(server.ask_again(Opcode::Mkdir as u32, ROOT_ID, &mkdir).errno, 0);
+        let flags = (libc::O_CREAT | libc::O_EXCL | libc::O_RDWR).to_ne_bytes();
+        let create =
+            [flags.as_slice(), &(0o100_600_u32.to_ne_bytes()), &[0; 8], b"file\0"].concat();
+        assert_eq!(server.ask_again(Opcode::Create as u32, ROOT_ID, &create).errno, 0);
+        assert_eq!(server.held(), (3, 1), "the root, two inodes, one open file");
+        assert_eq!(server.ask_again(Opcode::Rmdir as u32, ROOT_ID, b"dir\0").errno, 0);
+        assert_eq!(server.ask_again(Opcode::Unlink as u32, ROOT_ID, b"file\0").errno, 0);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }
