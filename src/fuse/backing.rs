@@ -139,19 +139,25 @@ impl Backings {
         *self.ids.free() = free;
         let mut unneeded = Vec::new();
         let mut table = self.table();
-        for (row, [nodeid, word]) in rows {
+        let (closing, mut rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().partition(|(_, [_, word])| word & CLOSING != 0);
+        // Of two for one inode the first is in use: the second thread to open it was killed before it
+        // could take that one instead. The kernel refuses two at a time.
+        rows.sort_unstable_by_key(|(_, [_, word])| word & u64::from(u32::MAX));
+        for (row, [nodeid, word]) in closing.into_iter().chain(rows) {
             let id = i32::try_from(word & u64::from(u32::MAX)).unwrap_or(0);
             let lasting = word & LASTING != 0;
             let id = BackingId { ids: Arc::clone(&self.ids), id, lasting, row: Some(row) };
             let closing = word & CLOSING != 0;
-            match opens.remove(&nodeid) {
-                Some(opens) if !closing => {
-                    table.busy.insert(nodeid, Busy { id: Arc::new(id), opens });
-                }
-                None if lasting && !closing && knows(nodeid) => {
-                    unneeded.extend(table.idle.push(nodeid, Arc::new(id)).map(|(_, id)| id));
-                }
-                _ => unneeded.push(Arc::new(id)),
+            let is_second = table.busy.contains_key(&nodeid) || table.idle.contains(&nodeid);
+            if closing || is_second {
+                unneeded.push(Arc::new(id));
+            } else if let Some(opens) = opens.remove(&nodeid) {
+                table.busy.insert(nodeid, Busy { id: Arc::new(id), opens });
+            } else if lasting && knows(nodeid) {
+                unneeded.extend(table.idle.push(nodeid, Arc::new(id)).map(|(_, id)| id));
+            } else {
+                unneeded.push(Arc::new(id));
             }
         }
         drop(table);
@@ -244,5 +250,30 @@ impl Table {
         let id = self.idle.pop(&nodeid).or(fresh)?;
         self.busy.insert(nodeid, Busy { id: Arc::clone(&id), opens: 1 });
         Some(id)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    /// Files that are open in passthrough go on with the id that they have: the kernel refuses
+    /// another one beside it.
+    #[test]
+    fn the_id_in_use_is_taken_over() {
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let state = Arc::new(State::create().unwrap());
+        let mut free = Free::default();
+        for row in
+            [[7, 5 | LASTING], [7, 4 | LASTING], [8, 3 | LASTING], [7, 2 | LASTING | CLOSING]]
+        {
+            state.backings.enter(&mut free, row).unwrap();
+        }
+        let backings = Backings::new(Device::new(null.into()).unwrap(), state, true);
+        backings.adopt(HashMap::from([(7, 2)]), |_| true);
+        let table = backings.table();
+        assert_eq!(table.busy.get(&7).map(|busy| (busy.id.id, busy.opens)), Some((4, 2)));
+        assert!(table.idle.contains(&8) && !table.idle.contains(&7));
     }
 }
