@@ -29,6 +29,7 @@ common::tests!(
     nothing_is_left_over,
     locks_of_flock_stay,
     lower_changes_are_still_heard_of,
+    report_is_asked_of_the_main_process,
     server_that_always_dies,
     killed_while_it_tells_the_kernel,
     killed_while_it_tells_and_replaced,
@@ -350,6 +351,22 @@ fn lower_changes_are_still_heard_of() {
         eventually("the new file shows", || mount.up("missing").exists());
         fs::remove_file(mount.low("missing")).unwrap();
         eventually("it is gone", || !mount.up("missing").exists());
+    }
+}
+
+/// SIGUSR1, as a service manager sends it, ends nobody.
+fn report_is_asked_of_the_main_process() {
+    let mount = mounted("");
+    let told = || {
+        let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+        log.matches("the kernel knows").count()
+    };
+    for reports in 1..3 {
+        // Whoever answers also listens.
+        fs::write(mount.up("file"), "x").unwrap();
+        raw::kill(mount.main_pid(), libc::SIGUSR1).unwrap();
+        eventually("the server reports", || told() >= reports);
+        kill(&mount);
     }
 }
 

@@ -39,7 +39,7 @@ const FOLLOWING: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The signals that the supervisor waits for.
-const SIGNALS: [Signal; 4] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP];
+const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1];
 
 /// Takes the mount away, if it is still there and nothing lies on it.
 pub(super) struct Unmounter {
@@ -99,6 +99,9 @@ pub(super) fn run(
     let state = connection.state();
     // A server that ends by itself closes what it had, in the common table: not a second time here.
     let connection = ManuallyDrop::new(connection);
+    // For a server that has just been started: it hears of it once it listens, and must not end.
+    signal_hook::flag::register(Signal::USR1.as_raw(), Arc::default())
+        .map_err(|source| StartError::System { what: "cannot wait for signals".into(), source })?;
     let signals = Signals::collect(&SIGNALS).map_err(system)?;
     let unmounter = Unmounter::new(config);
     connection.shed();
@@ -185,7 +188,7 @@ enum End {
     Stuck,
 }
 
-/// Waits until the server has ended, and unmounts when asked to meanwhile.
+/// Waits until the server has ended; unmounts, and has it report, when asked to meanwhile.
 fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<End, Errno> {
     loop {
         if let Some(status) = ended(pid)? {
@@ -193,14 +196,28 @@ fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<End, Err
         }
         match poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&LOOK_AT_SERVER)) {
             Ok(0) => {}
-            Ok(_) if signals.next()?.signal != Signal::CHILD.as_raw() => unmounter.detach(),
-            Ok(_) | Err(Errno::INTR) => continue,
+            Ok(_) => {
+                obey(signals.next()?.signal, pid, unmounter)?;
+                continue;
+            }
+            Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno),
         }
         if process::has_stuck_threads(pid) {
             return Ok(followed(pid)?.map_or(End::Stuck, End::Status));
         }
     }
+}
+
+fn obey(signal: i32, server: Pid, unmounter: &Unmounter) -> Result<(), Errno> {
+    if signal == Signal::USR1.as_raw() {
+        // Whoever knows the mount by this process wants the server's report.
+        return rustix::process::kill_process(server, Signal::USR1);
+    }
+    if signal != Signal::CHILD.as_raw() {
+        unmounter.detach();
+    }
+    Ok(())
 }
 
 /// Waits for the other threads of a process whose first one has ended; usually they end at once.
