@@ -40,7 +40,9 @@ impl LowerTree {
         self.descriptors = Descriptors::new(self.max_descriptors);
         let mut used: HashSet<RawFd> = self.open_files.descriptors().into_iter().collect();
         for (inode, number) in self.inodes.pinned() {
-            if used.contains(&number) || base.contains(&number) {
+            // Of what was open in the beginning, some has been closed, and its numbers are used again:
+            // a row that names one is right.
+            if used.contains(&number) {
                 continue;
             }
             if let Ok(fd) = take_descriptor(number) {

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::fuse;
-use crate::config::MountConfig;
+use crate::config::{MountConfig, Sandbox};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::host::mountinfo;
@@ -105,6 +105,12 @@ pub(super) fn run(
     let signals = Signals::collect(&SIGNALS).map_err(system)?;
     let unmounter = Unmounter::new(config);
     connection.shed();
+    // The server would, after that.
+    if config.sandbox == Sandbox::On
+        && let Err(errno) = process::close_inherited()
+    {
+        tracing::warn!(%errno, "descriptors of whoever started it stay open");
+    }
     let base = process::open_descriptors().map_err(system)?;
     let mut ready = Some(ready);
     let mut early = 0;
