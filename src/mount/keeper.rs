@@ -7,6 +7,8 @@
 //! happen to the server cannot spread to it: at worst the mount is unmounted. When the server ends,
 //! however that comes, it ends too.
 
+mod ask;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,6 +25,8 @@ use rustix::process::{Pid, WaitOptions};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
+use ask::{Ask, Message};
+
 use super::guard::Guard;
 use super::{fuse, log, sandbox};
 use crate::config::MountConfig;
@@ -30,60 +34,6 @@ use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::{self, Fact};
 use crate::sys::process::{self, Forked};
-
-/// A message to the keeper: a kind, and a number.
-type Message = [u8; 9];
-
-/// What the server can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ask {
-    /// Take the mount away, if the mount point shows the mount of this number.
-    Unmount(u64),
-    /// What `/proc` says of a caller.
-    Fact(Fact, u32),
-    /// The mount is there and has this number: end its connection if the server is killed.
-    Mounted(u64),
-    /// The mount is gone: undo what was done for it outside.
-    Finish,
-    /// Say this number back, after everything that was asked for before.
-    Echo(u64),
-}
-
-impl Ask {
-    const KINDS: [(u8, Fact); 4] =
-        [(b's', Fact::Status), (b'n', Fact::Namespace), (b'u', Fact::UidMap), (b'g', Fact::GidMap)];
-
-    fn encode(self) -> Message {
-        let (kind, number) = match self {
-            Ask::Unmount(mount) => (b'U', mount),
-            Ask::Fact(fact, tid) => {
-                let kind = Self::KINDS.iter().find(|(_, known)| *known == fact);
-                (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
-            }
-            Ask::Mounted(mount) => (b'M', mount),
-            Ask::Finish => (b'F', 0),
-            Ask::Echo(number) => (b'E', number),
-        };
-        let mut message = [kind; 9];
-        message[1..].copy_from_slice(&number.to_ne_bytes());
-        message
-    }
-
-    fn decode(message: Message) -> Option<Self> {
-        let [kind, number @ ..] = message;
-        let number = u64::from_ne_bytes(number);
-        match kind {
-            b'U' => Some(Ask::Unmount(number)),
-            b'M' => Some(Ask::Mounted(number)),
-            b'F' => Some(Ask::Finish),
-            b'E' => Some(Ask::Echo(number)),
-            kind => {
-                let (_, fact) = Self::KINDS.iter().find(|(known, _)| *known == kind)?;
-                Some(Ask::Fact(*fact, u32::try_from(number).ok()?))
-            }
-        }
-    }
-}
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
 /// for the keeper's end. Nothing gets to the system log after that.
@@ -413,20 +363,4 @@ fn give_up_rights() -> Result<(), Errno> {
     let reduced =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, reduced)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_mean_what_was_meant() {
-        let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
-        let others = [Ask::Unmount(u64::MAX), Ask::Mounted(5), Ask::Finish, Ask::Echo(7)];
-        for ask in facts.into_iter().chain(others) {
-            assert_eq!(Ask::decode(ask.encode()), Some(ask));
-        }
-        assert_eq!(Ask::decode([b'?'; 9]), None);
-        assert_eq!(Ask::decode([b's', 1, 1, 1, 1, 1, 1, 1, 1]), None, "no thread has that number");
-    }
 }
