@@ -33,6 +33,7 @@ use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::{self, Fact};
+use crate::lower::proc_path;
 use crate::sys::process::{self, Forked};
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
@@ -289,20 +290,21 @@ impl Attendant {
 
     /// Ends the connection, and leaves the mount where it is: nobody is to write below it by mistake.
     fn end_connection(&self, mount: u64) {
-        if mount_id(&self.mountpoint) != mount {
+        let failed = |errno: Errno| tracing::warn!("the connection of a killed server: {errno}");
+        // As long as this is open the mount is busy, and a forced unmount does no more than end
+        // the connection (`fuse_umount_begin`). By the descriptor, since another mount may take the
+        // place at any moment.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = match rustix::fs::open(&self.mountpoint, flags, Mode::empty()) {
+            Ok(held) => held,
+            Err(errno) => return failed(errno),
+        };
+        if mountinfo::id_of(&held) != Ok(mount) {
             return;
         }
-        // As long as this is open the mount is busy, and a forced unmount does no more than end
-        // the connection (`fuse_umount_begin`).
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let held = rustix::fs::open(&self.mountpoint, flags, Mode::empty());
-        let Ok(_held) = held.inspect_err(|errno| tracing::warn!("a killed server: {errno}")) else {
-            return;
-        };
-        let force = UnmountFlags::FORCE | UnmountFlags::NOFOLLOW;
-        match rustix::mount::unmount(&self.mountpoint, force) {
+        match rustix::mount::unmount(proc_path(&held), UnmountFlags::FORCE) {
             Ok(()) | Err(Errno::BUSY) => {}
-            Err(errno) => tracing::warn!("cannot end the connection of a killed server: {errno}"),
+            Err(errno) => failed(errno),
         }
     }
 
