@@ -331,6 +331,7 @@ fn work_outside_goes_on() {
     // A member of the file's group keeps its set-group-ID bit; the server has to know the groups.
     chown(&mount.low("inside"), Some(lo(1000)), Some(lo(2000))).unwrap();
     set_mode(&mount.low("inside"), 0o2640).unwrap();
+    eventually("what changed below shows", || mode(&file) == 0o2640);
     Caller::user(1000).groups(&[2000]).run(|| fs::write(&file, "member").unwrap());
     assert_eq!(mode(&mount.low("inside")), 0o2640, "a member's write keeps the bit");
     let point = mount.up("").canonicalize().unwrap();
