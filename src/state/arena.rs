@@ -43,7 +43,8 @@ struct Pool {
 #[derive(Debug)]
 pub struct Slabs {
     owner: u8,
-    /// Pages with room, for each size.
+    /// The pages with room, for each size: all of them, each once. A page that were here twice
+    /// would be given back twice, and then be two owners'.
     partial: [Vec<u32>; SIZES.len()],
 }
 
@@ -117,11 +118,13 @@ impl Arena {
                 let first = n * 64 + used.trailing_ones() as usize;
                 (used != u64::MAX && first < pieces).then_some((word, used, first))
             });
-            let Some((word, used, first)) = found else {
+            if let Some((word, used, first)) = found {
+                word.store(used | 1 << (first % 64), PUT);
+            }
+            if count(bits) == pieces {
                 slabs.partial[size].pop();
-                continue;
-            };
-            word.store(used | 1 << (first % 64), PUT);
+            }
+            let Some((_, _, first)) = found else { continue };
             return u32::try_from(page as usize * PAGE_WORDS + first * SIZES[size]).ok();
         }
     }
@@ -286,6 +289,44 @@ mod tests {
         }
         taken.sort_unstable();
         assert!(taken.windows(2).all(|two| two[0].1 <= two[1].0));
+    }
+
+    /// Owners who take, free and give back in any order never get what another one has.
+    #[test]
+    fn no_page_is_ever_two_owners() {
+        let (arena, _) = arena(200);
+        let mut owners = [Slabs::new(0), Slabs::new(1), Slabs::new(2)];
+        let mut taken: Vec<(usize, Piece, usize)> = Vec::new();
+        let mut state = 1_u64;
+        let mut dice = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            usize::try_from(state >> 33).unwrap() % n
+        };
+        for step in 0..60_000_usize {
+            // Grows and shrinks, so that pages become full and empty.
+            let grows = step / 1000 % 2 == 0;
+            if dice(10) < if grows { 8 } else { 2 } || taken.is_empty() {
+                let (owner, size) = (dice(3), SIZES[dice(2)]);
+                let slabs = &mut owners[owner];
+                let piece = match size {
+                    ROW_WORDS => arena.take_row(slabs).unwrap(),
+                    size => arena.take_words(slabs, size).unwrap(),
+                };
+                taken.push((owner, piece, size));
+            } else {
+                let (owner, piece, _) = taken.swap_remove(dice(taken.len()));
+                arena.free(&mut owners[owner], piece);
+            }
+            if dice(200) == 0 {
+                arena.give_back(&mut owners[dice(3)]);
+            }
+            if step % 500 == 0 {
+                let mut spans: Vec<_> =
+                    taken.iter().map(|&(_, at, size)| (at as usize, at as usize + size)).collect();
+                spans.sort_unstable();
+                assert!(spans.windows(2).all(|two| two[0].1 <= two[1].0), "step {step}");
+            }
+        }
     }
 
     #[test]
