@@ -1,6 +1,6 @@
 //! Files and directories that callers have open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -116,6 +116,7 @@ impl OpenFiles {
         let mut backed = HashMap::new();
         let (free, rows) = state.opens.adopt();
         let mut tables = Tables { free, ..Tables::default() };
+        let mut taken = HashSet::new();
         for (row, values) in rows {
             let Some(inode) = inodes.get(values[NODEID]) else {
                 // Entered for an answer that was not delivered.
@@ -125,6 +126,8 @@ impl OpenFiles {
             let flags =
                 OFlags::from_bits_retain(u32::try_from(values[FLAGS] & !BACKED).unwrap_or(0));
             let number = values[FD].checked_sub(1).and_then(|fd| RawFd::try_from(fd).ok());
+            // Whatever the rows say, a descriptor has one owner.
+            let number = number.filter(|fd| taken.insert(*fd));
             let fd = number.and_then(|fd| take_descriptor(fd).ok());
             if values[FLAGS] & BACKED != 0 {
                 *backed.entry(inode.nodeid).or_default() += 1;

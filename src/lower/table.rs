@@ -22,8 +22,12 @@ use super::inode::{Inode, Locator, Place};
 use super::row::Row;
 use super::stat::Identity;
 use crate::state::arena::{Piece, Slabs};
-use crate::state::slot::GET;
 use crate::state::{State, slot};
+
+mod lookup;
+mod survey;
+
+pub use lookup::Lookup;
 
 /// The root's nodeid (`FUSE_ROOT_ID`).
 pub const ROOT_ID: u64 = 1;
@@ -64,50 +68,6 @@ enum Refusal {
     Taken,
     /// There is no room for more.
     Full,
-}
-
-/// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
-pub struct Lookup<'t> {
-    table: &'t InodeTable,
-    inode: Option<Arc<Inode>>,
-    first: bool,
-    former: Option<Place>,
-    at: usize,
-}
-
-impl Lookup<'_> {
-    /// The inode's nodeid.
-    pub fn nodeid(&self) -> u64 {
-        self.inode.as_ref().map_or(0, |inode| inode.nodeid)
-    }
-
-    /// The inode; `None` if there was no room for it.
-    pub fn inode(&self) -> Option<&Arc<Inode>> {
-        self.inode.as_ref()
-    }
-
-    /// Whether the kernel did not know the inode before, under any name.
-    pub fn is_first(&self) -> bool {
-        self.first
-    }
-
-    /// The name under which the kernel was told of the inode before, if that was another one.
-    pub fn take_former(&mut self) -> Option<Place> {
-        self.former.take()
-    }
-
-    /// The reply goes out: from now on the kernel owns this count, until it forgets.
-    pub fn give_to_kernel(mut self) {
-        self.inode = None;
-    }
-}
-
-impl Drop for Lookup<'_> {
-    fn drop(&mut self) {
-        if let Some(inode) = self.inode.take() {
-            self.table.take_back(inode.nodeid, self.at);
-        }
-    }
 }
 
 impl InodeTable {
@@ -395,45 +355,6 @@ impl InodeTable {
         (row.is_used() && same).then_some(row)
     }
 
-    /// The nodeids by which the kernel may know an inode with this number: on any device, and
-    /// under whatever generation. No more than a hint: what it names may just have been forgotten.
-    pub fn nodes_numbered(&self, ino: u64, mut visit: impl FnMut(u64)) {
-        let known = if ino == self.root.ino { ROOT_ID } else { ino };
-        if self.knows(known) {
-            visit(known);
-        }
-        // Nobody has an alias on most file systems, so nobody waits for the lock here. One that is
-        // being entered is in the table before its answer looks at the clock (`lower::watch`).
-        if self.some_alias.load(Ordering::SeqCst) {
-            self.aliases().numbered(ino).into_iter().for_each(visit);
-        }
-    }
-
-    /// Whether the kernel knows this nodeid.
-    pub fn knows(&self, nodeid: u64) -> bool {
-        self.shard(nodeid).rows.contains_key(&nodeid)
-    }
-
-    /// All nodeids that the kernel knows, in no order.
-    pub fn nodeids(&self) -> Vec<u64> {
-        self.locked().flat_map(|shard| shard.rows.keys().copied().collect::<Vec<_>>()).collect()
-    }
-
-    /// The names that all inodes were last seen under.
-    pub fn places(&self) -> Vec<Place> {
-        let place = |row: &Piece| self.row(*row).and_then(Row::place);
-        self.locked().flat_map(|s| s.rows.values().filter_map(place).collect::<Vec<_>>()).collect()
-    }
-
-    /// How many lookups the kernel has not dropped yet, the root's apart. Looks at every inode.
-    pub fn lookups(&self) -> u64 {
-        let count = |(nodeid, row): (&u64, &Piece)| match self.row(*row) {
-            Some(row) if *nodeid != ROOT_ID => row.lookups().load(GET),
-            _ => 0,
-        };
-        self.locked().map(|shard| shard.rows.iter().map(count).sum::<u64>()).sum()
-    }
-
     /// The device that the root is on.
     pub fn root_device(&self) -> u64 {
         self.root.dev
@@ -453,16 +374,6 @@ impl InodeTable {
             }
             self.state.arena.give_back(&mut shard.slabs);
         }
-    }
-
-    /// How many inodes the kernel knows.
-    pub fn len(&self) -> usize {
-        self.locked().map(|shard| shard.rows.len()).sum()
-    }
-
-    /// Whether the kernel knows the root alone.
-    pub fn is_empty(&self) -> bool {
-        self.len() <= 1
     }
 
     fn shard(&self, nodeid: u64) -> MutexGuard<'_, Shard> {

@@ -201,7 +201,8 @@ struct Attendant {
     mountpoint: PathBuf,
     guard: Option<Guard>,
     asked: OwnedFd,
-    logged: OwnedFd,
+    /// `None` once nobody can send anything there.
+    logged: Option<OwnedFd>,
     /// Who has started this process.
     server: Pid,
     /// The mount whose connection may have to be ended.
@@ -220,7 +221,7 @@ impl Attendant {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
         let mountpoint = config.mountpoint.clone();
-        Self { mountpoint, guard, asked, logged, server, mounted: None }
+        Self { mountpoint, guard, asked, logged: Some(logged), server, mounted: None }
     }
 
     /// Serves until the server has ended.
@@ -234,8 +235,8 @@ impl Attendant {
 
     /// Waits for something to do and does it; `false` when the server has ended.
     fn turn(&mut self) -> Result<bool, Errno> {
-        let mut fds =
-            [PollFd::new(&self.asked, PollFlags::IN), PollFd::new(&self.logged, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.asked, PollFlags::IN)];
+        fds.extend(self.logged.as_ref().map(|logged| PollFd::new(logged, PollFlags::IN)));
         let patience = self.mounted.map(|_| LOOK_AT_SERVER);
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -277,13 +278,15 @@ impl Attendant {
         write_all(&self.asked, &answer)
     }
 
-    fn pass_log_on(&self) {
+    fn pass_log_on(&mut self) {
         let mut line = vec![0; 64 * 1024];
-        loop {
-            match rustix::io::read(&self.logged, &mut line) {
+        while let Some(logged) = &self.logged {
+            match rustix::io::read(logged, &mut line) {
                 Ok(length) if length > 0 => log::to_system(&line[..length]),
                 Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => return,
+                Err(Errno::AGAIN) => return,
+                // The end, or what no server sends; waiting for more would never sleep.
+                Ok(_) | Err(_) => self.logged = None,
             }
         }
     }

@@ -89,13 +89,17 @@ fn hash(path: &Path) -> Option<u64> {
     }))
 }
 
+/// Lets all attributes run out that a mount with `cache=ttl:1` has remembered. The kernel forgets an
+/// ACL with them, but not when it finds a file by name again (`fuse_iget`): until a second after that
+/// it may be older than the rest.
+pub(crate) fn let_run_out(upper: &Path) {
+    tree(upper, None);
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+}
+
 /// Compares one mount with the lower side; the number of names.
 pub(crate) fn agree(lower: &Path, upper: &Path, shown: u32, failures: &mut Vec<String>) -> usize {
     let stored = tree(lower, Some(shown));
-    // The kernel forgets an ACL when attributes run out, but not when it finds a file by name again
-    // (`fuse_iget`): with cache=ttl:1 one may be a second old after that.
-    tree(upper, None);
-    std::thread::sleep(std::time::Duration::from_millis(1200));
     let seen = tree(upper, None);
     for (path, line) in &stored {
         let other = seen.get(path).map_or("nothing", |line| line);
