@@ -57,7 +57,7 @@ pub fn goes_back() -> bool {
 
 /// What undoes a switch of ids that is still to come, where that is wanted.
 fn going_back() -> Option<GoingBack> {
-    goes_back().then_some(GoingBack)
+    goes_back().then(|| GoingBack)
 }
 
 thread_local! {
@@ -179,5 +179,24 @@ impl Drop for Restore {
             // A thread that would go on with other rights than it believes to have must not.
             std::process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)] // in a test the panic is the failure
+mod tests {
+    use super::*;
+
+    /// A switch and its way back cost more than many a creation.
+    #[test]
+    fn ids_stay_for_the_next_creation_of_the_same_caller() {
+        let caller = Creator {
+            uid: LowerUid::new(12_345).unwrap(),
+            gid: LowerGid::new(12_345).unwrap(),
+            umask: 0,
+        };
+        NOW.set(Some(caller));
+        drop(going_back());
+        assert_eq!(NOW.get(), Some(caller));
     }
 }
