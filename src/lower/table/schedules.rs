@@ -2,11 +2,19 @@
 //! give way to each other is too.
 
 use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
 use std::thread;
 
 use rustix::fs::FileType;
 
 use super::*;
+use crate::state::slot::Slot;
+
+/// Threads, seeds and steps of the test of many inodes.
+const CLIENTS: u64 = 4;
+const SEEDS: u64 = if cfg!(miri) { 1 } else { 6 };
+const STEPS: usize = if cfg!(miri) { 40 } else { 1500 };
+const FILES: u64 = if cfg!(miri) { 20 } else { 600 };
 
 /// A small generator (xorshift), so that a seed says all.
 struct Random(u64);
@@ -25,7 +33,7 @@ impl Random {
 fn work(table: &InodeTable, seed: u64) {
     let mut random = Random(seed);
     let mut held: Vec<(Identity, u64)> = Vec::new();
-    for _ in 0..400 {
+    for _ in 0..if cfg!(miri) { 40 } else { 400 } {
         let identity = Identity {
             dev: 1 + random.below(2),
             ino: 70 + random.below(3),
@@ -64,7 +72,7 @@ fn work(table: &InodeTable, seed: u64) {
 
 #[test]
 fn threads_agree_and_nothing_is_left() {
-    for round in 0..40 {
+    for round in 0..if cfg!(miri) { 1 } else { 40 } {
         let root = Identity { dev: 1, ino: 2, born: 0 };
         let state = Arc::new(State::create().unwrap());
         let table = InodeTable::new(state, root, FileType::Directory).unwrap();
@@ -76,5 +84,212 @@ fn threads_agree_and_nothing_is_left() {
         });
         assert!(table.is_empty(), "round {round}: {:?}", table.nodeids());
         assert!(table.aliases().is_empty());
+    }
+}
+
+/// What the kernel knows of a file: what the table must know of it.
+#[derive(Debug)]
+struct Known {
+    nodeid: u64,
+    lookups: u64,
+    place: Place,
+    handle: Option<Box<[u8]>>,
+}
+
+/// One thread of a server, which looks up and forgets many files of its own over all shards, with
+/// names and handles of all lengths. It lives on when its server is killed, as the kernel does.
+struct Client {
+    random: Random,
+    slot: Slot,
+    /// Which files are its own: those of other threads have other numbers.
+    number: u64,
+    known: HashMap<Identity, Known>,
+}
+
+impl Client {
+    fn any_identity(&mut self) -> Identity {
+        Identity {
+            // Few share their number with another one.
+            dev: 1 + u64::from(self.random.below(40) == 0),
+            ino: 1000 + CLIENTS * self.random.below(FILES) + self.number,
+            born: i64::from(self.random.below(40) == 0),
+        }
+    }
+
+    fn any_known(&mut self) -> Option<Identity> {
+        // In an order that the seed says, which that of the map is not.
+        let tries: Vec<_> = (0..30).map(|_| self.any_identity()).collect();
+        tries.into_iter().find(|identity| self.known.contains_key(identity))
+    }
+
+    fn any_place(&mut self) -> Place {
+        let length = usize::try_from(1 + self.random.below(255)).unwrap();
+        let letter = b'a' + u8::try_from(self.random.below(26)).unwrap();
+        let name = OsStr::from_bytes(&vec![letter; length]).into();
+        Place { parent: 1 + self.random.below(3), name }
+    }
+
+    /// Looks a file up. The name counts, whether the kernel gets the answer or not.
+    fn intern<'t>(&mut self, table: &'t InodeTable) -> (Identity, Place, Lookup<'t>) {
+        let (identity, place) = (self.any_identity(), self.any_place());
+        let lookup = table.intern(identity, FileType::RegularFile, place.parent, &place.name);
+        let known = self.known.get_mut(&identity);
+        assert_eq!(lookup.is_first(), known.is_none(), "{identity:?}");
+        if let Some(known) = known {
+            assert_eq!(lookup.nodeid(), known.nodeid);
+            known.place = place.clone();
+        }
+        (identity, place, lookup)
+    }
+
+    fn look_up(&mut self, table: &InodeTable) {
+        let (identity, place, lookup) = self.intern(table);
+        if self.random.below(4) == 0 {
+            return; // the caller was killed
+        }
+        let (nodeid, handle) = (lookup.nodeid(), None);
+        lookup.give_to_kernel();
+        let fresh = Known { nodeid, lookups: 0, place, handle };
+        self.known.entry(identity).or_insert(fresh).lookups += 1;
+    }
+
+    fn forget(&mut self, table: &InodeTable) {
+        let Some(identity) = self.any_known() else { return };
+        let known = self.known.get_mut(&identity).unwrap();
+        let all = self.random.below(4) != 0;
+        let count = if all { known.lookups } else { 1 };
+        known.lookups -= count;
+        let gone = known.lookups == 0;
+        assert_eq!(table.forget(known.nodeid, count), gone);
+        if gone {
+            self.known.remove(&identity);
+        }
+    }
+
+    /// Gives a file that is known a newer name or its handle.
+    fn describe(&mut self, table: &InodeTable) {
+        let Some(identity) = self.any_known() else { return };
+        let inode = table.find(identity).unwrap();
+        let place = self.any_place();
+        let handle = vec![self.number.to_le_bytes()[0]; place.name.len() % 129];
+        let known = self.known.get_mut(&identity).unwrap();
+        if place.parent == 1 {
+            table.set_handle(&inode, 7, &handle);
+            known.handle.get_or_insert(handle.into());
+        } else {
+            let former = table.relocate(&inode, place.parent, &place.name);
+            assert!(former.is_none_or(|former| former == known.place));
+            known.place = place;
+        }
+    }
+
+    /// Does some thousand things; `grows` says whether there is more in the end or less. Then it is
+    /// `killed` in the middle of a request, or goes on.
+    fn work(&mut self, table: &InodeTable, steps: usize, grows: bool, killed: bool) {
+        self.slot.enter();
+        for step in 0..steps {
+            slot::begin(2 + 2 * step as u64, None);
+            match self.random.below(10) {
+                0 => self.describe(table),
+                1 if step % 8 == 0 => table.shrink(),
+                1 => thread::yield_now(),
+                n if (n < 7) == grows => self.look_up(table),
+                _ => self.forget(table),
+            }
+            slot::end();
+        }
+        slot::begin(1 << 40, None);
+        let begun: Vec<_> = (0..5).map(|_| self.intern_once(table)).collect();
+        if killed {
+            begun.into_iter().for_each(std::mem::forget);
+        } else {
+            drop(begun);
+            slot::end();
+        }
+    }
+
+    /// Looks a file up that nobody else's request is about.
+    fn intern_once<'t>(&mut self, table: &'t InodeTable) -> Lookup<'t> {
+        loop {
+            let identity = self.any_identity();
+            if table.find(identity).is_none() {
+                let place = self.any_place();
+                let kind = FileType::RegularFile;
+                return table.intern(identity, kind, place.parent, &place.name);
+            }
+        }
+    }
+
+    /// All that the kernel knows is what the table knows. Returns how many files and lookups.
+    fn check(&self, table: &InodeTable) -> (usize, u64) {
+        for (identity, known) in &self.known {
+            let inode = table.get(known.nodeid).unwrap();
+            assert_eq!((inode.nodeid, inode.identity), (known.nodeid, *identity));
+            assert_eq!(table.find(*identity).map(|inode| inode.nodeid), Some(known.nodeid));
+            let locator = match &known.handle {
+                Some(data) => Locator::Handle { kind: 7, data: data.clone() },
+                None => Locator::Walk(known.place.clone()),
+            };
+            assert_eq!(table.locator(&inode), Some(locator), "{identity:?}");
+            assert_eq!(table.row_of(&inode).unwrap().place().as_ref(), Some(&known.place));
+        }
+        (self.known.len(), self.known.values().map(|known| known.lookups).sum())
+    }
+}
+
+/// What the kernel knows in all is what the table knows.
+fn check_all(table: &InodeTable, clients: &[Client]) {
+    let (files, lookups) = clients
+        .iter()
+        .map(|client| client.check(table))
+        .fold((1, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1));
+    assert_eq!((table.len(), table.lookups()), (files, lookups));
+}
+
+/// The next server's table, once it has taken back what the kernel was not told.
+fn next_server(state: &Arc<State>, root: Identity) -> InodeTable {
+    let table = InodeTable::adopt(Arc::clone(state), root).unwrap();
+    for slot in state.slots.all().filter(Slot::was_used) {
+        slot.enter();
+        table.take_back_counted(slot.counted());
+        slot.end();
+    }
+    table
+}
+
+/// Many inodes, whose pages become full, empty, given back, and another shard's; and servers that
+/// are killed in between.
+#[test]
+fn nothing_changes_hands_over_many_inodes_and_servers() {
+    for seed in 1..=SEEDS {
+        let root = Identity { dev: 1, ino: 2, born: 0 };
+        let state = Arc::new(State::create().unwrap());
+        let mut table = InodeTable::new(Arc::clone(&state), root, FileType::Directory).unwrap();
+        let client = |number| Client {
+            random: Random(seed << 8 | (number + 1)),
+            slot: state.slots.take().unwrap(),
+            number,
+            known: HashMap::new(),
+        };
+        let mut clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        for phase in 0..8 {
+            let killed = (phase + seed) % 3 == 0;
+            thread::scope(|scope| {
+                for client in &mut clients {
+                    let table = &table;
+                    scope.spawn(move || client.work(table, STEPS, phase % 2 == 0, killed));
+                }
+            });
+            if killed {
+                table = next_server(&state, root);
+            }
+            check_all(&table, &clients);
+            table.shrink();
+            check_all(&table, &clients);
+        }
+        for known in clients.iter().flat_map(|client| client.known.values()) {
+            assert!(table.forget(known.nodeid, known.lookups));
+        }
+        assert!(table.is_empty() && table.aliases().is_empty(), "seed {seed}");
     }
 }
