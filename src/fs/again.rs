@@ -32,14 +32,15 @@ impl FileSystem {
     }
 
     /// Takes away what the killed server had made of this name since `begun` (nanoseconds since
-    /// 1970), so that it can be made anew: it was empty, and nobody had been told of it.
-    pub fn undo_making(&self, place: Place<'_>, begun: i64) -> Result<(), FsError> {
+    /// 1970), so that it can be made anew: it was empty, unless it `is_link` whose target is kept as
+    /// contents, and nobody had been told of it.
+    pub fn undo_making(&self, place: Place<'_>, begun: i64, is_link: bool) -> Result<(), FsError> {
         let Some(stat) = self.stat_of(place)? else { return Ok(()) };
         let is_dir = stat.kind() == FileType::Directory;
-        let empty =
-            is_dir || (stat.nlink == 1 && (stat.kind() != FileType::RegularFile || stat.size == 0));
-        let links = stat.kind() == FileType::RegularFile && self.owners.is_some();
-        if !was_born_since(&stat, begun - TICKS) || !(empty || links) {
+        let may_be_full = is_link && self.owners.is_some();
+        let empty = stat.kind() != FileType::RegularFile || stat.size == 0 || may_be_full;
+        let ours = is_dir || (stat.nlink == 1 && empty);
+        if !was_born_since(&stat, begun - TICKS) || !ours {
             return Ok(());
         }
         let dir = self.lower.path_fd(&self.lower.inode(place.parent)?)?;

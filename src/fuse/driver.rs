@@ -148,9 +148,21 @@ impl Driver {
     /// Asks, and once more as the kernel does after the server was killed when it had done what was
     /// asked and not answered. Returns the second answer.
     pub(crate) fn ask_again(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> Answer {
+        self.ask_again_after(opcode, nodeid, args, || ())
+    }
+
+    /// The same; what somebody does between the two is `meanwhile`.
+    pub(crate) fn ask_again_after(
+        &mut self,
+        opcode: u32,
+        nodeid: u64,
+        args: &[u8],
+        meanwhile: impl FnOnce(),
+    ) -> Answer {
         let slot = self.server.fs.lower.state.slots.take().expect("a slot");
         slot.enter();
         self.ask(opcode, nodeid, args).expect("an answer");
+        meanwhile();
         let unique = self.unique | wire::UNIQUE_RESEND;
         let message = message((UID, GID), unique, opcode, nodeid, args);
         let request = Request::parse(&message).expect("a request");

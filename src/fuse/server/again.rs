@@ -202,7 +202,8 @@ impl Server {
         }
         match request.opcode() {
             Some(Opcode::Create | Opcode::Mknod | Opcode::Mkdir | Opcode::Symlink) => {
-                self.fs.undo_making(place(request.nodeid(), &mut looked_at)?, begun)?;
+                let is_link = request.opcode() == Some(Opcode::Symlink);
+                self.fs.undo_making(place(request.nodeid(), &mut looked_at)?, begun, is_link)?;
             }
             Some(Opcode::Link) => {
                 let linked = request.clone().take::<wire::LinkIn>()?.oldnodeid;
@@ -296,6 +297,12 @@ mod tests {
         [&head, from.as_bytes(), b"\0", to.as_bytes(), b"\0"].concat()
     }
 
+    fn create(name: &str) -> Vec<u8> {
+        let flags = (libc::O_CREAT | libc::O_EXCL | libc::O_RDWR).to_ne_bytes();
+        let mode = 0o100_600_u32.to_ne_bytes();
+        [flags.as_slice(), &mode, &[0; 8], name.as_bytes(), b"\0"].concat()
+    }
+
     #[test]
     fn what_was_renamed_or_exchanged_stays_so() {
         let dir = tempfile::tempdir().unwrap();
@@ -325,13 +332,37 @@ mod tests {
         let mode = 0o600_u32.to_ne_bytes();
         let mkdir = [mode.as_slice(), &[0; 4], b"dir\0"].concat();
         assert_eq!(server.ask_again(Opcode::Mkdir as u32, ROOT_ID, &mkdir).errno, 0);
-        let flags = (libc::O_CREAT | libc::O_EXCL | libc::O_RDWR).to_ne_bytes();
-        let create =
-            [flags.as_slice(), &(0o100_600_u32.to_ne_bytes()), &[0; 8], b"file\0"].concat();
-        assert_eq!(server.ask_again(Opcode::Create as u32, ROOT_ID, &create).errno, 0);
+        assert_eq!(server.ask_again(Opcode::Create as u32, ROOT_ID, &create("file")).errno, 0);
         assert_eq!(server.held(), (3, 1), "the root, two inodes, one open file");
         assert_eq!(server.ask_again(Opcode::Rmdir as u32, ROOT_ID, b"dir\0").errno, 0);
         assert_eq!(server.ask_again(Opcode::Unlink as u32, ROOT_ID, b"file\0").errno, 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_others_made_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mut server = Driver::on(dir.path());
+        let opcode = Opcode::Create as u32;
+        let answer = server.ask_again_after(opcode, ROOT_ID, &create("full"), || {
+            fs::remove_file(at("full")).unwrap();
+            fs::write(at("full"), "theirs").unwrap();
+        });
+        assert_eq!(answer.errno, libc::ESTALE, "the kernel looks again");
+        assert_eq!(fs::read(at("full")).unwrap(), b"theirs");
+        fs::write(at("old"), "").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let answer = server.ask_again_after(opcode, ROOT_ID, &create("moved"), || {
+            fs::rename(at("old"), at("moved")).unwrap();
+        });
+        assert_eq!(answer.errno, libc::ESTALE);
+        assert!(fs::metadata(at("moved")).is_ok());
+        // What cannot be told from the server's own is taken for that.
+        let answer = server.ask_again_after(opcode, ROOT_ID, &create("empty"), || {
+            fs::remove_file(at("empty")).unwrap();
+            fs::write(at("empty"), "").unwrap();
+        });
+        assert_eq!(answer.errno, 0);
     }
 }
