@@ -411,11 +411,7 @@ fn connection_aborted() {
         let errno = Errno::from_io_error(&busy.join().unwrap()).unwrap();
         assert!(matches!(errno, Errno::CONNABORTED | Errno::NOTCONN | Errno::IO), "{errno}");
     });
-    let pid = mount.server_pid();
-    eventually("the server has ended", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    });
+    mount.wait_for_server();
     assert_eq!(fs::read(mount.low("file")).unwrap(), b"content");
 }
 

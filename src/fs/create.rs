@@ -43,26 +43,11 @@ impl FileSystem {
     ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
         let kept = self.lower_flags(flags);
         let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let creator = self.creator(new.caller, new.umask)?;
-        let parent = self.lower.inode(parent)?;
-        self.lower.room_to_open()?;
-        let dir = self.lower.path_fd(&parent)?;
-        self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        let birth = self.birth(FileType::RegularFile, new.mode)?;
-        let record = self.record_of_file(&new, dir.as_fd())?;
-        let mode = record.map_or_else(|| birth.mode(), |_| private_file());
-        let fd = self.as_creator(new.caller, creator, || {
-            self.lower
-                .retrying(|| rustix::fs::openat(&dir, name.as_os_str(), flags, mode).call("openat"))
-        });
-        let fd = fd.map_err(|error| match error {
-            FsError::Os { errno: Errno::EXIST, .. } => FsError::Stale,
+        let made = self.make_open(parent, Some(name.as_os_str()), new, (flags, kept));
+        made.map_err(|error| match error {
+            FsError::Os { call: "openat", errno: Errno::EXIST } => FsError::Stale,
             other => other,
-        })?;
-        if let Some(record) = &record {
-            self.record_born(&fd, record, dir.as_fd(), Some(name.as_os_str()))?;
-        }
-        self.born_open(&parent, name.as_os_str(), fd, &birth, kept)
+        })
     }
 
     /// Makes a regular file without a name and opens it (`O_TMPFILE`).
@@ -75,6 +60,18 @@ impl FileSystem {
         let kept = self.lower_flags(flags);
         let unlinkable = OFlags::from_bits_retain(flags) & OFlags::EXCL;
         let flags = kept | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
+        self.make_open(parent, None, new, (flags, kept))
+    }
+
+    /// Makes a regular file with a name or without one, opened with `flags`; of these `kept` are
+    /// those by which it is opened again.
+    fn make_open(
+        &self,
+        parent: u64,
+        name: Option<&OsStr>,
+        new: NewFile,
+        (flags, kept): (OFlags, OFlags),
+    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
         let creator = self.creator(new.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         self.lower.room_to_open()?;
@@ -83,14 +80,15 @@ impl FileSystem {
         let birth = self.birth(FileType::RegularFile, new.mode)?;
         let record = self.record_of_file(&new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
+        let at = name.unwrap_or(OsStr::new("."));
         let fd = self.as_creator(new.caller, creator, || {
-            self.lower.retrying(|| rustix::fs::openat(&dir, ".", flags, mode).call("openat"))
+            self.lower.retrying(|| rustix::fs::openat(&dir, at, flags, mode).call("openat"))
         })?;
         if let Some(record) = &record {
-            self.record_born(&fd, record, dir.as_fd(), None)?;
+            self.record_born(&fd, record, dir.as_fd(), name)?;
         }
         // No walk ends at the empty name: while it has none, the open file leads to it.
-        self.born_open(&parent, OsStr::new(""), fd, &birth, kept)
+        self.born_open(&parent, name.unwrap_or_default(), fd, &birth, kept)
     }
 
     /// What the attribute of a new regular file will say, where owners are kept in attributes.

@@ -1,11 +1,13 @@
 //! Changing what a file is: mode, owner, size, times.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
+use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::lower::unopened::Access;
 use crate::lower::{THIS_FILE, proc_path};
@@ -56,10 +58,7 @@ impl FileSystem {
             return self.setattr_recorded(owners, caller, nodeid, set);
         }
         let inode = self.lower.inode(nodeid)?;
-        let fd = match set.handle {
-            Some(handle) => self.contents_fd(Contents { nodeid, handle }, Access::Write)?,
-            None => self.lower.path_fd(&inode)?,
-        };
+        let fd = self.fd_to_set(&inode, set)?;
         let fd = fd.as_fd();
         // A new size needs the right to write; the rest is the owner's business.
         let refusal = if set.size.is_some() { Errno::ACCESS } else { Errno::OVERFLOW };
@@ -85,6 +84,21 @@ impl FileSystem {
         }
         self.with_kept(fd, inode.kind, || self.set_contents(caller, fd, set))?;
         self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
+    }
+
+    /// What the attributes are set by: the open file, if the caller has one.
+    pub(super) fn fd_to_set(
+        &self,
+        inode: &Arc<Inode>,
+        set: &SetAttr,
+    ) -> Result<Arc<OwnedFd>, FsError> {
+        match set.handle {
+            Some(handle) => {
+                let file = Contents { nodeid: inode.nodeid, handle };
+                self.contents_fd(file, Access::Write)
+            }
+            None => self.lower.path_fd(inode),
+        }
     }
 
     /// Size and times.

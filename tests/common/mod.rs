@@ -10,6 +10,7 @@
 
 pub(crate) mod caller;
 pub(crate) mod debian;
+pub(crate) mod dice;
 pub(crate) mod files;
 pub(crate) mod inject;
 pub(crate) mod kernel;
@@ -48,3 +49,19 @@ macro_rules! assert_errno {
     };
 }
 pub(crate) use assert_errno;
+
+/// What a call may answer because others have been there first, or may do what this one may not.
+pub(crate) fn is_in_the_way(errno: Errno) -> bool {
+    [
+        Errno::NOENT,
+        Errno::EXIST,
+        Errno::NOTEMPTY,
+        Errno::NOTDIR,
+        Errno::ISDIR,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::INVAL, // a directory into itself; a hole in what is no file
+        Errno::LOOP,
+    ]
+    .contains(&errno)
+}

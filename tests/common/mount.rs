@@ -120,6 +120,15 @@ impl Mount {
         super::program::children_of(main).first().copied().unwrap_or(main)
     }
 
+    /// Waits until the server has ended by itself.
+    pub(crate) fn wait_for_server(&self) {
+        let pid = self.server_pid();
+        super::eventually("the server has ended", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+
     /// Unmounts as umount(8) does and returns how the server ended.
     pub(crate) fn unmount(mut self) -> Option<ExitStatus> {
         unmount(&self.upper, UnmountFlags::empty()).unwrap();

@@ -28,6 +28,7 @@ use common::{
 };
 use errfs::ErrFs;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tempfile::TempDir;
 
 common::tests!(
     every_call_gets_the_lower_errno,
@@ -136,14 +137,20 @@ fn every_call_gets_the_lower_errno() {
     }
 }
 
-/// Callers that wait for a slow lower file system do not keep others waiting.
-fn lower_server_that_waits() {
+/// A file system that fails as it is told to, with a tree `d` in it, and a mount of that.
+fn on_errfs(place: &TempDir, options: &str) -> (ErrFs, Mount) {
     needs_idshift();
     needs_real_root("mounts a FUSE file system of its own");
-    let place = temp_dir();
     let errfs = ErrFs::mount(place.path());
     calls::prepare(&errfs.store.join("d"));
-    let mount = Mount::of(temp_dir(), errfs.root().to_path_buf(), "map=identity,cache=none");
+    let mount = Mount::of(temp_dir(), errfs.root().to_path_buf(), options);
+    (errfs, mount)
+}
+
+/// Callers that wait for a slow lower file system do not keep others waiting.
+fn lower_server_that_waits() {
+    let place = temp_dir();
+    let (errfs, mount) = on_errfs(&place, "map=identity,cache=none");
     let dir = mount.up("d");
     fs::read(dir.join("file")).unwrap();
     errfs.stall(9); // MKDIR
@@ -170,12 +177,8 @@ fn lower_server_that_waits() {
 
 /// A lower file system that goes away for good: errors, as there, and an unmount that works.
 fn lower_server_that_dies() {
-    needs_idshift();
-    needs_real_root("mounts a FUSE file system of its own");
     let place = temp_dir();
-    let errfs = ErrFs::mount(place.path());
-    calls::prepare(&errfs.store.join("d"));
-    let mount = Mount::of(temp_dir(), errfs.root().to_path_buf(), "map=identity,cache=none");
+    let (errfs, mount) = on_errfs(&place, "map=identity,cache=none");
     let file = open(&mount.up("d/file"), OFlags::RDWR, 0).unwrap();
     rustix::io::pwrite(&file, b"written", 0).unwrap();
     rustix::fs::fsync(&file).unwrap();
@@ -478,10 +481,6 @@ fn connection_torn_down() {
         unmount(mount.up(""), UnmountFlags::FORCE | UnmountFlags::DETACH).unwrap();
         over.store(true, Ordering::Relaxed);
     });
-    let pid = mount.server_pid();
-    eventually("the server has ended", || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.is_empty() || stat.contains(") Z ")
-    });
+    mount.wait_for_server();
     assert_eq!(fs::read(mount.low("file")).unwrap(), b"content");
 }

@@ -9,7 +9,6 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod compare;
-mod dice;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -22,11 +21,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 
+use common::dice::Dice;
 use common::mount::{free, temp_dir};
 use common::program::{idshift, servers_of};
 use common::runner::{needs_idshift, needs_real_root};
 use common::{chown, put_dir, raw, status};
-use dice::Dice;
 use worker::{TASK, Task};
 
 fn main() -> ExitCode {

@@ -15,10 +15,10 @@ use rustix::fs::{
     flock, linkat, mknodat, renameat_with, symlink, unlink, utimensat,
 };
 
+use crate::common::dice::Dice;
 use crate::common::{
     self, Caller, Errno, NO_ID, chown, get_xattr, mkdir, open, raw, set_mode, set_xattr,
 };
-use crate::dice::Dice;
 
 /// The variable that makes this program a worker: the fields of [`Task`].
 pub(crate) const TASK: &str = "IDSHIFT_SOAK_WORKER";
@@ -108,31 +108,19 @@ pub(crate) fn is_cut(errno: Errno) -> bool {
     [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV].contains(&errno)
 }
 
-/// What a call may answer because others have been there first, or may do what this one may not.
-fn is_in_the_way(errno: Errno) -> bool {
-    [
-        Errno::NOENT,
-        Errno::EXIST,
-        Errno::NOTEMPTY,
-        Errno::NOTDIR,
-        Errno::ISDIR,
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::INVAL, // a directory into itself; a hole in what is no file
-        Errno::LOOP,
-        Errno::STALE,    // looked up below, and gone
-        Errno::NODATA,   // no such attribute
-        Errno::NXIO,     // a fifo without a reader
-        Errno::OVERFLOW, // an owner or a caller outside the map
-        Errno::BUSY,
-        Errno::AGAIN,
-        Errno::MLINK,
-        Errno::OPNOTSUPP, // an attribute of a symbolic link
-        Errno::SPIPE,
-        Errno::TXTBSY,
-    ]
-    .contains(&errno)
-}
+/// What a call may answer besides, because this one tries more than names.
+const OTHER_ANSWERS: &[Errno] = &[
+    Errno::STALE,    // looked up below, and gone
+    Errno::NODATA,   // no such attribute
+    Errno::NXIO,     // a fifo without a reader
+    Errno::OVERFLOW, // an owner or a caller outside the map
+    Errno::BUSY,
+    Errno::AGAIN,
+    Errno::MLINK,
+    Errno::OPNOTSUPP, // an attribute of a symbolic link
+    Errno::SPIPE,
+    Errno::TXTBSY,
+];
 
 impl Worker {
     fn step(&mut self) {
@@ -140,7 +128,10 @@ impl Worker {
         let word = match result {
             Ok(()) => "ok".to_owned(),
             Err(errno) => {
-                if !is_in_the_way(errno) && !is_cut(errno) {
+                if !common::is_in_the_way(errno)
+                    && !OTHER_ANSWERS.contains(&errno)
+                    && !is_cut(errno)
+                {
                     self.failures.push(format!("{what}: {errno}"));
                 }
                 errno.to_string().split(" (os error").next().unwrap_or_default().to_owned()

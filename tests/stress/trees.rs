@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode};
 use rustix::fs::{CWD, RenameFlags, XattrFlags, lsetxattr, renameat_with, symlink, unlink};
 use rustix::io::write;
 
+use crate::common::dice::Dice;
 use crate::common::{
     self, Caller, Errno, Mount, OFlags, chown, get_xattr, lo, mkdir, open, put_dir, set_mode, stat,
 };
@@ -97,7 +98,7 @@ pub(crate) fn build(task: &str) -> ExitCode {
         for number in 0..count {
             let result = step(&mut dice, &root, uid, number);
             if let Err(errno) = result
-                && !is_in_the_way(errno)
+                && !common::is_in_the_way(errno)
             {
                 *strange.entry(format!("{errno}")).or_insert(0) += 1;
             }
@@ -111,54 +112,25 @@ pub(crate) fn build(task: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// What a call may answer because others have been there first, or may do what this one may not.
-fn is_in_the_way(errno: Errno) -> bool {
-    [
-        Errno::NOENT,
-        Errno::EXIST,
-        Errno::NOTEMPTY,
-        Errno::NOTDIR,
-        Errno::ISDIR,
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::INVAL, // a directory into itself
-        Errno::LOOP,
-    ]
-    .contains(&errno)
+/// One of a few hundred places, up to four deep, that all builders share.
+fn place(dice: &mut Dice, root: &Path) -> PathBuf {
+    let mut path = root.join(dice.of(&["a", "b"]));
+    for _ in 0..dice.below(3) {
+        path.push(format!("d{}", dice.below(4)));
+    }
+    path.push(format!("n{}", dice.below(12)));
+    path
 }
 
-/// splitmix64.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
-    /// One of a few hundred places, up to four deep, that all builders share.
-    fn path(&mut self, root: &Path) -> PathBuf {
-        let mut path = root.join(["a", "b"][usize::try_from(self.below(2)).unwrap()]);
-        for _ in 0..self.below(3) {
-            path.push(format!("d{}", self.below(4)));
-        }
-        path.push(format!("n{}", self.below(12)));
-        path
-    }
-
-    /// A directory where [`Dice::path`] may lead through.
-    fn directory(&mut self, root: &Path) -> PathBuf {
-        let mut path = self.path(root);
-        path.set_file_name(format!("d{}", self.below(4)));
-        path
-    }
+/// A directory where [`place`] may lead through.
+fn directory(dice: &mut Dice, root: &Path) -> PathBuf {
+    let mut path = place(dice, root);
+    path.set_file_name(format!("d{}", dice.below(4)));
+    path
 }
 
 fn step(dice: &mut Dice, root: &Path, uid: u32, number: u64) -> Result<(), Errno> {
-    let path = dice.path(root);
+    let path = place(dice, root);
     match dice.below(20) {
         0..=3 => {
             let fd = open(&path, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o666)?;
@@ -166,18 +138,18 @@ fn step(dice: &mut Dice, root: &Path, uid: u32, number: u64) -> Result<(), Errno
             write(&fd, &format!("{uid} {number} ").into_bytes().repeat(size / 8)).map(drop)
         }
         4 => write(&open(&path, OFlags::WRONLY | OFlags::APPEND, 0)?, b"more").map(drop),
-        5 | 6 => mkdir(&dice.directory(root), 0o777),
+        5 | 6 => mkdir(&directory(dice, root), 0o777),
         7 => symlink(format!("../n{}", dice.below(12)), &path),
-        8 => rustix::fs::link(&path, dice.path(root)),
-        9 | 10 => rustix::fs::rename(&path, dice.path(root)),
-        11 => rustix::fs::rename(dice.directory(root), dice.directory(root)),
+        8 => rustix::fs::link(&path, place(dice, root)),
+        9 | 10 => rustix::fs::rename(&path, place(dice, root)),
+        11 => rustix::fs::rename(directory(dice, root), directory(dice, root)),
         12 => {
             let flags = [RenameFlags::EXCHANGE, RenameFlags::NOREPLACE];
             let flags = flags[usize::try_from(dice.below(2)).unwrap()];
-            renameat_with(CWD, &path, CWD, dice.path(root), flags)
+            renameat_with(CWD, &path, CWD, place(dice, root), flags)
         }
         13 | 14 => unlink(&path),
-        15 => rustix::fs::rmdir(dice.directory(root)),
+        15 => rustix::fs::rmdir(directory(dice, root)),
         16 => set_mode(&path, 0o600 | u32::try_from(dice.below(0o100)).unwrap()),
         17 => {
             let [uid, gid] = [0, 0].map(|_: u32| u32::try_from(1000 + dice.below(5)).unwrap());

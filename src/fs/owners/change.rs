@@ -4,10 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::FsError;
 use crate::lower::stat::LowerStat;
-use crate::lower::unopened::Access;
 
 use super::super::attr::Of;
-use super::super::io::Contents;
 use super::super::setattr::{set_times, truncate};
 use super::super::{Attr, Caller, FileSystem, SetAttr};
 use super::{Owners, clear_capability};
@@ -24,10 +22,7 @@ impl FileSystem {
         set: &SetAttr,
     ) -> Result<Attr, FsError> {
         let inode = self.lower.inode(nodeid)?;
-        let fd = match set.handle {
-            Some(handle) => self.contents_fd(Contents { nodeid, handle }, Access::Write)?,
-            None => self.lower.path_fd(&inode)?,
-        };
+        let fd = self.fd_to_set(&inode, set)?;
         let fd = fd.as_fd();
         let owner = self.lower_owner(set)?;
         let lower = LowerStat::of(fd)?;
