@@ -177,16 +177,12 @@ impl LowerTree {
     }
 
     /// The inode that the kernel calls `nodeid`.
-    pub fn inode(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
+    pub fn inode(&self, nodeid: u64) -> Result<Inode, FsError> {
         self.inodes.get(nodeid).ok_or(FsError::UnknownNode)
     }
 
     /// Looks `name` up in `parent` and counts the lookup. The name is used here and not again.
-    pub fn lookup(
-        &self,
-        parent: &Arc<Inode>,
-        name: &OsStr,
-    ) -> Result<(Lookup<'_>, LowerStat), FsError> {
+    pub fn lookup(&self, parent: &Inode, name: &OsStr) -> Result<(Lookup<'_>, LowerStat), FsError> {
         let dir = self.path_fd(parent)?;
         let stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
         self.check_device(parent, &stat)?;
@@ -217,7 +213,7 @@ impl LowerTree {
     /// What is known of a name before it goes away: the inode, if the kernel knows it, is kept
     /// reachable through a descriptor, because neither its name nor (once it has no links) its
     /// handle will find it again.
-    pub fn keep_before_unlink(&self, parent: &Arc<Inode>, name: &OsStr) -> Result<(), FsError> {
+    pub fn keep_before_unlink(&self, parent: &Inode, name: &OsStr) -> Result<(), FsError> {
         let dir = self.path_fd(parent)?;
         // Opened first and looked at then: whatever else takes the name, the two go together.
         let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
@@ -235,12 +231,15 @@ impl LowerTree {
         }
     }
 
-    /// A file now answers to another name: those that are reached by a walk must take the new one.
-    pub fn moved(&self, parent: &Arc<Inode>, name: &OsStr) {
+    /// The kernel has had a file renamed, which now answers to `name`, and no more to `left` (a
+    /// directory's nodeid, a name): those that are reached by a walk must take the new one.
+    pub fn moved(&self, parent: &Inode, name: &OsStr, left: (u64, &OsStr)) {
         let Ok(dir) = self.path_fd(parent) else { return };
         let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
         if let Some(inode) = self.inodes.find(self.identity(&stat)) {
-            self.renamed(self.inodes.relocate(&inode, parent.nodeid, name));
+            let former = self.inodes.relocate(&inode, parent.nodeid, name);
+            // The kernel moves the name itself: it need not doubt that one.
+            self.renamed(former.filter(|f| (f.parent, &*f.name) != left));
         }
     }
 

@@ -78,7 +78,7 @@ impl FileSystem {
         let moved = there.is_none() && self.stat_of(to)?.is_some();
         if moved {
             let parent = self.lower.inode(to.parent)?;
-            self.lower.moved(&parent, to.name.as_os_str());
+            self.lower.moved(&parent, to.name.as_os_str(), (from.parent, from.name.as_os_str()));
         }
         Ok(moved)
     }
@@ -101,8 +101,9 @@ impl FileSystem {
     ) -> Result<bool, FsError> {
         let Some(there) = self.stat_of(from)? else { return Ok(false) };
         let exchanged = noted != 0 && self.number_of(&there) != noted;
-        for place in [from, to].into_iter().filter(|_| exchanged) {
-            self.lower.moved(&self.lower.inode(place.parent)?, place.name.as_os_str());
+        for (place, left) in [(from, to), (to, from)].into_iter().filter(|_| exchanged) {
+            let left = (left.parent, left.name.as_os_str());
+            self.lower.moved(&self.lower.inode(place.parent)?, place.name.as_os_str(), left);
         }
         Ok(exchanged)
     }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 
 use rustix::fs::FileType;
 
@@ -20,10 +19,10 @@ pub(super) enum Of<'a> {
     /// The file behind this descriptor, which may be an `O_PATH` one.
     Fd(BorrowedFd<'a>),
     /// A file that the kernel knows, or is about to know.
-    Inode(&'a Arc<Inode>),
+    Inode(&'a Inode),
     /// The same, just found under a name. What is read by the name may be another file's by now,
     /// so it must not give anybody a right; through the inode it is surely this one's.
-    Listed { dir: BorrowedFd<'a>, name: &'a OsStr, inode: &'a Arc<Inode> },
+    Listed { dir: BorrowedFd<'a>, name: &'a OsStr, inode: &'a Inode },
 }
 
 /// What the kernel is told of a file.

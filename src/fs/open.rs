@@ -72,7 +72,7 @@ impl FileSystem {
     }
 
     /// Fifos, sockets and devices are opened by the kernel itself, never by the server.
-    pub(super) fn regular(&self, nodeid: u64) -> Result<Arc<Inode>, FsError> {
+    pub(super) fn regular(&self, nodeid: u64) -> Result<Inode, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let regular = inode.kind == FileType::RegularFile;
         if regular { Ok(inode) } else { Err(FsError::Refused(Errno::NXIO)) }
@@ -87,21 +87,21 @@ impl FileSystem {
     }
 
     /// Opens a lower file that stays open as long as a caller likes.
-    fn open_for_caller(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+    fn open_for_caller(&self, inode: &Inode, flags: OFlags) -> Result<OwnedFd, FsError> {
         self.lower.room_to_open()?;
         self.lower.open_file(inode, flags)
     }
 
     pub(super) fn opened(
         &self,
-        inode: &Arc<Inode>,
+        inode: &Inode,
         flags: OFlags,
         fd: Option<OwnedFd>,
     ) -> Result<Opened<'_>, FsError> {
         if let Some(fd) = &fd {
             self.lower.opened_for_caller(fd);
         }
-        self.lower.open_files.insert(Arc::clone(inode), flags, fd)
+        self.lower.open_files.insert(*inode, flags, fd)
     }
 
     /// The lower descriptor of an open file.

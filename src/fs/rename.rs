@@ -74,9 +74,9 @@ impl FileSystem {
             rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
                 .call("renameat2")
         })?;
-        self.lower.moved(&new_parent, new_name);
+        self.lower.moved(&new_parent, new_name, (old_parent.nodeid, old_name));
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.lower.moved(&old_parent, old_name);
+            self.lower.moved(&old_parent, old_name, (new_parent.nodeid, new_name));
         }
         Ok(())
     }

@@ -87,11 +87,7 @@ impl FileSystem {
     }
 
     /// What the attributes are set by: the open file, if the caller has one.
-    pub(super) fn fd_to_set(
-        &self,
-        inode: &Arc<Inode>,
-        set: &SetAttr,
-    ) -> Result<Arc<OwnedFd>, FsError> {
+    pub(super) fn fd_to_set(&self, inode: &Inode, set: &SetAttr) -> Result<Arc<OwnedFd>, FsError> {
         match set.handle {
             Some(handle) => {
                 let file = Contents { nodeid: inode.nodeid, handle };

@@ -9,7 +9,7 @@ use crate::state::arena::Piece;
 
 /// An inode: who it is. How to find it again once its descriptor has been closed is in its row, which
 /// [`super::table`] looks after.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Inode {
     /// The number by which the kernel calls it.
     pub nodeid: u64,

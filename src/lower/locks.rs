@@ -53,7 +53,7 @@ impl LowerTree {
     /// A lock of fcntl(2), to be tried.
     pub fn range_lock(
         &self,
-        inode: &Arc<Inode>,
+        inode: &Inode,
         handle: u64,
         owner: u64,
         range: RangeLock,
@@ -65,7 +65,7 @@ impl LowerTree {
     /// The lock that would be in the way.
     pub fn test_lock(
         &self,
-        inode: &Arc<Inode>,
+        inode: &Inode,
         owner: u64,
         range: RangeLock,
     ) -> Result<Option<RangeLock>, FsError> {
@@ -100,7 +100,7 @@ impl LowerTree {
 
     fn owner_fd(
         &self,
-        inode: &Arc<Inode>,
+        inode: &Inode,
         owner: u64,
         handle: Option<u64>,
     ) -> Result<Arc<OwnedFd>, FsError> {

@@ -26,7 +26,7 @@ pub struct OpenFile {
     /// The caller's flags, as far as they count for the lower file.
     flags: OFlags,
     /// The inode that it belongs to.
-    pub inode: Arc<Inode>,
+    pub inode: Inode,
     /// Where a directory is being read.
     pub dir: Mutex<DirStream>,
     /// Its row in [`crate::state`], if the kernel knows it.
@@ -74,7 +74,7 @@ pub const UNOPENED: u64 = 0;
 
 impl OpenFile {
     /// A file that is opened when a request needs it ([`LowerTree::file_fd`]), in no table.
-    pub fn unopened(inode: Arc<Inode>, flags: OFlags) -> Self {
+    pub fn unopened(inode: Inode, flags: OFlags) -> Self {
         Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default(), row: None }
     }
 
@@ -150,7 +150,7 @@ impl OpenFiles {
     /// many are open.
     pub fn insert(
         &self,
-        inode: Arc<Inode>,
+        inode: Inode,
         flags: OFlags,
         fd: Option<OwnedFd>,
     ) -> Result<Opened<'_>, FsError> {

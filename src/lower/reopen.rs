@@ -20,9 +20,9 @@ const MAX_WALK: usize = 100_000;
 
 impl LowerTree {
     /// An `O_PATH` descriptor of the inode.
-    pub fn path_fd(&self, inode: &Arc<Inode>) -> Result<Arc<OwnedFd>, FsError> {
+    pub fn path_fd(&self, inode: &Inode) -> Result<Arc<OwnedFd>, FsError> {
         let mut below = Vec::new();
-        let mut inode = Arc::clone(inode);
+        let mut inode = *inode;
         // Up to the nearest directory that can be had without its parent …
         let mut fd = loop {
             if let Some(fd) = self.known_fd(&inode)? {
@@ -52,7 +52,7 @@ impl LowerTree {
     }
 
     /// A descriptor that can be had without walking, or `None`.
-    fn known_fd(&self, inode: &Arc<Inode>) -> Result<Option<Arc<OwnedFd>>, FsError> {
+    fn known_fd(&self, inode: &Inode) -> Result<Option<Arc<OwnedFd>>, FsError> {
         if let Some(fd) = self.descriptors.get(inode.nodeid) {
             return Ok(Some(fd));
         }
@@ -89,7 +89,7 @@ impl LowerTree {
     /// others, whatever asks for them: a fifo would make the server wait for its other end, and
     /// opening a device may do anything. The kernel above opens these itself. An inode's type
     /// never changes, so that what is checked here is what is opened.
-    pub fn open_file(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+    pub fn open_file(&self, inode: &Inode, flags: OFlags) -> Result<OwnedFd, FsError> {
         if !matches!(inode.kind, FileType::RegularFile | FileType::Directory) {
             return Err(FsError::Refused(Errno::NXIO));
         }

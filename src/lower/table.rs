@@ -54,7 +54,7 @@ pub struct InodeTable {
 
 /// An inode that was found or entered in the table.
 struct Counted {
-    inode: Arc<Inode>,
+    inode: Inode,
     first: bool,
     former: Option<Place>,
     /// Where the thread's slot says so.
@@ -129,14 +129,14 @@ impl InodeTable {
     }
 
     /// The inode with this nodeid.
-    pub fn get(&self, nodeid: u64) -> Option<Arc<Inode>> {
+    pub fn get(&self, nodeid: u64) -> Option<Inode> {
         let shard = self.shard(nodeid);
         let row = self.row(*shard.rows.get(&nodeid)?)?;
-        Some(Arc::new(row.inode()))
+        Some(row.inode())
     }
 
     /// The inode with this identity, without counting.
-    pub fn find(&self, identity: Identity) -> Option<Arc<Inode>> {
+    pub fn find(&self, identity: Identity) -> Option<Inode> {
         if identity == self.root {
             return self.get(ROOT_ID);
         }
@@ -214,7 +214,7 @@ impl InodeTable {
         if first {
             rows.insert(nodeid, row.piece());
         }
-        Ok(Counted { inode: Arc::new(row.inode()), first, former, at })
+        Ok(Counted { inode: row.inode(), first, former, at })
     }
 
     fn count_alias(

@@ -59,7 +59,7 @@ impl LowerTree {
     /// A descriptor on the contents of a regular file that the kernel has not opened. The kernel
     /// above has judged the caller's rights when it opened the file there; what the lower file
     /// system itself refuses (an immutable file) is refused here, at the first use.
-    pub fn unopened_fd(&self, inode: &Arc<Inode>, access: Access) -> Result<Arc<OwnedFd>, FsError> {
+    pub fn unopened_fd(&self, inode: &Inode, access: Access) -> Result<Arc<OwnedFd>, FsError> {
         let key = (inode.nodeid, access);
         if let Some(fd) = self.unopened.lock().get(&key) {
             return Ok(Arc::clone(fd));
@@ -82,7 +82,7 @@ impl LowerTree {
 
     /// Most reading is done from the cache above, so what comes down says nothing about when the
     /// file was last read: then its time of access is better left alone.
-    fn open_quietly(&self, inode: &Arc<Inode>, flags: OFlags) -> Result<OwnedFd, FsError> {
+    fn open_quietly(&self, inode: &Inode, flags: OFlags) -> Result<OwnedFd, FsError> {
         match self.open_file(inode, flags | OFlags::NOATIME) {
             Err(FsError::Os { errno: Errno::PERM, .. }) => self.open_file(inode, flags),
             opened => opened,

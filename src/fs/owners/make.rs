@@ -8,7 +8,6 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -127,7 +126,7 @@ impl FileSystem {
     }
 
     /// The target of a symbolic link that is a regular file below; `EINVAL` if it is none.
-    pub(in crate::fs) fn recorded_target(&self, inode: &Arc<Inode>) -> Result<Vec<u8>, FsError> {
+    pub(in crate::fs) fn recorded_target(&self, inode: &Inode) -> Result<Vec<u8>, FsError> {
         const LONGEST: usize = 4096; // PATH_MAX
         let path = self.lower.path_fd(inode)?;
         let stat = self.recorded(Of::Fd(path.as_fd()), &LowerStat::of(&path)?)?;

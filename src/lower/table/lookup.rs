@@ -1,14 +1,12 @@
 //! A lookup on its way to the kernel.
 
-use std::sync::Arc;
-
 use super::InodeTable;
 use crate::lower::inode::{Inode, Place};
 
 /// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
 pub struct Lookup<'t> {
     pub(super) table: &'t InodeTable,
-    pub(super) inode: Option<Arc<Inode>>,
+    pub(super) inode: Option<Inode>,
     pub(super) first: bool,
     pub(super) former: Option<Place>,
     pub(super) at: usize,
@@ -21,7 +19,7 @@ impl Lookup<'_> {
     }
 
     /// The inode; `None` if there was no room for it.
-    pub fn inode(&self) -> Option<&Arc<Inode>> {
+    pub fn inode(&self) -> Option<&Inode> {
         self.inode.as_ref()
     }
 
