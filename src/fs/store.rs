@@ -5,12 +5,14 @@ use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, XattrFlags};
+use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
 use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::set_id::{SET_ID, SetIdPolicy};
+use crate::sys::file;
 
 use super::{Caller, FileSystem};
 
@@ -98,8 +100,14 @@ impl FileSystem {
         if open {
             return rustix::fs::fchmod(fd, mode).call("fchmod");
         }
-        // fchmod(2) refuses O_PATH descriptors, and fchmodat2(2) needs Linux 6.6.
-        rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
+        // fchmod(2) refuses O_PATH descriptors. The way through /proc takes three times as long.
+        match file::chmod(fd, mode) {
+            // Too old a kernel, or a container's filter that says so in this way.
+            Err(Errno::NOSYS | Errno::PERM) => {
+                rustix::fs::chmodat(CWD, proc_path(fd), mode, AtFlags::empty()).call("chmod")
+            }
+            done => done.call("fchmodat2"),
+        }
     }
 
     /// Sets an access ACL whose ids are lower ones. `outside_group`: see [`FileSystem::setxattr`].

@@ -213,14 +213,14 @@ impl FileSystem {
         remove()
     }
 
-    /// The lower file for reading its attributes. One that is open is asked directly, which spares
-    /// the way through /proc.
     /// The access ACL as it is stored, if there is one.
     pub(super) fn stored_acl(&self, nodeid: u64) -> Option<Vec<u8>> {
         let file = self.xattrs_of(nodeid).ok()?;
         read_value(&file, OsStr::new("system.posix_acl_access"), MAX).ok()
     }
 
+    /// The lower file for reading its attributes. One that is open is asked directly, which spares
+    /// the way through /proc.
     fn xattrs_of(&self, nodeid: u64) -> Result<Xattrs, FsError> {
         if let Some(open) = self.lower.open_files.any_of(nodeid) {
             return Ok(Xattrs::Open(open));

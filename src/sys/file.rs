@@ -1,8 +1,9 @@
 //! Calls on files that rustix leaves out.
 
 use std::ffi::CString;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
+use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::check;
@@ -13,6 +14,22 @@ pub fn truncate(path: &str, size: u64) -> Result<(), Errno> {
     let size = libc::off64_t::try_from(size).map_err(|_| Errno::FBIG)?;
     // SAFETY: `path` is a valid C string that outlives the call.
     check(unsafe { libc::truncate64(path.as_ptr(), size) }).map(drop)
+}
+
+/// Sets the permission bits of the file behind a descriptor, `O_PATH` or not (fchmodat2(2), Linux
+/// 6.6): `ENOSYS` before that.
+pub fn chmod(fd: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+    // SAFETY: the descriptor is open, the empty path a valid C string that outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_fchmodat2,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            mode.as_raw_mode(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    check(result).map(drop)
 }
 
 /// Reads up to `size` bytes from `offset` on to the end of `buffer` (pread(2)), no matter how much
