@@ -32,11 +32,13 @@ pub const VERSION: u64 = 1;
 pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;
 /// Threads that answer requests, and one that takes over what another server has left.
 const SLOTS: usize = 257;
-const OPENS: usize = 1 << 22;
-const BACKINGS: usize = 1 << 20;
+const OPENS: usize = if SMALL { 1 << 8 } else { 1 << 22 };
+const BACKINGS: usize = if SMALL { 1 << 8 } else { 1 << 20 };
 /// How many pages of rows and names to reserve: the first number that the system allows. A page
 /// holds 64 rows. What is not used takes no memory.
-const PAGES: [usize; 3] = [1 << 22, 1 << 19, 1 << 15];
+const PAGES: [usize; 3] = if SMALL { [1 << 12; 3] } else { [1 << 22, 1 << 19, 1 << 15] };
+/// In unit tests, for the thread sanitizer: it goes through what is reserved, too.
+const SMALL: bool = cfg!(test);
 
 /// Numbers that never go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use rustix::fs::FileType;
 use super::*;
 use crate::state::slot::Slot;
 
-/// Threads, seeds and steps of the test of many inodes.
+/// Threads, files of each, seeds and steps of the test of many inodes.
 const CLIENTS: u64 = 4;
-const SEEDS: u64 = if cfg!(miri) { 1 } else { 6 };
-const STEPS: usize = if cfg!(miri) { 40 } else { 1500 };
-const FILES: u64 = if cfg!(miri) { 20 } else { 600 };
+const SEEDS: u64 = 6;
+const STEPS: usize = 1500;
+const FILES: u64 = 600;
 
 /// A small generator (xorshift), so that a seed says all.
 struct Random(u64);
@@ -33,7 +33,7 @@ impl Random {
 fn work(table: &InodeTable, seed: u64) {
     let mut random = Random(seed);
     let mut held: Vec<(Identity, u64)> = Vec::new();
-    for _ in 0..if cfg!(miri) { 40 } else { 400 } {
+    for _ in 0..400 {
         let identity = Identity {
             dev: 1 + random.below(2),
             ino: 70 + random.below(3),
@@ -72,7 +72,7 @@ fn work(table: &InodeTable, seed: u64) {
 
 #[test]
 fn threads_agree_and_nothing_is_left() {
-    for round in 0..if cfg!(miri) { 1 } else { 40 } {
+    for round in 0..40 {
         let root = Identity { dev: 1, ino: 2, born: 0 };
         let state = Arc::new(State::create().unwrap());
         let table = InodeTable::new(state, root, FileType::Directory).unwrap();
