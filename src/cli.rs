@@ -7,7 +7,6 @@ pub mod helper;
 pub mod json;
 pub mod map;
 pub mod mount;
-mod plain;
 pub mod probe;
 pub mod progress;
 pub mod ranges;
@@ -25,6 +24,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::StartError;
 use crate::mount::options::Origin;
+use crate::plain;
 use crate::shift::parse::looks_like_a_spec;
 
 /// Show a directory with its user and group ids shifted.
@@ -97,7 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // What another program said may end in a newline.
-            eprintln!("idshift: {}", error.to_string().trim_end());
+            eprintln!("idshift: {}", plain::lines(error.to_string().trim_end()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -121,6 +121,7 @@ fn explain_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let is_mount = args.get(1).is_some_and(|command| command == "mount");
     let spec = args.iter().filter_map(|arg| arg.to_str()).find(|arg| looks_like_a_spec(arg));
     if let (true, true, Some(spec)) = (error.use_stderr(), is_mount, spec) {
+        let spec = plain::line(spec);
         eprintln!("\nIs '{spec}' an id map? It is given with '-o map={spec}' or '--map {spec}'.");
     }
     if error.use_stderr() || shown.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 
+use crate::plain;
 use crate::shift::xattr_error::XattrError;
 
 /// Why a request was refused or failed. Small and `Copy`: it lives on the hot path.
@@ -89,7 +90,7 @@ pub enum StartError {
     #[error("{0}")]
     Usage(String),
     /// A path that was given cannot be used.
-    #[error("{role} '{}': {why}", path.display())]
+    #[error("{role} '{}': {why}", plain::path(path))]
     Path {
         /// What the path was given as: "lower directory", "mount point", …
         role: &'static str,

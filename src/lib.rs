@@ -24,6 +24,7 @@ pub mod fuzz;
 pub mod host;
 pub mod lower;
 pub mod mount;
+mod plain;
 pub mod report;
 pub mod shift;
 pub mod state;

@@ -1,15 +1,23 @@
 //! Text that others have chosen, for a terminal.
 //!
 //! Any user can mount something that calls itself an idshift mount, with any source, at a directory
-//! of any name, and answer whatever he likes: none of it may move the cursor or change a setting.
+//! of any name, answer whatever he likes, and name files as he likes: none of it may move the cursor,
+//! change a setting, or look like a line of ours.
+
+use std::path::Path;
 
 /// The text with its control characters written out, newlines too.
-pub(super) fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     write_out(text, |_| false)
 }
 
+/// A path on a line.
+pub(crate) fn path(path: &Path) -> String {
+    line(&path.display().to_string())
+}
+
 /// The same for a text of several lines.
-pub(super) fn lines(text: &str) -> String {
+pub(crate) fn lines(text: &str) -> String {
     write_out(text, |letter| letter == '\n')
 }
 

@@ -4,7 +4,9 @@
 
 mod common;
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ common::tests!(
     umount_takes_only_its_own,
     probe,
     map_explain,
+    hostile_names_stay_off_the_terminal,
 );
 
 /// A lower tree and a mount point, which is free again at the end.
@@ -373,4 +376,50 @@ fn map_explain() {
         .with_code(0)
         .saying(&["lower 0–65535 ⇒ shown as 100000–165535"]);
     place.idshift(&["map", "explain", "b:0:100000"]).with_code(1).saying(&["b:0:100000:65536"]);
+}
+
+/// Names of files, directories and mounts that others have chosen: they neither move the cursor nor
+/// look like a line of ours, whatever the command says of them.
+fn hostile_names_stay_off_the_terminal() {
+    needs_real_root("sets attributes of trusted.*, and sees all mounts");
+    let place = Place::new();
+    let name = OsStr::from_bytes(b"e\x1b[2Jvil\nidshift: all is well\r\x07\xff");
+    let lower = place.path("lower").join(name);
+    fs::create_dir(&lower).unwrap();
+    put_file(&lower.join(name), b"", 0o4755, 1000, 1000);
+    let upper = place.path("mnt").join(name);
+    fs::create_dir(&upper).unwrap();
+    let hostile = |words: &[&OsStr]| {
+        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+        let mut command = Command::new(&machine().binary);
+        let text = Ended(command.args(&words).stdin(Stdio::null()).output().unwrap()).text();
+        let strange = text.find(|letter: char| letter.is_control() && letter != '\n');
+        assert_eq!(strange, None, "{words:?}: {text:?}");
+        assert!(!text.contains("\nidshift: all is well"), "{words:?}: {text:?}");
+        text
+    };
+    let [lower_arg, upper_arg] = [lower.as_os_str(), upper.as_os_str()];
+    let word = OsStr::new;
+    let mount = ["mount", "-o", "map=b:1000:0:1,nosuid"].map(word);
+    hostile(&[&mount[..], &[lower_arg, upper_arg]].concat());
+    assert_eq!(fs::metadata(upper.join(name)).unwrap().uid(), 0, "shown");
+    let seen = hostile(&[word("ranges")]);
+    assert!(seen.contains(r"e\u{1b}[2Jvil\nidshift: all is well\r"), "{seen}");
+    for command in ["probe", "unguard", "explain", "status"] {
+        hostile(&[word(command), if command == "status" { upper_arg } else { lower_arg }]);
+    }
+    hostile(&[word("status")]);
+    hostile(&[word("status"), word("--json")]);
+    hostile(&[word("status"), word("--prometheus")]);
+    hostile(&[word("explain"), upper.join(name).as_os_str()]);
+    hostile(&[word("umount"), upper_arg]);
+    assert!(hostile(&[word("umount"), upper_arg]).contains("nothing is mounted there"));
+    for command in ["import", "export"] {
+        let said = hostile(&[word("shadow"), word(command), lower_arg]);
+        assert!(said.contains("1 file "), "{said}");
+    }
+    hostile(&[word("mount"), word("-o"), name, lower_arg, upper_arg]);
+    hostile(&[word("mount"), lower.join(name).as_os_str(), upper_arg]);
+    hostile(&[word("mount"), word("-o"), word("map=\x1b[2J"), lower_arg, upper_arg]);
+    hostile(&[word("explain"), word("--user=\x1b[2J"), lower_arg]);
 }

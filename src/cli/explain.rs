@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::plain;
 use super::status::ask::{Answer, Asking};
 use crate::error::StartError;
 use crate::fs::Want;
+use crate::plain;
 use crate::report::Question;
 use crate::sys::users;
 

@@ -15,6 +15,7 @@ use crate::mount::daemon::ServiceManager;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, policies, remount, serve};
+use crate::plain;
 use crate::shift::explain::explain_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
@@ -119,8 +120,8 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         tracing::warn!(
             "'{}' is empty and '{}' is not: the directory that is to be shown comes first, and then \
              the place where to show it",
-            config.lower.display(),
-            config.mountpoint.display()
+            plain::path(&config.lower),
+            plain::path(&config.mountpoint)
         );
     }
     if let Some(warning) = policies::set_id_warning(&config) {
@@ -146,20 +147,25 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
 
 fn say(verbose: bool, config: &MountConfig, what: &str) {
     if verbose {
-        eprintln!("idshift: {} {what} at {}", config.source, config.mountpoint.display());
+        let mountpoint = plain::path(&config.mountpoint);
+        eprintln!("idshift: {} {what} at {mountpoint}", plain::line(&config.source));
     }
 }
 
 /// Called by the server once the mount answers.
 fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<daemon::Background>) {
-    tracing::info!("'{}' is shown at '{}'", config.lower.display(), config.mountpoint.display());
+    tracing::info!(
+        "'{}' is shown at '{}'",
+        plain::path(&config.lower),
+        plain::path(&config.mountpoint)
+    );
     for line in explain_with(&config.maps, config.policies.unmapped).lines() {
         tracing::info!("{line}");
     }
     manager.tell(&format!(
         "READY=1\nSTATUS={} is shown at {}",
         config.source,
-        config.mountpoint.display()
+        plain::path(&config.mountpoint)
     ));
     if let Some(background) = background {
         background.ready();

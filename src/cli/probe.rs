@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cli::json::Json;
 use crate::error::StartError;
+use crate::plain;
 use facts::{Answer, Row, init};
 
 pub mod facts;
@@ -53,7 +54,7 @@ fn table(rows: &[Row]) -> String {
             section = row.section;
             text.extend([gap, section, "\n"]);
         }
-        let line = format!("  {:width$}  {:3}  {}", row.what, row.answer, row.detail);
+        let line = format!("  {:width$}  {:3}  {}", row.what, row.answer, plain::line(&row.detail));
         text.push_str(line.trim_end());
         text.push('\n');
     }

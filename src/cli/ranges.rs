@@ -8,6 +8,7 @@ use crate::cli::json::Json;
 use crate::error::StartError;
 use crate::host::namespaces;
 use crate::host::ranges::{self, Claim, Ranges, free};
+use crate::plain;
 use crate::shift::map_error::RawExtent;
 use crate::shift::sources::Range;
 
@@ -55,7 +56,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     match args.command {
         Some(Command::Free { count, json }) => propose(&ranges, count, json)?,
         None if args.json => println!("{}", show::json(&ranges)),
-        None => print!("{}", show::text(&ranges)),
+        None => print!("{}", plain::lines(&show::text(&ranges))),
     }
     Ok(0)
 }

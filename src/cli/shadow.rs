@@ -14,6 +14,7 @@ use crate::error::{CallExt, FsError, StartError};
 use crate::host::privilege::Standing;
 use crate::lower::stat::LowerStat;
 use crate::lower::{kept, proc_path};
+use crate::plain;
 use crate::shift::set_id::{Kept, SET_ID};
 
 /// Move set-ID bits and capabilities between files and the attributes of suid=shadow
@@ -148,7 +149,7 @@ impl Walk {
             };
             if let Some(said) = said {
                 self.progress.clear();
-                println!("{}: {said}", path.join(name).display());
+                println!("{}: {said}", plain::path(&path.join(name)));
                 self.moved += 1;
             }
         }
@@ -157,7 +158,7 @@ impl Walk {
 
     fn complain(&mut self, path: &Path, error: FsError) {
         self.progress.clear();
-        eprintln!("idshift: '{}': {error}", path.display());
+        eprintln!("idshift: '{}': {error}", plain::path(path));
         self.failed += 1;
     }
 }

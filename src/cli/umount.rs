@@ -10,6 +10,7 @@ use rustix::mount::UnmountFlags;
 use crate::error::StartError;
 use crate::host::{holders, mountinfo, privilege};
 use crate::mount::guard;
+use crate::plain;
 
 /// Take the mount at MOUNTPOINT away and end its server
 #[derive(Debug, clap::Args)]
@@ -30,7 +31,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Ok(()) => {
             // A server that was killed could not undo its guard. The unmount itself is done.
             if let Err(error) = guard::sweep(None) {
-                eprintln!("idshift: {error}");
+                eprintln!("idshift: {}", plain::lines(&error.to_string()));
             }
             Ok(0)
         }

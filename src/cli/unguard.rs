@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
 use crate::mount::guard::{self, Seen};
+use crate::plain;
 
 /// Undo the guards (guard=) that killed servers have left on their lower directories
 #[derive(Debug, clap::Args)]
@@ -28,7 +29,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     let lower = args.lower.as_deref().map(resolved).transpose()?;
     let swept = guard::sweep(lower.as_deref())?;
     for Seen { lower, mode, .. } in &swept.undone {
-        println!("{}: guard={} undone", lower.display(), mode.name());
+        println!("{}: guard={} undone", plain::path(lower), mode.name());
     }
     for Seen { lower, mode, servers } in swept.left.iter().filter(|seen| !seen.servers.is_empty()) {
         let servers: Vec<String> = servers.iter().map(u32::to_string).collect();
@@ -40,7 +41,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         if args.lower.is_some() {
             return Err(wrong(lower, keeps));
         }
-        println!("{}: {keeps}", lower.display());
+        println!("{}: {keeps}", plain::path(lower));
     }
     match swept.failed.first() {
         Some((lower, why)) => Err(wrong(lower, format!("the guard: {why}"))),

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use crate::error::FsError;
 use crate::lower::stat::LowerStat;
 use crate::lower::table::{Lookup, ROOT_ID};
+use crate::plain;
 use crate::shift::access::{EXECUTE, Judgement, Person, READ, Shown, WRITE, judge};
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::id::Id;
@@ -141,7 +142,7 @@ impl FileSystem {
         }
         while let (Some(name), None) = (names.next(), &walk.hidden) {
             let parent = held.last().map_or(ROOT_ID, Lookup::nodeid);
-            let text = name.to_string_lossy().into_owned();
+            let text = plain::line(&name.to_string_lossy());
             match self.lookup(parent, Name::new(name)?) {
                 Ok(entry) => {
                     let nodeid = entry.lookup.nodeid();

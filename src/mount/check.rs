@@ -16,6 +16,7 @@ use crate::mount::consent::Allowance;
 use crate::mount::options::Options;
 use crate::mount::ownership;
 use crate::mount::policies;
+use crate::plain;
 use crate::shift::idmap::Maps;
 
 const LOWER: &str = "lower directory";
@@ -153,12 +154,12 @@ fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> 
     match there {
         Some(mount) if mount.is_idshift() => Err(wrong(format!(
             "is busy: '{}' is already shown there by idshift; 'idshift umount {}' takes it away",
-            mount.source.display(),
-            path.display()
+            plain::path(Path::new(&mount.source)),
+            plain::path(path)
         ))),
         Some(mount) if mount.is_idmapped() && mountpoint != lower => Err(wrong(format!(
             "is busy: a kernel idmapped mount is already there; 'idshift umount {}' takes it away",
-            path.display()
+            plain::path(path)
         ))),
         _ => Ok(mountpoint),
     }
@@ -182,7 +183,7 @@ fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<()
         why: format!(
             "is inside the lower directory '{}', so the mount would contain itself; choose a \
              mount point outside of it",
-            lower.display()
+            plain::path(lower)
         ),
     })
 }

@@ -12,6 +12,7 @@ use crate::config::{MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::lower::proc_path;
+use crate::plain;
 
 use super::detached::Detached;
 use super::fusermount;
@@ -47,7 +48,7 @@ pub(super) fn attach(
     config: &MountConfig,
 ) -> Result<(), StartError> {
     let failed = |errno: Errno| {
-        let point = config.mountpoint.display();
+        let point = plain::path(&config.mountpoint);
         StartError::Mount(format!("attaching the file system to '{point}': {errno}"))
     };
     let shown = connection.answer_during(|| detached.shown()).map_err(failed)?;
@@ -73,7 +74,7 @@ fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
         Err(Errno::PERM) => Ok(None),
         Err(errno) => Err(StartError::Mount(format!(
             "mount(2) of type {FS_TYPE} on '{}': {errno}",
-            config.mountpoint.display()
+            plain::path(&config.mountpoint)
         ))),
     }
 }
@@ -146,7 +147,7 @@ pub fn detach(mountpoint: &Path) -> Result<(), StartError> {
         Ok(()) | Err(Errno::INVAL) => Ok(()),
         Err(Errno::PERM) => fusermount::detach(mountpoint),
         Err(errno) => Err(StartError::System {
-            what: format!("cannot unmount '{}'", mountpoint.display()),
+            what: format!("cannot unmount '{}'", plain::path(mountpoint)),
             source: errno.into(),
         }),
     }

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{GuardMode, MountConfig};
 use crate::error::StartError;
 use crate::lower::LowerTree;
+use crate::plain;
 use register::{Place, Register};
 
 /// A server's part in the guard of its lower directory. Dropping it gives the part back and undoes
@@ -95,7 +96,7 @@ fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
             why: format!("option 'guard={}': {why}", config.guard.name()),
         });
     }
-    tracing::info!("guard={} on '{}'", config.guard.name(), config.lower.display());
+    tracing::info!("guard={} on '{}'", config.guard.name(), plain::path(&config.lower));
     Ok(Guard { claim, _alive: alive })
 }
 
@@ -164,7 +165,7 @@ pub struct Swept {
 fn settle_all(register: &Register) {
     for place in register.places() {
         if let Err(why) = layers::settle(&place) {
-            tracing::warn!("the guard of '{}': {why}", place.lower.display());
+            tracing::warn!("the guard of '{}': {why}", plain::path(&place.lower));
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::{self, Fact};
 use crate::lower::proc_path;
+use crate::plain;
 use crate::sys::process::{self, Forked};
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
@@ -320,7 +321,7 @@ impl Attendant {
             if shown == 0 {
                 tracing::debug!("unmounted already");
             } else if shown != mount {
-                tracing::error!("another mount covers '{}'", mountpoint.display());
+                tracing::error!("another mount covers '{}'", plain::path(&mountpoint));
             } else if let Err(error) = fuse::detach(&mountpoint) {
                 tracing::error!("{error}");
             }

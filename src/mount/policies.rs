@@ -11,6 +11,7 @@ use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::{LowerTree, kept};
+use crate::plain;
 use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::idmap::Maps;
 use crate::shift::set_id::SetIdPolicy;
@@ -91,7 +92,7 @@ pub fn set_id_warning(config: &MountConfig) -> Option<String> {
         "set-user-ID programs that are made in this mount work at '{}' too, with the rights of \
          their stored owners; where others than root get there, suid=deny, suid=shadow or \
          guard=nosuid prevents it",
-        config.lower.display()
+        plain::path(&config.lower)
     ))
 }
 

@@ -12,6 +12,7 @@ use crate::config::{MountFlags, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
 use crate::mount::options::{Options, Origin};
+use crate::plain;
 
 /// The idshift mount at `mountpoint`.
 pub fn target(mountpoint: &Path) -> Result<Mount, StartError> {
@@ -44,7 +45,7 @@ pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
             "idshift: note: a remount changes the flags only; what was given of {} stays as when \
              '{}' was mounted",
             stay.join(", "),
-            mount.mountpoint.display()
+            plain::path(&mount.mountpoint)
         );
     }
     let flags = kernel_flags(options.flags);

@@ -22,6 +22,7 @@ use crate::fuse::notify;
 use crate::fuse::session::{Connection, Machine, Settings};
 use crate::fuse::trust::Keeping;
 use crate::lower::{LowerTree, cred};
+use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
 use crate::sys;
@@ -273,7 +274,7 @@ fn unmounting(
 ) -> impl Fn(i32) + Send + 'static {
     let mountpoint = config.mountpoint.clone();
     move |signal| {
-        tracing::info!(signal, "unmounting '{}'", mountpoint.display());
+        tracing::info!(signal, "unmounting '{}'", plain::path(&mountpoint));
         keeper.unmount(mount);
     }
 }

@@ -24,6 +24,7 @@ use crate::config::{MountConfig, Sandbox};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::host::mountinfo;
+use crate::plain;
 use crate::state::{Number, State};
 use crate::sys::process::{self, Forked, Signals};
 
@@ -61,12 +62,12 @@ impl Unmounter {
             None => return,
             // Another file system may have been mounted over ours: that is not ours to take away.
             now if now != self.own => {
-                tracing::error!("another mount covers '{}'", self.mountpoint.display());
+                tracing::error!("another mount covers '{}'", plain::path(&self.mountpoint));
                 return;
             }
             _ => {}
         }
-        tracing::info!("unmounting '{}'", self.mountpoint.display());
+        tracing::info!("unmounting '{}'", plain::path(&self.mountpoint));
         if let Err(error) = fuse::detach(&self.mountpoint) {
             tracing::error!("{error}");
         }

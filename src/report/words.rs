@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::{Operation, Report};
+use crate::plain;
 
 impl Report {
     /// The whole report, with rates and times since the server's start, or since `before`, an
@@ -18,8 +19,8 @@ impl Report {
     fn about(&self) -> Vec<String> {
         let mut lines = vec![format!(
             "'{}' is shown at '{}' by process {} (idshift {}) for {}",
-            self.fact("lower"),
-            self.fact("mountpoint"),
+            plain::line(self.fact("lower")),
+            plain::line(self.fact("mountpoint")),
             self.number("pid"),
             self.fact("version"),
             self.uptime(),

@@ -14,6 +14,7 @@ use crate::host::mountinfo;
 use crate::host::ranges::{Mount, scan::process_ids};
 use crate::host::sources::Host;
 use crate::mount::options::{Options, Origin};
+use crate::plain;
 use crate::shift::idmap::Maps;
 use crate::shift::sources::{Namespace, NamespaceMaps, OwnIds, Sources};
 
@@ -45,7 +46,7 @@ pub(super) fn mounts() -> Running {
             }
             Err(why) => running.notes.push(format!(
                 "the map of the mount at {} (process {pid}) cannot be told any more: {why}",
-                mountpoint.display()
+                plain::path(&mountpoint)
             )),
         }
     }

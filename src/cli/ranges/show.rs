@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::cli::json::Json;
 use crate::host::ranges::overlap::{Overlap, overlaps};
 use crate::host::ranges::{Claim, Holder, Ranges, UserNamespace};
+use crate::plain;
 
 /// How many names of a row, and how many clashes, are told one by one.
 const MOST: usize = 4;
@@ -12,7 +13,7 @@ const MOST: usize = 4;
 /// Prints what could not be seen; to stderr, so that the output stays what was asked for.
 pub(super) fn notes(notes: &[String]) {
     for note in notes {
-        eprintln!("idshift: {note}");
+        eprintln!("idshift: {}", plain::line(note));
     }
 }
 
@@ -140,7 +141,7 @@ fn who(ranges: &Ranges, claims: &[Claim], members: &[usize], kind: &str) -> Stri
             Holder::Namespace { index, .. } => name(&ranges.namespaces[*index]),
             Holder::Mount { index, .. } => {
                 let mount = &ranges.mounts[*index];
-                format!("{} (process {})", mount.mountpoint.display(), mount.pid)
+                format!("{} (process {})", plain::path(&mount.mountpoint), mount.pid)
             }
         })
         .collect();

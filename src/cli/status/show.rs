@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Seen, State};
 use crate::cli::json::Json;
-use crate::cli::plain;
+use crate::plain;
 use crate::report::{BUCKETS, Operation, Report, start};
 
 /// One line for each mount.
@@ -188,6 +188,8 @@ impl Metric {
 
 fn label(text: &str) -> String {
     let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    // The format has no way to write these out, and the text may go to a terminal.
+    let escaped = escaped.replace(|letter: char| letter.is_control(), "\u{fffd}");
     format!("\"{escaped}\"")
 }
 

@@ -8,6 +8,7 @@ use crate::fs::{RightsOf, Want};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
+use crate::plain;
 use crate::report::{Question, ROOM};
 use crate::shift::access::Person;
 use crate::shift::id::Id;
@@ -71,8 +72,8 @@ impl Server {
             noexec: has("noexec"),
             only: (!self.about.for_all).then_some(self.about.owner),
         })?;
-        let lower = self.about.fact("lower");
-        told.extend(["lower   ", lower, "/", &String::from_utf8_lossy(path), "\n"]);
+        let lower = format!("{}/{}", self.about.fact("lower"), String::from_utf8_lossy(path));
+        told.extend(["lower   ", &plain::line(&lower), "\n"]);
         Ok(told)
     }
 }

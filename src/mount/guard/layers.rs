@@ -18,6 +18,7 @@ use rustix::mount::{
 use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
+use crate::plain;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use crate::sys::namespace;
 
@@ -86,7 +87,7 @@ pub(super) fn settle(place: &Place) -> Result<(), String> {
 /// on the host nothing moves meanwhile.
 pub(super) fn behind(place: &Place, submounts: bool) -> Result<Option<OwnedFd>, StartError> {
     let system = |source| StartError::System {
-        what: format!("cannot look behind the guard of '{}'", place.lower.display()),
+        what: format!("cannot look behind the guard of '{}'", plain::path(&place.lower)),
         source,
     };
     let table = Table::read().map_err(|why| system(std::io::Error::other(why)))?;
@@ -181,7 +182,7 @@ fn remove(root: u64, ours: &[u64]) -> Result<(), String> {
     if let Some(strange) = strange {
         return Err(format!(
             "it stays, because '{}' was mounted on it; unmount that, then run 'idshift unguard'",
-            strange.mountpoint.display()
+            plain::path(&strange.mountpoint)
         ));
     }
     on_top(&mount.mountpoint, root)?;
@@ -206,7 +207,7 @@ fn set_noexec(bound: Bound, noexec: bool) -> Result<(), String> {
     };
     let change = Change { set, clear, private: false, userns: None, recursive: false };
     root.and_then(|root| mount_setattr(root.as_fd(), change))
-        .map_err(|errno| format!("noexec of '{}': {errno}", mount.mountpoint.display()))
+        .map_err(|errno| format!("noexec of '{}': {errno}", plain::path(&mount.mountpoint)))
 }
 
 /// Whether the path leads to this mount; if not, another lies on it.
@@ -215,8 +216,8 @@ fn on_top(path: &Path, id: u64) -> Result<(), String> {
     let top = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| mountinfo::id_of(&fd));
     match top {
         Ok(top) if top == id => Ok(()),
-        Ok(_) => Err(format!("another mount covers '{}'", path.display())),
-        Err(errno) => Err(format!("'{}': {errno}", path.display())),
+        Ok(_) => Err(format!("another mount covers '{}'", plain::path(path))),
+        Err(errno) => Err(format!("'{}': {errno}", plain::path(path))),
     }
 }
 

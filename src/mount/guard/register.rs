@@ -16,6 +16,7 @@ use rustix::fs::FlockOperation;
 
 use crate::config::GuardMode;
 use crate::error::StartError;
+use crate::plain;
 
 const DIR: &str = "/run/idshift/guard";
 
@@ -161,7 +162,7 @@ impl Place {
 /// Removes a claim.
 pub(super) fn withdraw(claim: &Path) {
     if let Err(error) = fs::remove_file(claim) {
-        tracing::error!("'{}': {error}", claim.display());
+        tracing::error!("'{}': {error}", plain::path(claim));
     }
 }
 
