@@ -14,6 +14,7 @@ pub mod shadow;
 pub mod status;
 pub mod umount;
 pub mod unguard;
+pub mod upgrade;
 pub mod version;
 
 use std::ffi::{OsStr, OsString};
@@ -58,6 +59,7 @@ enum Command {
     #[command(alias = "unmount")]
     Umount(umount::Args),
     Unguard(unguard::Args),
+    Upgrade(upgrade::Args),
     Map(map::Args),
     Ranges(ranges::Args),
     Probe(probe::Args),
@@ -132,6 +134,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Mount(args) => mount::run(args),
         Command::Umount(args) => umount::run(&args),
         Command::Unguard(args) => unguard::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Map(args) => map::run(&args),
         Command::Ranges(args) => ranges::run(&args),
         Command::Probe(args) => probe::run(&args),

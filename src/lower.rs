@@ -30,7 +30,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 
@@ -102,6 +102,33 @@ impl LowerTree {
         submounts: bool,
         max_descriptors: usize,
     ) -> Result<Self, StartError> {
+        let state = Arc::new(State::create().map_err(no_memory)?);
+        let new = |state, root, kind| {
+            InodeTable::new(state, root, kind).ok_or_else(|| no_memory(Errno::NOMEM))
+        };
+        Self::with(root, path, submounts, max_descriptors, state, new)
+    }
+
+    /// The same for what another program has left, whose servers have used `state`.
+    pub fn left(
+        root: OwnedFd,
+        path: &Path,
+        submounts: bool,
+        max_descriptors: usize,
+        state: State,
+    ) -> Result<Self, StartError> {
+        let unread = |state, root, _| Ok(InodeTable::unread(state, root));
+        Self::with(root, path, submounts, max_descriptors, Arc::new(state), unread)
+    }
+
+    fn with(
+        root: OwnedFd,
+        path: &Path,
+        submounts: bool,
+        max_descriptors: usize,
+        state: Arc<State>,
+        table: impl FnOnce(Arc<State>, Identity, FileType) -> Result<InodeTable, StartError>,
+    ) -> Result<Self, StartError> {
         let failed = |what: &str, errno: Errno| unusable(path, what, errno);
         let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let handle_mount = rustix::fs::openat(&root, ".", readable, Mode::empty())
@@ -112,20 +139,13 @@ impl LowerTree {
             .is_ok();
         let births_change = rustix::fs::fstatfs(&handle_mount)
             .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
-        let state = Arc::new(State::create().map_err(no_memory)?);
-        let full = || no_memory(Errno::NOMEM);
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
             handles,
             births_change,
             submounts,
-            inodes: InodeTable::new(
-                Arc::clone(&state),
-                identity(births_change, &stat),
-                stat.kind(),
-            )
-            .ok_or_else(full)?,
+            inodes: table(Arc::clone(&state), identity(births_change, &stat), stat.kind())?,
             descriptors: Descriptors::new(max_descriptors),
             max_descriptors,
             spare: Spare::new(),

@@ -18,3 +18,4 @@ pub mod remount;
 pub mod sandbox;
 pub mod serve;
 mod supervise;
+pub mod upgrade;

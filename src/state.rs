@@ -15,7 +15,7 @@ pub mod arena;
 pub mod rows;
 pub mod slot;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use rustix::io::Errno;
@@ -25,7 +25,9 @@ use arena::Arena;
 use rows::Rows;
 use slot::Slots;
 
-/// The version of the layout. A server of another version cannot go on with it.
+/// The version of the layout, and of all else that a server leaves to the next one: what is in these
+/// words, sizes that were agreed on with the kernel, what the keeper is asked. A server of another
+/// version cannot go on with it, so this changes with any of them.
 pub const VERSION: u64 = 1;
 
 /// Room for one request: a write of 1 MiB, and its headers.
@@ -87,6 +89,22 @@ impl State {
             }
         }
         Err(last)
+    }
+
+    /// The memory that another program has made, which has left it to this one. `INVAL` if it is not
+    /// of this version.
+    pub fn left(file: OwnedFd) -> Result<Self, Errno> {
+        let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
+        let mut layouts = PAGES.into_iter().map(Layout::new);
+        let layout = layouts.find(|layout| layout.end as u64 == length).ok_or(Errno::INVAL)?;
+        let state = Self::map(file, &layout)?;
+        let version = state.number(Number::Version).load(slot::GET);
+        if version == VERSION { Ok(state) } else { Err(Errno::INVAL) }
+    }
+
+    /// The file that it is in.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     fn map(file: OwnedFd, layout: &Layout) -> Result<Self, Errno> {

@@ -6,15 +6,12 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::files::chown;
-use common::mount::wait_for;
 use common::program::children_of;
-use common::runner::{needs_idshift, needs_program, needs_real_root};
+use common::restart::{Tar, kill, mounted, needs_resending};
+use common::runner::needs_real_root;
 use common::{Errno, Mount, eventually, lo, put_file, raw, skip};
 use rustix::fs::{FileType, RenameFlags, XattrFlags};
 
@@ -35,17 +32,6 @@ common::tests!(
     killed_while_it_tells_and_replaced,
 );
 
-/// Kills the server, and waits until the next one is there.
-fn kill(mount: &Mount) {
-    let before = mount.server_pid();
-    assert_ne!(before, mount.main_pid(), "a process of its own");
-    raw::kill(before, libc::SIGKILL).unwrap();
-    eventually("a new server goes on", || {
-        let children = children_of(mount.main_pid());
-        children.first().is_some_and(|&now| now != before)
-    });
-}
-
 /// Runs `round` over and over while the server is killed so many times; returns how often.
 fn while_killing(mount: &Mount, kills: usize, mut round: impl FnMut(usize)) -> usize {
     let mut rounds = 0;
@@ -64,26 +50,6 @@ fn while_killing(mount: &Mount, kills: usize, mut round: impl FnMut(usize)) -> u
     rounds
 }
 
-/// Only since Linux 6.9 does the kernel send requests again that a killed server had begun.
-fn needs_resending() {
-    needs_idshift();
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (parts.next().unwrap(), parts.next().unwrap());
-    if version < (6, 9) {
-        skip(format!("needs Linux 6.9 (FUSE_NOTIFY_RESEND), not {release}"));
-    }
-}
-
-fn mounted(options: &str) -> Mount {
-    needs_real_root("restart=on");
-    needs_resending();
-    let mount = Mount::with(&format!("{},{options}restart=on,log=info", common::MAP), |_| ());
-    mount.server_pid(); // skips where there is none
-    mount
-}
-
 /// What the last new server found: inodes and open files.
 fn found(mount: &Mount) -> (usize, usize) {
     let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
@@ -96,71 +62,19 @@ fn found(mount: &Mount) -> (usize, usize) {
     (number("inodes"), number("open"))
 }
 
-/// Each file's path, type, mode, owner and contents.
-fn everything(root: &Path, dir: &Path, all: &mut Vec<(PathBuf, u32, u32, Vec<u8>)>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        let meta = path.symlink_metadata().unwrap();
-        let contents = if meta.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
-        let name = path.strip_prefix(root).unwrap().to_owned();
-        all.push((name, meta.mode(), meta.uid(), contents));
-        if meta.is_dir() {
-            everything(root, &path, all);
-        }
-    }
-}
-
 fn tar_through_ten_kills() {
-    needs_program("tar");
     let mount = mounted("");
-    let source = mount.beside().join("source");
-    for directory in 0..50 {
-        let path = source.join(format!("tree/d{directory}"));
-        fs::create_dir_all(&path).unwrap();
-        for file in 0..100 {
-            let path = path.join(format!("file-{file}"));
-            fs::write(&path, format!("{directory} {file}\n").repeat(file)).unwrap();
-            if file % 3 == 0 {
-                chown(&path, Some(1), Some(2)).unwrap();
-            }
-        }
-        symlink("file-1", path.join("link")).unwrap();
-    }
-    let archive = mount.beside().join("archive");
-    let run = |arguments: &[&str], directory: &Path| {
-        let mut command = Command::new("tar");
-        command.args(arguments).arg(&archive).arg("-C").arg(directory);
-        command
-    };
-    assert!(run(&["cf"], &source).arg("tree").status().unwrap().success());
-    let log = mount.beside().join("tar.log");
     let start = Instant::now();
-    let mut tar = run(&["xpf"], &mount.up("")).stderr(File::create(&log).unwrap()).spawn().unwrap();
+    let mut tar = Tar::start(&mount);
     let mut kills = 0;
-    while tar.try_wait().unwrap().is_none() && kills < 10 {
+    while tar.is_running() && kills < 10 {
         thread::sleep(Duration::from_millis(60));
         kill(&mount);
         kills += 1;
     }
     assert_eq!(kills, 10, "tar was too quick");
-    while tar.try_wait().unwrap().is_none() && start.elapsed() < Duration::from_secs(120) {
-        thread::sleep(Duration::from_millis(20));
-    }
-    let status = wait_for(&mut tar).expect("tar ends");
+    tar.finish(&mount);
     println!("killed: tar of 5,050 files through {kills} kills in {:.1?}", start.elapsed());
-    assert!(status.success(), "{}", fs::read_to_string(log).unwrap());
-    let (mut wanted, mut got, mut stored) = (Vec::new(), Vec::new(), Vec::new());
-    everything(&source, &source, &mut wanted);
-    everything(&mount.up(""), &mount.up(""), &mut got);
-    everything(&mount.low(""), &mount.low(""), &mut stored);
-    for all in [&mut wanted, &mut got, &mut stored] {
-        all.sort();
-    }
-    assert!(wanted == got, "the tree is another one");
-    for (_, _, owner, _) in &mut stored {
-        *owner -= common::mount::BASE;
-    }
-    assert!(wanted == stored, "what is stored is something else");
 }
 
 fn stays_open(options: &str, known_as_open: usize) {

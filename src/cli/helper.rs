@@ -8,6 +8,7 @@ use crate::cli::mount::{self, Call};
 use crate::cli::version;
 use crate::error::StartError;
 use crate::mount::options::Origin;
+use crate::mount::upgrade;
 
 const USAGE: &str = "\
 usage: mount.fuse.idshift LOWER MOUNTPOINT [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]
@@ -56,6 +57,9 @@ fn parse(args: &[OsString]) -> Result<Parsed, StartError> {
             Some("--") => only_paths = true,
             Some("-h" | "--help") => return Ok(Parsed::Help),
             Some("-V" | "--version") => return Ok(Parsed::Version),
+            Some(word) if word.starts_with(upgrade::OPTION) => {
+                call.go_on = word.strip_prefix(upgrade::OPTION).map(str::to_owned);
+            }
             Some(letters) => cluster(letters, &mut args, &mut call)?,
             None => return Err(usage(&format!("'{}' is no option", arg.display()))),
         }

@@ -14,7 +14,7 @@ use crate::mount::check::{self, Request};
 use crate::mount::daemon::ServiceManager;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
-use crate::mount::{daemon, log, policies, remount, serve};
+use crate::mount::{daemon, log, policies, remount, serve, upgrade};
 use crate::plain;
 use crate::shift::explain::explain_with;
 
@@ -34,6 +34,9 @@ pub struct Args {
     /// Say what is done
     #[arg(short, long)]
     verbose: bool,
+    /// Go on with what another program has left: `idshift upgrade` gives this
+    #[arg(long, hide = true, value_name = "LEFT", require_equals = true)]
+    go_on: Option<String>,
     /// The directory as it is stored
     #[arg(value_hint = clap::ValueHint::DirPath)]
     lower: PathBuf,
@@ -59,6 +62,8 @@ pub struct Call {
     pub verbose: bool,
     /// Stay in the foreground.
     pub foreground: bool,
+    /// Go on with what another program has left ([`upgrade::OPTION`]).
+    pub go_on: Option<String>,
     /// Enter this mount namespace first: a process id or the path of a namespace file.
     pub namespace: Option<PathBuf>,
 }
@@ -72,6 +77,7 @@ impl From<Args> for Call {
             maps: args.map,
             foreground: args.foreground,
             verbose: args.verbose,
+            go_on: args.go_on,
             ..Self::default()
         }
     }
@@ -86,6 +92,12 @@ pub fn run(args: Args) -> Result<u8, StartError> {
 pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     // Wrong usage is found before a second process is started.
     let mut options = Options::parse(&call.options, origin, MountFlags::default())?;
+    if let Some(how) = &call.go_on {
+        if upgrade::go_on(how, options)? == upgrade::Went::On {
+            ServiceManager::find().tell("STOPPING=1");
+        }
+        return Ok(0);
+    }
     options.maps.extend(call.maps.iter().cloned());
     let background = daemon::Background::this_process()?;
     if background.is_none() && !call.foreground && !call.fake && !options.remount {

@@ -93,6 +93,18 @@ impl Agreed {
     pub(super) fn has(self, feature: u64) -> bool {
         self.0 & feature == feature
     }
+
+    /// The features that are on, as the kernel numbers them.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// What another program has agreed on. `None` if it is more than this one knows, or a feature
+    /// that it would have left out.
+    pub(super) fn left(bits: u64, left_out: u64) -> Option<Self> {
+        let known = FEATURES.iter().fold(0, |all, feature| all | feature.bits);
+        (bits & !known == 0 && bits & left_out == 0).then_some(Self(bits))
+    }
 }
 
 /// Chooses from what the kernel offers; `offered_high` are its flags from bit 32 up. Features that
@@ -159,6 +171,14 @@ mod tests {
     fn nothing_is_taken_that_the_options_leave_out() {
         let init = InitIn { major: 7, minor: 45, max_readahead: 0, flags: u32::MAX };
         assert!(!agree(init, 0, 1, FUSE_POSIX_LOCKS).0.has(FUSE_POSIX_LOCKS));
+    }
+
+    #[test]
+    fn what_was_agreed_is_taken_over_whole_or_not_at_all() {
+        let all = FEATURES.iter().fold(0, |all, f| all | f.bits);
+        assert_eq!(Agreed::left(all, 0).map(Agreed::bits), Some(all));
+        assert_eq!(Agreed::left(all, FUSE_POSIX_LOCKS), None);
+        assert_eq!(Agreed::left(all | 1 << 63, 0), None);
     }
 
     #[test]

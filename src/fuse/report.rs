@@ -20,6 +20,8 @@ pub(super) struct About {
     pub(super) owner: u32,
     /// Whether others may enter the mount (`allow_other`).
     pub(super) for_all: bool,
+    /// Whether the parent of this process would start another server (`restart=on`).
+    supervised: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
     memory: Memory,
@@ -29,15 +31,24 @@ impl About {
     pub(super) fn new(facts: Vec<(String, String)>) -> Self {
         let owner = rustix::process::geteuid().as_raw();
         let options = facts.iter().find(|(name, _)| name == "options");
-        let for_all = options.is_some_and(|(_, text)| text.split(", ").any(|o| o == "allow_other"));
+        let is_on =
+            |name| options.is_some_and(|(_, text)| text.split(", ").any(|other| other == name));
+        let (for_all, supervised) = (is_on("allow_other"), is_on("restart=on"));
         Self {
             facts,
             started: Instant::now(),
             owner,
             for_all,
+            supervised,
             notices: AtomicU64::new(0),
             memory: Memory::open(),
         }
+    }
+
+    /// The process that would start another server; 0 if none would.
+    fn supervisor(&self) -> u64 {
+        let parent = rustix::process::getppid().filter(|_| self.supervised);
+        parent.and_then(|pid| u64::try_from(pid.as_raw_nonzero().get()).ok()).unwrap_or(0)
     }
 
     /// The fact of this name.
@@ -58,6 +69,7 @@ impl Server {
         let uptime = u64::try_from(self.about.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let mut numbers = vec![
             ("pid", std::process::id().into()),
+            ("supervisor", self.about.supervisor()),
             ("uptime_ms", uptime),
             ("workers", number(sum.workers)),
             ("in_progress", number(sum.busy)),

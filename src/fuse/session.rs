@@ -1,7 +1,7 @@
 //! A FUSE connection, from the handshake to its end.
 
 use std::collections::HashSet;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -24,6 +24,7 @@ pub use super::workers::Machine;
 use super::workers::{self, Turn};
 use crate::config::IoMode;
 use crate::fs::FileSystem;
+use crate::lower::watch::Watch;
 use crate::report::Report;
 use crate::state::{BUFFER, State};
 
@@ -84,6 +85,23 @@ pub struct Connection {
     takes_over: bool,
 }
 
+/// What makes up a connection, for the program that goes on after this one.
+#[derive(Debug, Clone, Copy)]
+pub struct Leaves<'c> {
+    /// `/dev/fuse`.
+    pub device: BorrowedFd<'c>,
+    /// The lower directory.
+    pub root: BorrowedFd<'c>,
+    /// What servers write down ([`State`]).
+    pub memory: BorrowedFd<'c>,
+    /// What tells of changes below, if that is listened to.
+    pub groups: Option<[BorrowedFd<'c>; 2]>,
+    /// The features that were agreed on.
+    pub agreed: u64,
+    /// How what the kernel remembers is kept true, in words.
+    pub cache: &'c str,
+}
+
 impl Connection {
     /// Shakes hands with the kernel on a `/dev/fuse` that has been mounted. Starts no thread, and
     /// answers no caller.
@@ -92,6 +110,22 @@ impl Connection {
     pub fn establish(fs: FileSystem, device: OwnedFd, settings: Settings) -> Result<Self, Errno> {
         let device = Device::new(device)?;
         let agreed = shake_hands(&device, settings.stack_depth, settings.left_out())?;
+        Ok(Self::with(fs, device, agreed, settings))
+    }
+
+    /// A connection for which another program has shaken hands and agreed on `agreed`. `PROTO` if
+    /// this one would have agreed on less.
+    pub fn left(
+        fs: FileSystem,
+        device: OwnedFd,
+        settings: Settings,
+        agreed: u64,
+    ) -> Result<Self, Errno> {
+        let agreed = Agreed::left(agreed, settings.left_out()).ok_or(Errno::PROTO)?;
+        Ok(Self::with(fs, Device::new(device)?, agreed, settings))
+    }
+
+    fn with(fs: FileSystem, device: Device, agreed: Agreed, settings: Settings) -> Self {
         let server = Server {
             agreed,
             keeping: settings.keeping,
@@ -110,7 +144,20 @@ impl Connection {
             device,
         };
         let Settings { threads, machine, .. } = settings;
-        Ok(Self { server: Arc::new(server), threads, machine, takes_over: false })
+        Self { server: Arc::new(server), threads, machine, takes_over: false }
+    }
+
+    /// What a program must be given that goes on after this one.
+    pub fn leaves(&self) -> Leaves<'_> {
+        let Server { fs, device, agreed, about, .. } = &*self.server;
+        Leaves {
+            device: device.as_fd(),
+            root: fs.lower.root(),
+            memory: fs.lower.state.file(),
+            groups: fs.lower.watch().map(Watch::groups),
+            agreed: agreed.bits(),
+            cache: about.fact("cache"),
+        }
     }
 
     /// The lower directory.

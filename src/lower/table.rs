@@ -83,6 +83,12 @@ impl InodeTable {
         Some(table)
     }
 
+    /// A table for a process that starts servers and serves nothing: it knows nothing, and changes
+    /// nothing of what a server has left.
+    pub fn unread(state: Arc<State>, root: Identity) -> Self {
+        Self::empty(state, root)
+    }
+
     /// The table that another server has left, put in order; `None` if there is no root in it.
     pub fn adopt(state: Arc<State>, root: Identity) -> Option<Self> {
         let table = Self::empty(state, root);

@@ -135,6 +135,12 @@ impl LowerTree {
         Ok(())
     }
 
+    /// Goes on listening where another program has: with its two groups.
+    pub fn go_on_watching(&mut self, [names, inodes]: [OwnedFd; 2]) -> Result<(), Errno> {
+        self.watch = Some(Watch::with(self, names, inodes)?);
+        Ok(())
+    }
+
     /// What listens, if anything does.
     pub fn watch(&self) -> Option<&Watch> {
         self.watch.as_ref()
@@ -166,15 +172,24 @@ impl Watch {
         if !tree.handles || number != Some(tree.inodes.root_number()) {
             return Err("file handles cannot be used here".to_owned());
         }
+        Self::with(tree, names, inodes).map_err(refused)
+    }
+
+    fn with(tree: &LowerTree, names: OwnedFd, inodes: OwnedFd) -> Result<Self, Errno> {
         Ok(Self {
             names,
             inodes,
-            mount: tree.handle_mount.try_clone().map_err(|error| error.to_string())?,
+            mount: rustix::io::fcntl_dupfd_cloexec(&tree.handle_mount, 0)?,
             own_pid: std::process::id(),
             clock: Clock::default(),
             hot: HotFiles::default(),
-            told: Told::new().map_err(refused)?,
+            told: Told::new()?,
         })
+    }
+
+    /// The two groups, for the program that goes on after this one.
+    pub fn groups(&self) -> [BorrowedFd<'_>; 2] {
+        [self.names.as_fd(), self.inodes.as_fd()]
     }
 
     /// See [`LowerTree::serves_here`].

@@ -86,14 +86,26 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
                 .to_owned(),
         ));
     }
-    Ok(MountConfig {
+    let options = Options { flags, allow_other, ..options };
+    Ok(checked(options, lower, mountpoint, maps, foreground))
+}
+
+/// The configuration of options that have been checked, and of paths and maps that are known.
+pub fn checked(
+    options: Options,
+    lower: PathBuf,
+    mountpoint: PathBuf,
+    maps: Maps,
+    foreground: bool,
+) -> MountConfig {
+    MountConfig {
         source: options.fsname.unwrap_or_else(|| lower.to_string_lossy().into_owned()),
         lower,
         mountpoint,
         maps,
         backend: options.backend,
-        flags,
-        allow_other,
+        flags: options.flags,
+        allow_other: options.allow_other,
         submounts: options.submounts,
         cache: options.cache,
         io: options.io,
@@ -106,7 +118,7 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         threads: options.threads,
         foreground,
         log: options.log,
-    })
+    }
 }
 
 /// The maps of the given specs. There is no default: showing ids as they are must be asked for.

@@ -76,6 +76,7 @@ fn options(config: &MountConfig, cache: &str) -> Vec<String> {
     let flags = [
         (config.submounts, "submounts"),
         (config.allow_other, "allow_other"),
+        (config.restart, "restart=on"),
         (config.flags.read_only, "ro"),
         (config.flags.nosuid, "nosuid"),
         (config.flags.nodev, "nodev"),

@@ -21,7 +21,7 @@ mod layers;
 mod register;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::config::{GuardMode, MountConfig};
@@ -36,7 +36,7 @@ use register::{Place, Register};
 pub struct Guard {
     claim: PathBuf,
     /// The lock that says that this server lives; the kernel lets go of it whatever ends it.
-    _alive: File,
+    alive: File,
 }
 
 /// A lower path whose guard was looked at.
@@ -97,7 +97,14 @@ fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
         });
     }
     tracing::info!("guard={} on '{}'", config.guard.name(), plain::path(&config.lower));
-    Ok(Guard { claim, _alive: alive })
+    Ok(Guard { claim, alive })
+}
+
+impl Guard {
+    /// What is locked as long as the guard is asked for.
+    pub(super) fn lock(&self) -> BorrowedFd<'_> {
+        self.alive.as_fd()
+    }
 }
 
 impl Drop for Guard {

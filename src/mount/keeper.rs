@@ -11,10 +11,10 @@ mod ask;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
@@ -28,6 +28,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use ask::{Ask, Message};
 
 use super::guard::Guard;
+use super::upgrade::Kept;
 use super::{fuse, log, sandbox};
 use crate::config::MountConfig;
 use crate::error::StartError;
@@ -43,6 +44,20 @@ use crate::sys::process::{self, Forked};
 pub struct Keeper {
     line: Arc<Line>,
     process: Pid,
+    log: RawFd,
+    guard: Option<RawFd>,
+}
+
+/// What a program must be given that goes on after this one; descriptors that nothing owns stay
+/// open as long as the process.
+#[derive(Debug)]
+pub(super) struct Leaves<'k> {
+    pub(super) process: Pid,
+    pub(super) line: MutexGuard<'k, OwnedFd>,
+    /// Where lines for the system log go.
+    pub(super) log: RawFd,
+    /// What keeps the guard.
+    pub(super) guard: Option<RawFd>,
 }
 
 /// What leads to the keeper.
@@ -72,14 +87,30 @@ impl Keeper {
             Forked::Parent(process) => {
                 // Never dropped here: undoing it is the keeper's part. But its lock stays with this
                 // process too, which is the one that it speaks for.
+                let lock = guard.as_ref().map(|guard| guard.lock().as_raw_fd());
                 std::mem::forget(guard);
-                log::send_through(to_log);
-                let keeper = Self { line: Arc::new(Line(Mutex::new(ours))), process };
-                let line = keeper.line();
-                caller::look_up_by(move |tid, fact| line.fact(tid, fact));
-                Ok(keeper)
+                Ok(Self::new(ours, process, to_log, lock))
             }
         }
+    }
+
+    /// The keeper that another program has started, whose place this one has taken.
+    pub(super) fn left(kept: Kept) -> Self {
+        let Kept { process, line, log, guard } = kept;
+        Self::new(line, process, log, guard.map(IntoRawFd::into_raw_fd))
+    }
+
+    fn new(line: OwnedFd, process: Pid, to_log: OwnedFd, guard: Option<RawFd>) -> Self {
+        let log = to_log.as_raw_fd();
+        log::send_through(to_log);
+        let keeper = Self { line: Arc::new(Line(Mutex::new(line))), process, log, guard };
+        let line = keeper.line();
+        caller::look_up_by(move |tid, fact| line.fact(tid, fact));
+        keeper
+    }
+
+    pub(super) fn leaves(&self) -> Leaves<'_> {
+        Leaves { process: self.process, line: self.line.lock(), log: self.log, guard: self.guard }
     }
 
     /// For threads that ask the keeper.
@@ -142,7 +173,7 @@ impl Line {
         Ok(())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, OwnedFd> {
+    fn lock(&self) -> MutexGuard<'_, OwnedFd> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
@@ -60,6 +61,7 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
         }
         Place::Foreground => registry.with(terminal).with(filter).try_init(),
         Place::Background => {
+            IN_BACKGROUND.store(true, Ordering::Relaxed);
             let syslog = tracing_subscriber::fmt::layer()
                 .with_writer(Syslog::new().map_err(|source| StartError::System {
                     what: "cannot make a socket for the system log".to_owned(),
@@ -104,6 +106,13 @@ fn log_panics() {
         previous(panic);
     }));
 }
+
+/// Whether the log goes to the system's alone, since nobody sees what is written to stderr.
+pub(super) fn is_in_background() -> bool {
+    IN_BACKGROUND.load(Ordering::Relaxed)
+}
+
+static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 
 /// Where a process without `/dev/log` writes its lines.
 static THROUGH: OnceLock<OwnedFd> = OnceLock::new();

@@ -14,7 +14,9 @@ use signal_hook::iterator::Signals;
 
 use super::fuse::{self, Mounted};
 use super::keeper::{Keeper, Line, mount_id};
-use super::{facts, guard, ownership, policies, sandbox, supervise};
+use super::supervise::{self, Supervised};
+use super::upgrade::{Connected, Taken};
+use super::{facts, guard, ownership, policies, sandbox};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -25,6 +27,7 @@ use crate::lower::{LowerTree, cred};
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
+use crate::state::State;
 use crate::sys;
 
 /// Descriptors that are left for callers' open files and the server's own needs.
@@ -41,29 +44,88 @@ pub fn serve(
     config: &MountConfig,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
-    let cached = raise_descriptor_limit();
-    lift_file_size_limit()?;
+    let cached = prepare_limits()?;
     let (mut lower, guard) = guard::open_lower(config, cached)?;
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard)?;
-    let owners = ownership::open(config, &lower)?;
     let (keeping, cache) = keeping(config.cache, &mut lower)?;
-    let fs = FileSystem {
-        lower,
-        maps: config.maps.clone(),
-        unmapped_acl: unmapped_acl(),
-        policies: config.policies,
-        io: config.io,
-        owners,
-    };
-    policies::check_lower(config.policies, &fs.lower)?;
-    prepare_credentials();
-    if is_remote(&fs.lower) {
-        cred::go_back_after_each_call();
-    }
-    let notifies = keeping == Keeping::Notified;
+    let fs = file_system(config, lower)?;
     let connection = connect(fs, config, keeping, cache)?;
     let mount = mount_id(&config.mountpoint);
+    let notifies = keeping == Keeping::Notified;
+    run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)
+}
+
+/// Whether [`go_on`] would succeed, as far as that can be found out beside a server that runs.
+/// Takes what was left, for good.
+pub(super) fn could_go_on(config: &MountConfig, taken: &Taken) -> Result<(), StartError> {
+    let connection = connection_left(config, taken)?;
+    // Not even what dropping it would do.
+    std::mem::forget(connection);
+    Ok(())
+}
+
+/// Goes on with a mount whose server has ended, in the place of the program that made it, as
+/// [`serve`] does with a new one.
+pub(super) fn go_on(config: &MountConfig, taken: Taken) -> Result<(), StartError> {
+    let connection = match connection_left(config, &taken) {
+        Ok(connection) => connection,
+        Err(error) => {
+            // Nobody will answer: callers get an error, and no dead mount is left.
+            supervise::Unmounter::new(config, taken.handover.mount).detach();
+            return Err(error);
+        }
+    };
+    let keeper = Keeper::left(taken.kept()?);
+    let mount = taken.handover.mount;
+    let taken = Some(taken);
+    let running = Running { connection, keeper, mount, notifies: false, taken };
+    run(config, running, Box::new(|_: &MountConfig| ()))
+}
+
+fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, StartError> {
+    let failed = |what: &str| {
+        let what = what.to_owned();
+        move |errno: Errno| StartError::System { what, source: errno.into() }
+    };
+    let cached = prepare_limits()?;
+    let Connected { device, root, memory, groups } = taken.connected()?;
+    let state = State::left(memory).map_err(failed("cannot use what the servers know"))?;
+    let mut lower = LowerTree::left(root, &config.lower, config.submounts, cached, state)?;
+    let keeping = match (groups, config.cache) {
+        (Some(groups), _) => {
+            lower.go_on_watching(groups).map_err(failed("cannot go on listening"))?;
+            Keeping::Notified
+        }
+        (None, CacheMode::None) => Keeping::For(Duration::ZERO),
+        (None, CacheMode::Ttl(time)) => Keeping::For(time),
+        (None, CacheMode::Exclusive) => Keeping::For(FOR_GOOD),
+        (None, CacheMode::Auto | CacheMode::Coherent) => Keeping::For(DEFAULT_TTL),
+    };
+    let fs = file_system(config, lower)?;
+    let settings = settings(&fs, config, keeping, taken.handover.cache.clone());
+    Connection::left(fs, device, settings, taken.handover.agreed)
+        .map_err(failed("what was agreed with the kernel is not what this program knows"))
+}
+
+/// All that serving a mount takes.
+struct Running {
+    connection: Connection,
+    keeper: Keeper,
+    /// The mount's number.
+    mount: u64,
+    /// Whether the kernel is told of changes below.
+    notifies: bool,
+    /// Where this program goes on after another.
+    taken: Option<Taken>,
+}
+
+fn run(
+    config: &MountConfig,
+    running: Running,
+    ready: Box<dyn FnOnce(&MountConfig) + Send>,
+) -> Result<(), StartError> {
+    let Running { connection, keeper, mount, notifies, taken } = running;
     let failed = |what: &str, errno: Errno| StartError::System {
         what: what.to_owned(),
         source: errno.into(),
@@ -89,7 +151,8 @@ pub fn serve(
             begin(&mut connection, left)?;
             serve(connection)
         };
-        supervise::run(connection, config, || ready(config), serve)
+        let supervised = Supervised { config, keeper: &keeper, mount, taken };
+        supervise::run(connection, supervised, || ready(config), serve)
     } else {
         let mut connection = connection;
         if notifies {
@@ -104,6 +167,25 @@ pub fn serve(
     }
     drop(keeper);
     served
+}
+
+/// Everything that requests ask for.
+fn file_system(config: &MountConfig, lower: LowerTree) -> Result<FileSystem, StartError> {
+    let owners = ownership::open(config, &lower)?;
+    let fs = FileSystem {
+        lower,
+        maps: config.maps.clone(),
+        unmapped_acl: unmapped_acl(),
+        policies: config.policies,
+        io: config.io,
+        owners,
+    };
+    policies::check_lower(config.policies, &fs.lower)?;
+    prepare_credentials();
+    if is_remote(&fs.lower) {
+        cred::go_back_after_each_call();
+    }
+    Ok(fs)
 }
 
 /// Remembered for good, as far as the kernel's clock goes.
@@ -138,25 +220,29 @@ fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<(Keeping, String), 
     })
 }
 
+fn settings(fs: &FileSystem, config: &MountConfig, keeping: Keeping, cache: String) -> Settings {
+    Settings {
+        keeping,
+        flush: is_remote(&fs.lower),
+        read_only: config.flags.read_only,
+        stack_depth: stack_depth(fs),
+        lower_locks: config.locks == LockMode::Lower,
+        io: config.io,
+        judges_opening: !config.policies.is_default_for_writing(),
+        gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
+        threads: config.threads.unwrap_or_else(default_threads),
+        facts: facts::of(config, fs, cache),
+        machine: Machine::look(),
+    }
+}
+
 fn connect(
     fs: FileSystem,
     config: &MountConfig,
     keeping: Keeping,
     cache: String,
 ) -> Result<Connection, StartError> {
-    let settings = Settings {
-        keeping,
-        flush: is_remote(&fs.lower),
-        read_only: config.flags.read_only,
-        stack_depth: stack_depth(&fs),
-        lower_locks: config.locks == LockMode::Lower,
-        io: config.io,
-        judges_opening: !config.policies.is_default_for_writing(),
-        gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
-        threads: config.threads.unwrap_or_else(default_threads),
-        facts: facts::of(config, &fs, cache),
-        machine: Machine::look(),
-    };
+    let settings = settings(&fs, config, keeping, cache);
     let Mounted { device, detached } = fuse::mount(config)?;
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         StartError::Mount(match errno {
@@ -173,6 +259,12 @@ fn connect(
 
 fn default_threads() -> usize {
     thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8) * 2
+}
+
+/// Lifts limits as far as that is possible; returns how many descriptors may be cached.
+fn prepare_limits() -> Result<usize, StartError> {
+    lift_file_size_limit()?;
+    Ok(raise_descriptor_limit())
 }
 
 /// Raises the soft limit to the hard one; returns how many descriptors may be cached.

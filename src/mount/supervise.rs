@@ -20,13 +20,16 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::fuse;
+use super::keeper::Keeper;
+use super::upgrade::handover::Handover;
+use super::upgrade::{self, Taken};
 use crate::config::{MountConfig, Sandbox};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::host::mountinfo;
 use crate::plain;
 use crate::state::{Number, State};
-use crate::sys::process::{self, Forked, Signals};
+use crate::sys::process::{self, Arrived, Forked, Signals};
 
 /// A server that has lived no longer than this has died early.
 const EARLY: Duration = Duration::from_millis(250);
@@ -40,7 +43,11 @@ const FOLLOWING: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// The signals that the supervisor waits for.
-const SIGNALS: [Signal; 5] = [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1];
+const SIGNALS: [Signal; 6] =
+    [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, upgrade::SIGNAL];
+/// Those that a server hears of. Nobody has anything to ask a server for by the last one.
+const SERVERS_SIGNALS: [Signal; 5] =
+    [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1];
 
 /// Takes the mount away, if it is still there and nothing lies on it.
 pub(super) struct Unmounter {
@@ -49,10 +56,9 @@ pub(super) struct Unmounter {
 }
 
 impl Unmounter {
-    /// For the mount that is at the mount point now.
-    pub(super) fn new(config: &MountConfig) -> Self {
-        let mountpoint = config.mountpoint.clone();
-        Self { own: shown(&mountpoint), mountpoint }
+    /// For the mount of this number.
+    pub(super) fn new(config: &MountConfig, mount: u64) -> Self {
+        Self { own: Some(mount), mountpoint: config.mountpoint.clone() }
     }
 
     /// Detaches the mount: it ends with its last open file.
@@ -79,12 +85,22 @@ fn shown(mountpoint: &std::path::Path) -> Option<u64> {
     mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
 }
 
+/// What a supervisor must know beside the connection.
+pub(super) struct Supervised<'a> {
+    pub(super) config: &'a MountConfig,
+    pub(super) keeper: &'a Keeper,
+    /// The number of the mount.
+    pub(super) mount: u64,
+    /// Where another program has supervised before.
+    pub(super) taken: Option<Taken>,
+}
+
 /// Has servers serve the connection until it ends. `ready` is called once, when the first one has
 /// been started: whoever makes a request from then on gets an answer. `serve` is what a server does,
 /// in its own process; for all but the first it gets the descriptors that were open before.
 pub(super) fn run(
     connection: Connection,
-    config: &MountConfig,
+    supervised: Supervised<'_>,
     ready: impl FnOnce(),
     serve: impl Fn(Connection, Option<&HashSet<RawFd>>) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
@@ -92,6 +108,7 @@ pub(super) fn run(
         what: "cannot start a server process".into(),
         source: errno.into(),
     };
+    let Supervised { config, keeper, mount, taken } = supervised;
     if !config.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
@@ -104,7 +121,7 @@ pub(super) fn run(
     signal_hook::flag::register(Signal::USR1.as_raw(), Arc::default())
         .map_err(|source| StartError::System { what: "cannot wait for signals".into(), source })?;
     let signals = Signals::collect(&SIGNALS).map_err(system)?;
-    let unmounter = Unmounter::new(config);
+    let unmounter = Unmounter::new(config, mount);
     connection.shed();
     // The server would, after that.
     if config.sandbox == Sandbox::On
@@ -112,13 +129,16 @@ pub(super) fn run(
     {
         tracing::warn!(%errno, "descriptors of whoever started it stay open");
     }
-    let base = process::open_descriptors().map_err(system)?;
+    let mut base = process::open_descriptors().map_err(system)?;
+    // What is left of servers of the program before this one is no part of it.
+    let left = taken.as_ref().map(|taken| &taken.of_servers);
+    base.retain(|number| left.is_none_or(|left| !left.contains(number)));
     let mut ready = Some(ready);
     let mut early = 0;
     let mut stuck: Vec<Pid> = Vec::new();
     loop {
         let started = Instant::now();
-        let is_first = ready.is_some();
+        let is_first = ready.is_some() && taken.is_none();
         let pid = match process::fork_sharing_descriptors().map_err(system)? {
             Forked::Child => {
                 let left = (!is_first).then_some(&base);
@@ -130,9 +150,12 @@ pub(super) fn run(
         };
         if let Some(ready) = ready.take() {
             ready();
+            taken.iter().for_each(Taken::tell);
         }
         stuck.retain(|&pid| matches!(ended(pid), Ok(None)));
-        let end = attend(pid, &signals, &unmounter).map_err(system)?;
+        let left = || upgrade::handover(config, &connection, keeper, mount);
+        let server = Attended { pid, state: &state, unmounter: &unmounter };
+        let (end, wanted_by) = attend(&server, &signals, left).map_err(system)?;
         if matches!(end, End::Stuck) {
             stuck.push(pid);
         }
@@ -144,6 +167,11 @@ pub(super) fn run(
             return Err(StartError::Mount(format!(
                 "the server has failed with exit code {code}: the mount is taken away"
             )));
+        }
+        if let Some(by) = wanted_by {
+            upgrade::replace(by, left());
+            // It has not come to that.
+            continue;
         }
         early = if started.elapsed() < EARLY { early + 1 } else { 0 };
         if early >= MOST_EARLY {
@@ -167,7 +195,7 @@ fn count_restart(state: &Arc<State>) {
 
 /// What the child does; returns its exit code.
 fn be_server(config: &MountConfig, serve: impl FnOnce() -> Result<(), StartError>) -> i32 {
-    let mut steps = vec![("signals", process::unblock(&SIGNALS))];
+    let mut steps = vec![("signals", process::unblock(&SERVERS_SIGNALS))];
     // Whoever kills a foreground process wants the mount to end. In the background the server goes
     // on without its supervisor.
     if config.foreground {
@@ -195,36 +223,59 @@ enum End {
     Stuck,
 }
 
-/// Waits until the server has ended; unmounts, and has it report, when asked to meanwhile.
-fn attend(pid: Pid, signals: &Signals, unmounter: &Unmounter) -> Result<End, Errno> {
+/// A server, as its supervisor sees it.
+struct Attended<'a> {
+    pid: Pid,
+    state: &'a State,
+    unmounter: &'a Unmounter,
+}
+
+/// Waits until the server has ended; unmounts, and has it report, when asked to meanwhile. Returns
+/// also for whom it was ended, if somebody wants another program, to which `left` would be left.
+fn attend(
+    server: &Attended<'_>,
+    signals: &Signals,
+    left: impl Fn() -> Handover,
+) -> Result<(End, Option<Pid>), Errno> {
+    let mut wanted_by = None;
     loop {
-        if let Some(status) = ended(pid)? {
-            return Ok(End::Status(status));
+        if let Some(status) = ended(server.pid)? {
+            return Ok((End::Status(status), wanted_by));
         }
         match poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&LOOK_AT_SERVER)) {
             Ok(0) => {}
             Ok(_) => {
-                obey(signals.next()?.signal, pid, unmounter)?;
+                let Arrived { signal, sender } = signals.next()?;
+                match sender.filter(|_| signal == upgrade::SIGNAL.as_raw()) {
+                    Some(by) if wanted_by.is_none() && upgrade::is_wanted(by, &left) => {
+                        wanted_by = Some(by);
+                        upgrade::end_server(server.pid, server.state)?;
+                    }
+                    _ => server.obey(signal)?,
+                }
                 continue;
             }
             Err(Errno::INTR) => continue,
             Err(errno) => return Err(errno),
         }
-        if process::has_stuck_threads(pid) {
-            return Ok(followed(pid)?.map_or(End::Stuck, End::Status));
+        if process::has_stuck_threads(server.pid) {
+            let end = followed(server.pid)?.map_or(End::Stuck, End::Status);
+            return Ok((end, wanted_by));
         }
     }
 }
 
-fn obey(signal: i32, server: Pid, unmounter: &Unmounter) -> Result<(), Errno> {
-    if signal == Signal::USR1.as_raw() {
-        // Whoever knows the mount by this process wants the server's report.
-        return rustix::process::kill_process(server, Signal::USR1);
+impl Attended<'_> {
+    fn obey(&self, signal: i32) -> Result<(), Errno> {
+        if signal == Signal::USR1.as_raw() {
+            // Whoever knows the mount by this process wants the server's report.
+            return rustix::process::kill_process(self.pid, Signal::USR1);
+        }
+        if signal != Signal::CHILD.as_raw() && signal != upgrade::SIGNAL.as_raw() {
+            self.unmounter.detach();
+        }
+        Ok(())
     }
-    if signal != Signal::CHILD.as_raw() {
-        unmounter.detach();
-    }
-    Ok(())
 }
 
 /// Waits for the other threads of a process whose first one has ended; usually they end at once.

@@ -22,6 +22,13 @@ pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
     check(ret).map(drop)
 }
 
+/// Says whether the next exec closes a descriptor. `EBADF` if there is none of this number.
+pub fn set_close_on_exec(number: RawFd, closes: bool) -> Result<(), Errno> {
+    let flags = if closes { libc::FD_CLOEXEC } else { 0 };
+    // SAFETY: fcntl(F_SETFD) takes a number, whatever it is, and changes no more than that flag.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }).map(drop)
+}
+
 /// Closes every descriptor from 3 on that an exec would have left open. All that this program opens
 /// itself is closed by an exec, so these have come from whoever started it, and nothing here knows
 /// them. Returns how many there were; `ENOENT` without `/proc`.

@@ -17,6 +17,7 @@ pub(crate) mod kernel;
 pub(crate) mod mount;
 pub(crate) mod program;
 pub(crate) mod raw;
+pub(crate) mod restart;
 pub(crate) mod runner;
 pub(crate) mod status;
 pub(crate) mod storage;
