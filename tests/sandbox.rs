@@ -18,6 +18,7 @@ tests! {
     nothing_from_inside,
     only_its_own_files_from_inside,
     without_a_sandbox,
+    ordinary_user_opens_the_lower_tree_alone,
     no_environment_and_no_dumps,
     nothing_inherited,
     work_outside_goes_on,
@@ -145,17 +146,29 @@ fn without_a_sandbox() {
     nothing_from_inside();
 }
 
+#[cfg(not(target_arch = "x86_64"))]
+fn ordinary_user_opens_the_lower_tree_alone() {
+    nothing_from_inside();
+}
+
 #[cfg(target_arch = "x86_64")]
-use from_inside::{nothing_from_inside, only_its_own_files_from_inside, without_a_sandbox};
+use from_inside::{
+    nothing_from_inside, only_its_own_files_from_inside, ordinary_user_opens_the_lower_tree_alone,
+    without_a_sandbox,
+};
 
 /// The server's own thread is made to call.
 #[cfg(target_arch = "x86_64")]
 mod from_inside {
     use super::common::inject::Arg::{At, N};
     use std::fs;
+    use std::path::Path;
 
     use super::common::inject::{self, Arg, Stopped};
-    use super::common::{Errno, MAP, Mount, machine, skip};
+    use super::common::mount::{free, temp_dir};
+    use super::common::program::{copy_program, program, servers_of};
+    use super::common::runner::{needs_program, needs_real_root};
+    use super::common::{Caller, Errno, MAP, Mount, machine, put_dir, put_file, raw, skip};
     use super::{serving, status};
 
     const CWD: Arg<'static> = N(libc::AT_FDCWD as i64);
@@ -271,6 +284,75 @@ mod from_inside {
         for fd in descriptors(server).into_iter().chain([libc::AT_FDCWD.into()]) {
             assert!(by_handle(fd).is_err(), "a file of another file system, by {fd}");
         }
+    }
+
+    /// A server that goes through fusermount3 has no mount namespace of its own.
+    pub(super) fn ordinary_user_opens_the_lower_tree_alone() {
+        needs_program("fusermount3");
+        needs_real_root("becoming an ordinary user of the host");
+        if raw::landlock_version() < 2 {
+            skip("needs Landlock's second version (Linux 5.19)");
+        }
+        let dir = temp_dir();
+        let [lower, upper, beside] = ["lower", "upper", "beside"].map(|name| dir.path().join(name));
+        for path in [&lower, &upper, &beside] {
+            put_dir(path, 0o755, 1000, 1000);
+        }
+        put_file(&beside.join("diary"), b"secret", 0o600, 1000, 1000);
+        let copy = dir.path().join("idshift");
+        copy_program(&machine().binary, &copy);
+        let called = Caller::user(1000).run(|| {
+            let map = "map=b:1000:1000:1";
+            let called = program(&copy, &[&"mount", &"-o", &map, &lower, &upper]);
+            if called.code == 0 {
+                works_in(&upper);
+            }
+            called
+        });
+        let tried = (called.code == 0).then(|| from_inside_of(servers_of(&upper)[0], &beside));
+        free(&upper);
+        assert_eq!(called.code, 0, "{}", called.err);
+        let (opened, made, listed) = tried.unwrap();
+        let no = Err(Errno::ACCESS);
+        assert_eq!((opened, made, listed), (no, no, no), "a file, a new one, a directory beside");
+    }
+
+    /// All that needs a right of its own of Landlock.
+    fn works_in(dir: &Path) {
+        let at = |name: &str| dir.join(name);
+        for name in ["a", "b"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("a/file"), "a longer content").unwrap();
+        fs::rename(at("a/file"), at("b/file")).unwrap();
+        fs::hard_link(at("b/file"), at("a/link")).unwrap();
+        fs::OpenOptions::new().write(true).open(at("b/file")).unwrap().set_len(8).unwrap();
+        raw::truncate(&at("b/file"), 1).unwrap();
+        assert_eq!(fs::read(at("a/link")).unwrap(), b"a");
+        std::os::unix::fs::symlink("to", at("a/symlink")).unwrap();
+        for (name, kind) in [("a/fifo", libc::S_IFIFO), ("a/socket", libc::S_IFSOCK)] {
+            raw::mknod(&at(name), kind | 0o600, 0).unwrap();
+        }
+        assert_eq!(fs::read_dir(at("a")).unwrap().count(), 4);
+        fs::remove_dir_all(at("a")).unwrap();
+    }
+
+    /// What opening, making and listing is answered beside the lower directory.
+    fn from_inside_of(
+        server: u32,
+        beside: &Path,
+    ) -> (Result<u64, Errno>, Result<u64, Errno>, Result<u64, Errno>) {
+        let inside = stopped(server);
+        let open = |path: &Path, flags: i32| {
+            let path = format!("{}\0", path.display());
+            let args = [CWD, At(path.as_bytes()), N(flags.into()), N(0o600)];
+            inside.call(libc::SYS_openat, &args)
+        };
+        (
+            open(&beside.join("diary"), libc::O_RDONLY),
+            open(&beside.join("new"), libc::O_WRONLY | libc::O_CREAT),
+            open(beside, libc::O_RDONLY | libc::O_DIRECTORY),
+        )
     }
 
     /// The handle of a file that is on no file system that the server has anything open on.

@@ -8,7 +8,7 @@
 //! | part | what is left |
 //! |---|---|
 //! | descriptors | those that the server has opened itself |
-//! | `room` | no file but the lower tree's can be named |
+//! | `room`, or `landlock` for an ordinary user | no file but the lower tree's can be opened |
 //! | [`rights`] | the capabilities that the options need; no others ever |
 //! | `filter` | the system calls in [`calls`]; no program, socket, process, mount |
 //! | process | `no_new_privs`, no core dump, not to be traced, no environment |
@@ -19,6 +19,7 @@
 
 pub mod calls;
 mod filter;
+pub mod landlock;
 pub mod rights;
 mod room;
 
@@ -41,20 +42,16 @@ pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>) {
         ("open descriptors", "descriptors of whoever started it stay open", close_inherited()),
         ("process", "it may be traced and may leave core dumps", shut_memory()),
         ("environment", "its environment stays in memory", said(sys::process::wipe_environment())),
-        (
-            "mount namespace",
-            "it can name files outside of the lower directory",
-            leave_host(lower, standing),
-        ),
+        ("files", "it can open files outside of the lower directory", leave_host(lower, standing)),
         ("capabilities", "it keeps its capabilities", give_up_rights(config, standing)),
         ("system calls", "it may make any system call", filter_calls()),
     ];
     for (part, meaning, result) in steps {
         match result {
             Ok(()) => {}
-            // An ordinary user has never had the rights that this part would take away.
-            Err(why) if standing == Standing::Ordinary && part == "mount namespace" => {
-                tracing::debug!("sandbox: no {part} of its own: {why}");
+            // It opens what its user can open anyhow.
+            Err(why) if standing == Standing::Ordinary && part == "files" => {
+                tracing::debug!("sandbox: {part}: {why}");
             }
             Err(why) => tracing::warn!("sandbox: {part}: {why}; {meaning}"),
         }
@@ -80,7 +77,7 @@ pub(super) fn shut_memory() -> Result<(), String> {
 
 fn leave_host(lower: BorrowedFd<'_>, standing: Standing) -> Result<(), String> {
     if standing == Standing::Ordinary {
-        return Err("an ordinary user cannot have one".to_owned());
+        return landlock::keep_beneath(lower);
     }
     let private = room::is_private(lower);
     room::move_in()?;

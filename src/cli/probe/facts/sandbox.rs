@@ -5,18 +5,18 @@ use rustix::thread::CapabilitySet;
 use super::{Answer, Row, Section};
 use crate::config::Ownership;
 use crate::host::privilege::Standing;
-use crate::mount::sandbox::rights;
+use crate::mount::sandbox::{landlock, rights};
 use crate::sys::seccomp;
 
 /// The parts, and which of them this machine and user give.
 pub(super) fn parts(standing: Standing) -> Vec<Row> {
     let mut section = Section::new("Confining the server (sandbox=on)");
     match standing {
-        Standing::Ordinary => section.add(
+        Standing::Ordinary if !landlock::is_there() => section.add(
             "files out of reach",
             false,
-            "an ordinary user's server still reaches that user's files; in a user namespace it does \
-             not ('unshare -rm')",
+            "this kernel has no Landlock (Linux 5.19, switched on): an ordinary user's server still \
+             opens that user's files; in a user namespace it does not ('unshare -rm')",
         ),
         _ => section.add("files out of reach", true, "all but the lower directory's"),
     }
