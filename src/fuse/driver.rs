@@ -174,6 +174,7 @@ impl Driver {
     }
 
     /// The errno of an answer, 0 for none.
+    #[cfg(test)]
     pub(crate) fn errno(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> i32 {
         self.ask(opcode, nodeid, args).expect("an answer").errno
     }

@@ -131,8 +131,11 @@ impl<'a> Row<'a> {
     pub(super) fn move_to(self, slabs: &mut Slabs, parent: u64, name: &OsStr) -> Option<Place> {
         let [old, handle] = self.pieces();
         let name = name.as_bytes();
-        let same = |words: &[AtomicU64]| words[0].load(GET) == parent && holds(&words[1..], name);
-        if old != 0 && same(self.arena.words(old, LONGEST)) {
+        let same = |words: &[AtomicU64]| {
+            let (first, rest) = words.split_first()?;
+            (first.load(GET) == parent && holds(rest, name)).then_some(())
+        };
+        if old != 0 && same(self.arena.words(old, LONGEST)).is_some() {
             return None;
         }
         let former = self.place();

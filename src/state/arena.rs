@@ -190,7 +190,8 @@ impl Arena {
         slabs: &mut [&mut Slabs],
         mut visit: impl FnMut(Piece, &[AtomicU64]) -> Option<[Piece; 2]>,
     ) {
-        let last = u32::try_from(self.table[0].load(GET)).unwrap_or(0);
+        let most = self.table.len() / ENTRY_WORDS - 1;
+        let last = u32::try_from(self.table[0].load(GET).min(most as u64)).unwrap_or(0);
         let usage = |page| Use::from_raw(self.entry(page)[0].load(GET));
         for page in 1..=last {
             self.entry(page)[1..].iter().for_each(|word| word.store(0, PUT));

@@ -45,7 +45,9 @@ impl InodeTable {
             Some(row) if *nodeid != ROOT_ID => row.lookups().load(GET),
             _ => 0,
         };
-        self.locked().map(|shard| shard.rows.iter().map(count).sum::<u64>()).sum()
+        self.locked()
+            .map(|shard| shard.rows.iter().map(count).fold(0, u64::saturating_add))
+            .fold(0, u64::saturating_add)
     }
 
     /// How many inodes the kernel knows.

@@ -1,6 +1,12 @@
 #![allow(clippy::unwrap_used)] // in a test the panic is the failure
 
+use rustix::fs::SeekFrom;
+
 use super::*;
+
+#[path = "../../../tests/common/dice.rs"]
+mod dice;
+use dice::Dice;
 
 fn file(dev: u64, ino: u64, born: i64) -> Identity {
     Identity { dev, ino, born }
@@ -90,4 +96,55 @@ fn the_root_is_one_inode_under_every_name() {
 fn a_lower_inode_numbered_one_is_not_the_root() {
     let table = table();
     assert!(look_up(&table, file(1, 1, 9)) >= ALIAS_BASE);
+}
+
+/// A server that was taken over can write anything where the next one looks: that one must get
+/// along with it, or refuse it, and not fail.
+#[test]
+fn what_a_hostile_server_leaves() {
+    let mut taken_over = 0;
+    for seed in 1..200 {
+        let mut dice = Dice(seed);
+        let state = Arc::new(State::create().unwrap());
+        let root = file(1, 2, 0);
+        let table = InodeTable::new(Arc::clone(&state), root, FileType::Directory).unwrap();
+        for ino in 10..200 {
+            let inode = table.get(look_up(&table, file(1 + ino % 2, ino / 2, 5))).unwrap();
+            table.set_handle(&inode, 1, &[7; 20]);
+            table.relocate(&inode, ROOT_ID, OsStr::new("another name"));
+        }
+        let known = table.nodeids();
+        drop(table);
+        scribble(&state, &mut dice);
+        let Some(table) = InodeTable::adopt(Arc::clone(&state), root) else { continue };
+        taken_over += 1;
+        for nodeid in known.into_iter().chain(table.nodeids()).chain([dice.below(u64::MAX)]) {
+            let Some(inode) = table.get(nodeid) else { continue };
+            table.locator(&inode);
+            table.find(inode.identity);
+            table.set_handle(&inode, 2, &[8; 30]);
+            table.relocate(&inode, ROOT_ID, OsStr::new("a third name"));
+            look_up(&table, inode.identity);
+            table.forget(nodeid, dice.below(3));
+        }
+        table.shrink();
+        (table.places(), table.pinned(), table.lookups());
+        (0..100).for_each(|ino| drop(intern(&table, file(3, ino, 1))));
+    }
+    assert!(taken_over > 50, "{taken_over} of 199");
+}
+
+/// Overwrites some of the words that have been written to.
+fn scribble(state: &State, dice: &mut Dice) {
+    let mut at = 0;
+    while let Ok(start) = rustix::fs::seek(state.file(), SeekFrom::Data(at)) {
+        at = rustix::fs::seek(state.file(), SeekFrom::Hole(start)).unwrap();
+        for word in start / 8..at / 8 {
+            if dice.below(20) == 0 {
+                let most = dice.of(&[3, 600, 70_000, u64::MAX]);
+                let value = dice.below(most).to_ne_bytes();
+                rustix::io::pwrite(state.file(), &value, word * 8).unwrap();
+            }
+        }
+    }
 }
