@@ -9,11 +9,13 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::program::children_of;
+use common::program::{children_of, idshift, keeper_of, processes_of};
 use common::restart::{Tar, kill, mounted, needs_resending};
 use common::runner::needs_real_root;
+use common::status::{number, report};
 use common::{Errno, Mount, eventually, lo, put_file, raw, skip};
 use rustix::fs::{FileType, RenameFlags, XattrFlags};
+use rustix::mount::UnmountFlags;
 
 common::tests!(
     tar_through_ten_kills,
@@ -27,6 +29,8 @@ common::tests!(
     locks_of_flock_stay,
     lower_changes_are_still_heard_of,
     report_is_asked_of_the_main_process,
+    keeper_is_killed,
+    supervisor_is_killed,
     server_that_always_dies,
     killed_while_it_tells_the_kernel,
     killed_while_it_tells_and_replaced,
@@ -210,7 +214,11 @@ fn appending_happens_once() {
 fn nothing_is_left_over() {
     let mount = mounted("");
     needs_real_root("dropping the kernel's caches");
-    let descriptors = || fs::read_dir(format!("/proc/{}/fd", mount.main_pid())).unwrap().count();
+    let descriptors = || {
+        // A server that answers has opened all that it needs.
+        fs::write(mount.up("first"), "x").unwrap();
+        fs::read_dir(format!("/proc/{}/fd", mount.main_pid())).unwrap().count()
+    };
     fs::write(mount.up("first"), "").unwrap();
     kill(&mount);
     let before = descriptors();
@@ -282,6 +290,59 @@ fn report_is_asked_of_the_main_process() {
         eventually("the server reports", || told() >= reports);
         kill(&mount);
     }
+}
+
+/// The mount goes on without it. What it would have undone stays until somebody undoes it: any other
+/// mount or unmount by idshift, too.
+fn keeper_is_killed() {
+    for options in ["", "guard=nosuid,"] {
+        let mount = mounted(options);
+        fs::write(mount.up("file"), "content").unwrap();
+        let main = mount.main_pid();
+        raw::kill(keeper_of(main).expect("a keeper"), libc::SIGKILL).unwrap();
+        eventually("it is gone", || keeper_of(main).is_none());
+        assert_eq!(fs::read(mount.up("file")).unwrap(), b"content");
+        fs::write(mount.up("more"), "more").unwrap();
+        rustix::mount::unmount(mount.up(""), UnmountFlags::empty()).unwrap();
+        eventually("it ends", || !is_alive(main));
+        let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+        assert!(log.contains("'idshift unguard' undoes it"), "{log}");
+        assert_eq!(idshift(&[&"unguard", &mount.low("")]).code, 0);
+        assert!(!common::mount::is_mounted(&mount.low("")));
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+/// In the background the mount goes on without it, and leaves nothing when it is unmounted.
+fn supervisor_is_killed() {
+    needs_real_root("restart=on");
+    needs_resending();
+    let dir = common::mount::temp_dir();
+    let [lower, upper] = ["lower", "upper"].map(|name| dir.path().join(name));
+    for path in [&lower, &upper] {
+        common::put_dir(path, 0o755, 0, 0);
+    }
+    let options = "map=b:0:0:65536,restart=on,guard=nosuid";
+    assert_eq!(idshift(&[&"mount", &"-o", &options, &lower, &upper]).code, 0);
+    let server = number(&report(&upper).unwrap(), "pid");
+    let server = u32::try_from(server).unwrap();
+    let supervisor = processes_of(&upper).into_iter().find(|&pid| pid != server).unwrap();
+    raw::kill(supervisor, libc::SIGKILL).unwrap();
+    eventually("it is gone", || !is_alive(supervisor));
+    fs::write(upper.join("file"), "content").unwrap();
+    let report = report(&upper).unwrap();
+    assert_eq!(number(&report, "pid"), u64::from(server));
+    assert!(number(&report, "memory_bytes") > 1 << 20, "the server's own: {report}");
+    assert!(common::mount::is_mounted(&lower));
+    rustix::mount::unmount(&upper, UnmountFlags::empty()).unwrap();
+    eventually("nothing is left", || {
+        !is_alive(server) && !common::mount::is_mounted(&lower) && processes_of(&upper).is_empty()
+    });
+    assert_eq!(fs::read(lower.join("file")).unwrap(), b"content");
 }
 
 /// Callers get an error, not a wait for ever, and no dead mount is left.

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -24,7 +25,9 @@ pub(super) struct About {
     supervised: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
-    memory: Memory,
+    /// Unset until the process that serves is there: it is about that one, and one that takes over must
+    /// not close what it has inherited, whose number may be another file's by now.
+    memory: OnceLock<Memory>,
 }
 
 impl About {
@@ -41,7 +44,7 @@ impl About {
             for_all,
             supervised,
             notices: AtomicU64::new(0),
-            memory: Memory::open(),
+            memory: OnceLock::new(),
         }
     }
 
@@ -49,6 +52,11 @@ impl About {
     fn supervisor(&self) -> u64 {
         let parent = rustix::process::getppid().filter(|_| self.supervised);
         parent.and_then(|pid| u64::try_from(pid.as_raw_nonzero().get()).ok()).unwrap_or(0)
+    }
+
+    /// From now on it is about this process.
+    pub(super) fn serves_here(&self) {
+        self.memory.get_or_init(Memory::open);
     }
 
     /// The fact of this name.
@@ -90,7 +98,9 @@ impl Server {
         ];
         numbers.extend(open_descriptors().map(|count| ("descriptors", count)));
         numbers.extend(descriptor_limit().map(|limit| ("descriptor_limit", limit)));
-        numbers.extend(self.about.memory.resident().map(|bytes| ("memory_bytes", bytes)));
+        numbers.extend(
+            self.about.memory.get().and_then(Memory::resident).map(|bytes| ("memory_bytes", bytes)),
+        );
         let mut facts = self.about.facts.clone();
         facts.push(("features".to_owned(), self.features(passthrough)));
         Report {

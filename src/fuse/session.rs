@@ -182,7 +182,9 @@ impl Connection {
         let server = Arc::get_mut(&mut self.server).ok_or(Errno::BUSY)?;
         self.takes_over = left.is_some();
         server.fs.lower.serves_here(self.takes_over);
-        left.map_or(Ok(()), |base| server.adopt(base))
+        left.map_or(Ok(()), |base| server.adopt(base))?;
+        server.about.serves_here();
+        Ok(())
     }
 
     /// What tells how the mount does, at any time from now on.

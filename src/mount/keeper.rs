@@ -121,11 +121,8 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        self.line.finish();
         let line = self.line.lock();
-        let finished = send(&line, Ask::Finish).and_then(|()| read_exact(&line, &mut [0]));
-        if let Err(errno) = finished {
-            tracing::warn!("the process that works outside of the sandbox has gone: {errno}");
-        }
         // Others hold the line too, so its end has to be said. Waited for, so that no zombie is left
         // where the first process of a container waits for none.
         let ended = shutdown(&*line, Shutdown::Both).and_then(|()| {
@@ -138,6 +135,18 @@ impl Drop for Keeper {
 }
 
 impl Line {
+    /// Has undone what was done outside, and waits for that.
+    pub fn finish(&self) {
+        let line = self.lock();
+        let finished = send(&line, Ask::Finish).and_then(|()| read_exact(&line, &mut [0]));
+        if let Err(errno) = finished {
+            tracing::warn!(
+                "the process that works outside of the sandbox has gone ({errno}): if there is a \
+                 guard, 'idshift unguard' undoes it"
+            );
+        }
+    }
+
     /// Has the mount taken away, if the mount point still shows the one with this number
     /// (`mount_id`).
     pub fn unmount(&self, mount: u64) {

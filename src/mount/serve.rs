@@ -147,9 +147,15 @@ fn run(
         connection.serve().map_err(|errno| failed("the FUSE connection broke", errno))
     };
     let served = if config.restart {
+        let supervisor = std::process::id();
         let serve = |mut connection: Connection, left: Option<&HashSet<RawFd>>| {
             begin(&mut connection, left)?;
-            serve(connection)
+            let served = serve(connection);
+            // Else the supervisor has the keeper undo what was done outside.
+            if std::os::unix::process::parent_id() != supervisor {
+                keeper.line().finish();
+            }
+            served
         };
         let supervised = Supervised { config, keeper: &keeper, mount, taken };
         supervise::run(connection, supervised, || ready(config), serve)

@@ -73,6 +73,11 @@ pub(crate) fn children_of(parent: u32) -> Vec<u32> {
     processes().into_iter().filter(is_child).collect()
 }
 
+/// The process that works outside of the sandbox for the servers that a process has started.
+pub(crate) fn keeper_of(parent: u32) -> Option<u32> {
+    processes().into_iter().find(|&pid| parent_of(pid) == Some(parent) && is_keeper(pid))
+}
+
 /// The parent of a process that is not just being reaped.
 fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
