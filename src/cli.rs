@@ -89,17 +89,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         match Cli::try_parse_from(&args) {
             Ok(Cli { command: Some(command), .. }) => dispatch(command),
             Ok(cli) => {
-                print!("{}", if cli.verbose { version::long() } else { version::short() });
-                return ExitCode::SUCCESS;
+                tell!("{}", if cli.verbose { version::long() } else { version::short() });
+                Ok(0)
             }
             Err(error) => return explain_usage(&error, &args),
         }
     };
     match outcome {
+        Ok(0) if plain::is_lost() => {
+            complain!("idshift: what was to be printed could not be written");
+            ExitCode::from(2)
+        }
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             // What another program said may end in a newline.
-            eprintln!("idshift: {}", plain::lines(error.to_string().trim_end()));
+            complain!("idshift: {}", plain::lines(error.to_string().trim_end()));
             ExitCode::from(error.exit_code())
         }
     }
@@ -124,7 +128,7 @@ fn explain_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
     let spec = args.iter().filter_map(|arg| arg.to_str()).find(|arg| looks_like_a_spec(arg));
     if let (true, true, Some(spec)) = (error.use_stderr(), is_mount, spec) {
         let spec = plain::line(spec);
-        eprintln!("\nIs '{spec}' an id map? It is given with '-o map={spec}' or '--map {spec}'.");
+        complain!("\nIs '{spec}' an id map? It is given with '-o map={spec}' or '--map {spec}'.");
     }
     if error.use_stderr() || shown.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }

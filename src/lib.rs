@@ -14,6 +14,8 @@
 //! | [`shift`] | pure: ids, id maps, their algebra, ACLs, capabilities |
 //! | [`sys`] | typed system calls, the only `unsafe` |
 
+#[macro_use] // first, so that all others have its macros
+mod plain;
 pub mod cli;
 pub mod config;
 pub mod error;
@@ -24,7 +26,6 @@ pub mod fuzz;
 pub mod host;
 pub mod lower;
 pub mod mount;
-mod plain;
 pub mod report;
 pub mod shift;
 pub mod state;

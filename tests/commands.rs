@@ -34,6 +34,7 @@ common::tests!(
     probe,
     map_explain,
     hostile_names_stay_off_the_terminal,
+    nobody_reads_on,
 );
 
 /// A lower tree and a mount point, which is free again at the end.
@@ -399,6 +400,7 @@ fn hostile_names_stay_off_the_terminal() {
         text
     };
     let [lower_arg, upper_arg] = [lower.as_os_str(), upper.as_os_str()];
+    let _freed = Freed(&upper);
     let word = OsStr::new;
     let mount = ["mount", "-o", "map=b:1000:0:1,nosuid"].map(word);
     hostile(&[&mount[..], &[lower_arg, upper_arg]].concat());
@@ -422,4 +424,42 @@ fn hostile_names_stay_off_the_terminal() {
     hostile(&[word("mount"), lower.join(name).as_os_str(), upper_arg]);
     hostile(&[word("mount"), word("-o"), word("map=\x1b[2J"), lower_arg, upper_arg]);
     hostile(&[word("explain"), word("--user=\x1b[2J"), lower_arg]);
+}
+
+/// Takes a mount away that a failed test has left.
+struct Freed<'a>(&'a Path);
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH).ok();
+    }
+}
+
+/// `| head` ends no command in the middle of its work; a full disk is an error.
+fn nobody_reads_on() {
+    needs_real_root("sets attributes of trusted.*");
+    let place = Place::new();
+    for nth in 0..40 {
+        put_file(&place.path(&format!("lower/{nth}")), b"", 0o4755, 0, 0);
+    }
+    let unread = |words: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(&machine().binary);
+        command.args(words).arg(place.path("lower")).env("TMPDIR", place.dir.path());
+        let stderr = writer.try_clone().unwrap();
+        command.stdin(Stdio::null()).stdout(writer).stderr(stderr).status().unwrap().code()
+    };
+    assert_eq!(unread(&["shadow", "import"]), Some(0));
+    for nth in 0..40 {
+        assert_eq!(fs::metadata(place.path(&format!("lower/{nth}"))).unwrap().mode(), 0o100_755);
+    }
+    assert_eq!(unread(&["probe"]), Some(0));
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for words in [["map", "explain", "identity"].as_slice(), &["ranges"], &["--version"]] {
+        let mut command = Command::new(&machine().binary);
+        let ended = command.args(words).stdout(full()).output().unwrap();
+        assert_eq!(ended.status.code(), Some(2), "{words:?}");
+        assert!(String::from_utf8(ended.stderr).unwrap().contains("could not be written"));
+    }
 }

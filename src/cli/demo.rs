@@ -47,11 +47,11 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
 fn play(in_namespace: bool) -> Result<u8, StartError> {
     let ids = userns::ids_from_root();
     if in_namespace {
-        println!("idshift demo, as root of a user namespace in which {ids} ids exist\n");
+        say!("idshift demo, as root of a user namespace in which {ids} ids exist\n");
     } else {
-        println!("idshift demo, as root\n");
+        say!("idshift demo, as root\n");
     }
     scene::play(&Cast::for_ids(ids))?;
-    println!("\nAll steps went as they should. Nothing is left behind.");
+    say!("\nAll steps went as they should. Nothing is left behind.");
     Ok(0)
 }

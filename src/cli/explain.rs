@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Answer::Failed(_, errno) => return wrong(&errno.to_string()),
     };
     let (verdict, lines) = text.split_once('\n').unwrap_or((&text, ""));
-    print!("{}", plain::lines(lines));
+    tell!("{}", plain::lines(lines));
     Ok(if verdict.starts_with("denied") { 32 } else { 0 })
 }
 

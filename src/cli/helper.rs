@@ -27,8 +27,8 @@ enum Parsed {
 /// Runs the helper; `args` come without the program's name.
 pub fn run(args: &[OsString]) -> Result<u8, StartError> {
     match parse(args)? {
-        Parsed::Help => println!("{USAGE}"),
-        Parsed::Version => print!("{}", version::short()),
+        Parsed::Help => say!("{USAGE}"),
+        Parsed::Version => tell!("{}", version::short()),
         Parsed::Mount(call) => return mount::execute(call, Origin::MountProgram),
     }
     Ok(0)

@@ -95,9 +95,9 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Command::Explain(Explain { specs, json }) => {
             let maps = Maps::from_specs(specs, &Host).map_err(usage)?;
             if *json {
-                println!("{}", explained(&maps));
+                say!("{}", explained(&maps));
             } else {
-                print!("{}", explain(&maps));
+                tell!("{}", explain(&maps));
             }
         }
         Command::Check(args) => return check::run(args),
@@ -158,7 +158,7 @@ fn through<K: Kind>(first: &IdMap<K>, second: &IdMap<K>) -> IdMap<K> {
     let result = algebra::compose(first, second);
     let (all, left) = (show::ids(first), show::ids(&result));
     if left < all {
-        eprintln!(
+        complain!(
             "idshift: {} of {all} {}s are left out: the map after does not store them",
             all - left,
             K::NAME

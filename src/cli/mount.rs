@@ -119,7 +119,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     })?;
     let choice = kernel::choose(&config)?;
     if config.backend == Backend::Auto {
-        eprintln!("idshift: {choice}");
+        complain!("idshift: {choice}");
     }
     if choice != Choice::Kernel {
         check::fuse_is_here(Standing::of_this_process())?;
@@ -160,7 +160,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
 fn say(verbose: bool, config: &MountConfig, what: &str) {
     if verbose {
         let mountpoint = plain::path(&config.mountpoint);
-        eprintln!("idshift: {} {what} at {mountpoint}", plain::line(&config.source));
+        complain!("idshift: {} {what} at {mountpoint}", plain::line(&config.source));
     }
 }
 

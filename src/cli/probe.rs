@@ -30,16 +30,16 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         return match init::run(errand) {
             Ok(()) => Ok(0),
             Err(why) => {
-                eprintln!("{why}");
+                complain!("{why}");
                 Ok(2)
             }
         };
     }
     let rows = facts::all(args.lower.as_deref());
     if args.json {
-        println!("{}", json(&rows));
+        say!("{}", json(&rows));
     } else {
-        print!("{}", table(&rows));
+        tell!("{}", table(&rows));
     }
     Ok(0)
 }

@@ -55,8 +55,8 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     ranges.notes.extend(running.notes);
     match args.command {
         Some(Command::Free { count, json }) => propose(&ranges, count, json)?,
-        None if args.json => println!("{}", show::json(&ranges)),
-        None => print!("{}", plain::lines(&show::text(&ranges))),
+        None if args.json => say!("{}", show::json(&ranges)),
+        None => tell!("{}", plain::lines(&show::text(&ranges))),
     }
     Ok(0)
 }
@@ -85,9 +85,9 @@ fn propose(ranges: &Ranges, count: u32, json: bool) -> Result<(), StartError> {
             ("count", count.into()),
             ("map", format!("b:0:{first}:{count}").into()),
         ];
-        println!("{}", Json::Object(members));
+        say!("{}", Json::Object(members));
     } else {
-        println!(
+        say!(
             "{first}–{last} ({count} ids): nobody uses these, neither as uids nor as gids\n\
              as a map:               b:0:{first}:{count}\n\
              to keep them for NAME:  usermod --add-subuids {first}-{last} --add-subgids \

@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         (false, true) => "would be imported",
     };
     let files = if walk.moved == 1 { "file" } else { "files" };
-    println!("{} {files} {word}", walk.moved);
+    say!("{} {files} {word}", walk.moved);
     Ok(if walk.failed == 0 { 0 } else { 2 })
 }
 
@@ -149,7 +149,7 @@ impl Walk {
             };
             if let Some(said) = said {
                 self.progress.clear();
-                println!("{}: {said}", plain::path(&path.join(name)));
+                say!("{}: {said}", plain::path(&path.join(name)));
                 self.moved += 1;
             }
         }
@@ -158,7 +158,7 @@ impl Walk {
 
     fn complain(&mut self, path: &Path, error: FsError) {
         self.progress.clear();
-        eprintln!("idshift: '{}': {error}", plain::path(path));
+        complain!("idshift: '{}': {error}", plain::path(path));
         self.failed += 1;
     }
 }

@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Ok(()) => {
             // A server that was killed could not undo its guard. The unmount itself is done.
             if let Err(error) = guard::sweep(None) {
-                eprintln!("idshift: {}", plain::lines(&error.to_string()));
+                complain!("idshift: {}", plain::lines(&error.to_string()));
             }
             Ok(0)
         }

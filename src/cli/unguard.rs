@@ -29,7 +29,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     let lower = args.lower.as_deref().map(resolved).transpose()?;
     let swept = guard::sweep(lower.as_deref())?;
     for Seen { lower, mode, .. } in &swept.undone {
-        println!("{}: guard={} undone", plain::path(lower), mode.name());
+        say!("{}: guard={} undone", plain::path(lower), mode.name());
     }
     for Seen { lower, mode, servers } in swept.left.iter().filter(|seen| !seen.servers.is_empty()) {
         let servers: Vec<String> = servers.iter().map(u32::to_string).collect();
@@ -41,7 +41,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         if args.lower.is_some() {
             return Err(wrong(lower, keeps));
         }
-        println!("{}: {keeps}", plain::path(lower));
+        say!("{}: {keeps}", plain::path(lower));
     }
     match swept.failed.first() {
         Some((lower, why)) => Err(wrong(lower, format!("the guard: {why}"))),

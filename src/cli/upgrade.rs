@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
             _ => std::thread::sleep(Duration::from_millis(10)),
         }
     };
-    eprintln!(
+    complain!(
         "idshift: version {version} serves '{}' now (process {})",
         plain::path(&args.mountpoint),
         after.number("pid")

@@ -183,7 +183,7 @@ const INSIDE: &str = "inside";
 /// The child's side: enters the namespace, says so, and stays until nobody needs it any more.
 /// This process must have one thread. Nothing is done in the namespace.
 pub fn enter_and_wait(path: &Path) {
-    println!("{}", enter(path).err().as_deref().unwrap_or(INSIDE));
+    say!("{}", enter(path).err().as_deref().unwrap_or(INSIDE));
     // The parent reads to the end.
     if let Ok(null) = File::options().write(true).open("/dev/null")
         && rustix::stdio::dup2_stdout(null).is_ok()

@@ -41,7 +41,7 @@ pub fn present_flags(mount: &Mount) -> Result<MountFlags, StartError> {
 pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
     let stay = without_effect(options);
     if !stay.is_empty() {
-        eprintln!(
+        complain!(
             "idshift: note: a remount changes the flags only; what was given of {} stays as when \
              '{}' was mounted",
             stay.join(", "),

@@ -43,7 +43,7 @@ pub(super) fn start() -> Result<u8, StartError> {
 
 fn give_ids(pid: u32) -> u8 {
     let Some((uids, gids)) = userns::granted_ranges() else {
-        println!(
+        say!(
             "This user has no ids of its own besides its uid (no line in /etc/subuid and \
              /etc/subgid,\nor no newuidmap), so the demo is a short one.\n"
         );
@@ -52,9 +52,7 @@ fn give_ids(pid: u32) -> u8 {
     match userns::map_granted(pid, uids, gids) {
         Ok(()) => MAPPED,
         Err(error) => {
-            println!(
-                "The ids of /etc/subuid cannot be used ({error}),\nso the demo is a short one.\n"
-            );
+            say!("The ids of /etc/subuid cannot be used ({error}),\nso the demo is a short one.\n");
             ALONE
         }
     }

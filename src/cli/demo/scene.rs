@@ -46,7 +46,7 @@ pub(super) fn play(cast: &Cast) -> Result<(), StartError> {
 fn play_all(cast: &Cast, stage: &mut Stage) -> Result<(), StartError> {
     let shown_root = cast.base;
     let shown_alice = cast.base + ALICE;
-    println!(
+    say!(
         "1. A small directory. It is stored with the owners 0 (root) and {ALICE} (alice),\n   as in \
          the root file system of a container. Now it is mounted so that each stored id N\n   is \
          shown as {} + N:\n",
@@ -60,39 +60,39 @@ fn play_all(cast: &Cast, stage: &mut Stage) -> Result<(), StartError> {
     stage.put("tmp/stranger", cast.outsider, 0o644, Some("not in the map\n"))?;
     stage.mount(&cast.map())?;
 
-    println!(
+    say!(
         "\n2. Both sides next to each other. Nothing was copied, and nothing was changed on disk:\n"
     );
     stage.compare(&["etc/hostname", "home", "home/diary", "tmp/stranger"])?;
-    println!(
+    say!(
         "\n   tmp/stranger belongs to {}, which the map does not have: it is shown as nobody's.",
         cast.outsider
     );
 
-    println!(
+    say!(
         "\n3. The diary, as the two users see it. {ALICE} is its owner on the stored side only:\n"
     );
     stage.expect(ALICE, "cat lower/home/diary", true)?;
     stage.expect(ALICE, "cat mnt/home/diary", false)?;
-    println!("\n   and {shown_alice} on the shown side only:\n");
+    say!("\n   and {shown_alice} on the shown side only:\n");
     stage.expect(shown_alice, "cat lower/home/diary", false)?;
     stage.expect(shown_alice, "cat mnt/home/diary", true)?;
 
-    println!("\n4. {shown_alice} writes a file through the mount. It is stored as {ALICE}'s:\n");
+    say!("\n4. {shown_alice} writes a file through the mount. It is stored as {ALICE}'s:\n");
     stage.expect(shown_alice, "echo 'a letter' > mnt/home/letter", true)?;
     stage.check_stored("home/letter", ALICE)?;
 
-    println!("\n5. root gives it to {shown_root} through the mount. It is stored as 0's:\n");
+    say!("\n5. root gives it to {shown_root} through the mount. It is stored as 0's:\n");
     stage.expect(0, &format!("chown {shown_root}:{shown_root} mnt/home/letter"), true)?;
     stage.check_stored("home/letter", 0)?;
 
-    println!(
+    say!(
         "\n6. {ALICE} is not an id of the shown side. Everybody may write in mnt/tmp, and still it \
          can\n   leave nothing there, because there is no id to store it under:\n"
     );
     stage.expect(ALICE, "touch mnt/tmp/mine", false)?;
 
-    println!("\n7. Unmounted. What was written is there, with the stored ids:\n");
+    say!("\n7. Unmounted. What was written is there, with the stored ids:\n");
     stage.unmount()?;
     stage.expect(0, "ls -ln lower/home", true)?;
     stage.expect(0, "test ! -e lower/tmp/mine", true)
@@ -100,7 +100,7 @@ fn play_all(cast: &Cast, stage: &mut Stage) -> Result<(), StartError> {
 
 /// Where one id exists, there is no second one to show it as; what remains is the rest.
 fn play_alone(cast: &Cast, stage: &mut Stage) -> Result<(), StartError> {
-    println!(
+    say!(
         "1. A small directory. The only id here is 0, so it can only be shown as itself: the map \
          says\n   that 0 is shown as 0, and that there is no other id.\n"
     );
@@ -108,23 +108,23 @@ fn play_alone(cast: &Cast, stage: &mut Stage) -> Result<(), StartError> {
     stage.put("notes/today", 0, 0o640, Some("a note\n"))?;
     stage.mount(&cast.map())?;
 
-    println!("\n2. Both sides next to each other:\n");
+    say!("\n2. Both sides next to each other:\n");
     stage.compare(&["notes", "notes/today"])?;
 
-    println!("\n3. A file that is written through the mount:\n");
+    say!("\n3. A file that is written through the mount:\n");
     stage.expect(0, "echo more > mnt/notes/more", true)?;
     stage.check_stored("notes/more", 0)?;
 
-    println!("\n4. An id that the map does not have is refused, and changes nothing:\n");
+    say!("\n4. An id that the map does not have is refused, and changes nothing:\n");
     stage.expect(0, "chown 1000 mnt/notes/more", false)?;
     stage.check_stored("notes/more", 0)?;
 
-    println!("\n5. Unmounted. What was written is there:\n");
+    say!("\n5. Unmounted. What was written is there:\n");
     stage.unmount()?;
     if !stage.act(0, "cat lower/notes/more")? {
         return Err(failed("what was written through the mount is not there"));
     }
-    println!(
+    say!(
         "\n   For the whole demo, with a second user, give this user a range of ids (as root:\n   \
          'usermod --add-subuids 100000-165535 --add-subgids 100000-165535 NAME'), or run it as root."
     );

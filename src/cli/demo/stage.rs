@@ -90,7 +90,7 @@ impl Stage {
 
     /// Mounts with this program's own `mount` command, and says so.
     pub(super) fn mount(&mut self, map: &str) -> Result<(), StartError> {
-        println!("   $ idshift mount -o map={map} lower mnt");
+        say!("   $ idshift mount -o map={map} lower mnt");
         let status = self
             .command(&["mount", "-o", &format!("map={map}")])
             .args([self.lower(), self.mountpoint()])
@@ -103,7 +103,7 @@ impl Stage {
     }
 
     pub(super) fn unmount(&mut self) -> Result<(), StartError> {
-        println!("   $ idshift umount mnt");
+        say!("   $ idshift umount mnt");
         let status = self
             .command(&["umount"])
             .arg(self.mountpoint())
@@ -129,10 +129,10 @@ impl Stage {
             shell.uid(id).gid(id);
         }
         let output = shell.output().map_err(system(format!("cannot run 'sh' as user {id}")))?;
-        println!("   {id:>6} $ {command}");
+        say!("   {id:>6} $ {command}");
         for line in [output.stdout, output.stderr].concat().split(|byte| *byte == b'\n') {
             if !line.is_empty() {
-                println!("            {}", String::from_utf8_lossy(line));
+                say!("            {}", String::from_utf8_lossy(line));
             }
         }
         Ok(output.status.success())
@@ -149,11 +149,11 @@ impl Stage {
 
     /// Prints owners and modes on both sides next to each other.
     pub(super) fn compare(&self, names: &[&str]) -> Result<(), StartError> {
-        println!("   {:24} {:27} shown (mnt)", "", "stored (lower)");
+        say!("   {:24} {:27} shown (mnt)", "", "stored (lower)");
         for name in names {
             let stored = described(&self.lower().join(name))?;
             let shown = described(&self.mountpoint().join(name))?;
-            println!("   {name:24} {stored:27} {}", shown.trim_end());
+            say!("   {name:24} {stored:27} {}", shown.trim_end());
         }
         self.go_on()
     }
@@ -163,7 +163,7 @@ impl Stage {
         let path = self.lower().join(name);
         let is = fs::symlink_metadata(&path)
             .map_err(system(format!("cannot look at '{}'", path.display())))?;
-        println!("   stored: {}", described(&path)?.trim_end());
+        say!("   stored: {}", described(&path)?.trim_end());
         if (is.uid(), is.gid()) == (owner, owner) {
             return Ok(());
         }
@@ -181,12 +181,12 @@ impl Drop for Stage {
         if self.mounted {
             let done = self.command(&["umount", "-l"]).arg(self.mountpoint()).status();
             if !done.is_ok_and(|status| status.success()) {
-                eprintln!("idshift: the mount at '{}' is left", self.mountpoint().display());
+                complain!("idshift: the mount at '{}' is left", self.mountpoint().display());
                 return;
             }
         }
         if let Err(error) = fs::remove_dir_all(&self.home) {
-            eprintln!("idshift: cannot remove '{}': {error}", self.home.display());
+            complain!("idshift: cannot remove '{}': {error}", self.home.display());
         }
     }
 }

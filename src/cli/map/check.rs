@@ -34,7 +34,7 @@ pub(super) fn run(args: &Args) -> Result<u8, StartError> {
         Ok(maps) => maps,
         Err(error) if args.json => {
             let why = Json::from(error.to_string());
-            println!("{}", Json::Object(vec![("valid", false.into()), ("error", why)]));
+            say!("{}", Json::Object(vec![("valid", false.into()), ("error", why)]));
             return Ok(1);
         }
         Err(error) => return Err(usage(error)),
@@ -42,9 +42,9 @@ pub(super) fn run(args: &Args) -> Result<u8, StartError> {
     let page = rustix::param::page_size();
     let kernel = why_not_kernel(&maps.uids, page).or_else(|| why_not_kernel(&maps.gids, page));
     if args.json {
-        println!("{}", json(&maps, kernel.as_deref()));
+        say!("{}", json(&maps, kernel.as_deref()));
     } else {
-        print!("{}", text(&maps, kernel.as_deref()));
+        tell!("{}", text(&maps, kernel.as_deref()));
     }
     Ok(u8::from(args.kernel && kernel.is_some()))
 }

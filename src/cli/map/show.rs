@@ -21,11 +21,11 @@ pub(super) enum LinesOf {
 /// Prints a map.
 pub(super) fn print(maps: &Maps, form: &Form) -> Result<(), StartError> {
     if form.json {
-        println!("{}", json(maps));
+        say!("{}", json(maps));
     } else if let Some(kind) = form.lines {
-        print!("{}", lines(maps, kind)?);
+        tell!("{}", lines(maps, kind)?);
     } else {
-        print!("{}", specs(maps));
+        tell!("{}", specs(maps));
     }
     Ok(())
 }

@@ -41,11 +41,11 @@ pub(super) fn run(args: &Args) -> Result<(), StartError> {
     let gids = split(&wanted.gids, &parent.gids, args.exact)?;
     if let Some(kind) = args.form.lines {
         let written = Maps { uids: uids.written(), gids: gids.written() };
-        print!("{}", show::lines(&written, kind)?);
+        tell!("{}", show::lines(&written, kind)?);
     } else if args.form.json {
-        println!("{}", Json::Object(vec![("uids", json(&uids)), ("gids", json(&gids))]));
+        say!("{}", Json::Object(vec![("uids", json(&uids)), ("gids", json(&gids))]));
     } else {
-        print!("{}", [text::<Uid>(&uids), text::<Gid>(&gids)].concat());
+        tell!("{}", [text::<Uid>(&uids), text::<Gid>(&gids)].concat());
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ const MOST: usize = 4;
 /// Prints what could not be seen; to stderr, so that the output stays what was asked for.
 pub(super) fn notes(notes: &[String]) {
     for note in notes {
-        eprintln!("idshift: {}", plain::line(note));
+        complain!("idshift: {}", plain::line(note));
     }
 }
 

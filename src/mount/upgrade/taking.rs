@@ -66,7 +66,7 @@ pub fn go_on(how: &str, options: Options) -> Result<Went, StartError> {
     let config = taken.configuration(options)?;
     if checks {
         serve::could_go_on(&config, &taken)?;
-        println!("{READY}");
+        say!("{READY}");
         return Ok(Went::Nowhere);
     }
     let place = if background { Place::Background } else { Place::Foreground };

@@ -81,7 +81,7 @@ pub fn run(errand: Errand) -> Result<(), String> {
     match errand {
         Errand::Init => {
             let offer = read_offer()?;
-            println!("{} {} {}", offer.major, offer.minor, offer.flags);
+            say!("{} {} {}", offer.major, offer.minor, offer.flags);
         }
         Errand::UserNamespace => {
             userns::enter_alone().map_err(|error| error.to_string())?;
