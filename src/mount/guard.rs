@@ -35,8 +35,9 @@ use register::{Place, Register};
 #[derive(Debug)]
 pub struct Guard {
     claim: PathBuf,
-    /// The lock that says that this server lives; the kernel lets go of it whatever ends it.
-    alive: File,
+    /// The lock that says that this server lives; the kernel lets go of it whatever ends it. Unset
+    /// in a process that only undoes the guard.
+    alive: Option<File>,
 }
 
 /// A lower path whose guard was looked at.
@@ -97,13 +98,19 @@ fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
         });
     }
     tracing::info!("guard={} on '{}'", config.guard.name(), plain::path(&config.lower));
-    Ok(Guard { claim, alive })
+    Ok(Guard { claim, alive: Some(alive) })
 }
 
 impl Guard {
     /// What is locked as long as the guard is asked for.
-    pub(super) fn lock(&self) -> BorrowedFd<'_> {
-        self.alive.as_fd()
+    pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
+        self.alive.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Leaves the lock to the process that this one is a copy of: the guard is void when that ends,
+    /// and not a moment later.
+    pub(super) fn leave_lock(&mut self) {
+        self.alive = None;
     }
 }
 

@@ -87,7 +87,7 @@ impl Keeper {
             Forked::Parent(process) => {
                 // Never dropped here: undoing it is the keeper's part. But its lock stays with this
                 // process too, which is the one that it speaks for.
-                let lock = guard.as_ref().map(|guard| guard.lock().as_raw_fd());
+                let lock = guard.as_ref().and_then(Guard::lock).map(|lock| lock.as_raw_fd());
                 std::mem::forget(guard);
                 Ok(Self::new(ours, process, to_log, lock))
             }
@@ -253,7 +253,7 @@ struct Attendant {
 impl Attendant {
     fn new(
         config: &MountConfig,
-        guard: Option<Guard>,
+        mut guard: Option<Guard>,
         server: Pid,
         asked: OwnedFd,
         logged: OwnedFd,
@@ -261,6 +261,7 @@ impl Attendant {
         if let Err(error) = settle_down(config) {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
+        guard.iter_mut().for_each(Guard::leave_lock);
         let mountpoint = config.mountpoint.clone();
         Self { mountpoint, guard, asked, logged: Some(logged), server, mounted: None }
     }

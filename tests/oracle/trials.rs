@@ -27,6 +27,7 @@ const MODES: &[&str] = &[
     "locks=lower",
     "io=cached",
     "io=cached,cache=exclusive",
+    "restart=on",
 ];
 /// Each so-manieth sequence of a case is tried in each mode.
 const MODES_EVERY: usize = 5;

@@ -41,7 +41,24 @@ pub(crate) const COUNT: u32 = 20_000;
 /// What they are shown as, by mount.
 const SHOWN: [u32; 2] = [0, 100_000];
 /// What the two mounts are made with, in turn.
-const OPTIONS: &[&str] = &["", ",io=cached", ",cache=ttl:1", ",locks=lower", ",threads=1"];
+const OPTIONS: &[&str] = &[
+    "",
+    ",restart=on",
+    ",io=cached",
+    ",cache=ttl:1",
+    ",locks=lower,restart=on",
+    ",locks=lower",
+    ",threads=1",
+];
+/// Options for every mount, behind those. With `restart=on` among them no call may end because a
+/// server was killed.
+const MORE_OPTIONS: &str = "IDSHIFT_SOAK_OPTIONS";
+
+/// Whether every server that is killed must be replaced, with nobody noticing.
+fn all_are_replaced() -> bool {
+    std::env::var(MORE_OPTIONS).is_ok_and(|options| options.contains("restart=on"))
+}
+
 /// How much more memory a server may have than when it was new, after everything is forgotten.
 const MORE_MEMORY: u64 = 8 << 20;
 
@@ -106,7 +123,9 @@ impl Place {
         let extra = OPTIONS[self.made % OPTIONS.len()];
         self.made += 1;
         self.asks_again[which] = extra.contains("cache=ttl");
-        let options = format!("map=b:{FIRST}:{}:{COUNT}{extra}", SHOWN[which]);
+        let more = std::env::var(MORE_OPTIONS).unwrap_or_default();
+        let comma = if more.is_empty() { "" } else { "," };
+        let options = format!("map=b:{FIRST}:{}:{COUNT}{extra}{comma}{more}", SHOWN[which]);
         let called = idshift(&[&"mount", &"-o", &options, &self.lower, &self.uppers[which]]);
         assert_eq!(called.code, 0, "mount with {options}: {}", called.err);
     }
@@ -142,6 +161,7 @@ impl Place {
                 _ => thread::sleep(Duration::from_millis(20)),
             }
         }
+        assert!(!all_are_replaced(), "nobody has taken over from server {pid}");
         // A thread of the dead server may be telling the kernel of a change, and wait for a lock of
         // somebody who waits for the server: only aborting the connection frees both. The mount is
         // held, so that it stays until nobody is in a call.

@@ -105,7 +105,8 @@ pub(crate) fn work(words: &str) -> ExitCode {
 
 /// The connection ends, or has ended: somebody has killed the server.
 pub(crate) fn is_cut(errno: Errno) -> bool {
-    [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV].contains(&errno)
+    let cut = [Errno::NOTCONN, Errno::CONNABORTED, Errno::NODEV].contains(&errno);
+    cut && !super::all_are_replaced()
 }
 
 /// What a call may answer besides, because this one tries more than names.
