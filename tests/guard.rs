@@ -337,10 +337,10 @@ fn other_namespaces_follow_and_are_freed() {
     put_dir(&lower, 0o755, lo(0), lo(0));
     copy_program(plain.join("id"), lower.join("id"));
     set_mode(&lower.join("id"), 0o755).unwrap();
-    let mut other = Command::new("unshare")
-        .args(["--mount", "--propagation", "slave", "sleep", "1000"])
-        .spawn()
-        .unwrap();
+    let mut other = Command::new("unshare");
+    other.args(["--mount", "--propagation", "slave", "sleep", "1000"]);
+    raw::die_with_parent(&mut other);
+    let mut other = other.spawn().unwrap();
     let there = PathBuf::from(format!("/proc/{}/root{}", other.id(), lower.display()));
     let ours = fs::read_link("/proc/self/ns/mnt").unwrap();
     let theirs = format!("/proc/{}/ns/mnt", other.id());

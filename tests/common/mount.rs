@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
@@ -131,7 +132,14 @@ impl Mount {
 
     /// Unmounts as umount(8) does and returns how the server ended.
     pub(crate) fn unmount(mut self) -> Option<ExitStatus> {
-        unmount(&self.upper, UnmountFlags::empty()).unwrap();
+        // The mount shows before its server has let go of what it has made it with.
+        let start = Instant::now();
+        let mut unmounted = unmount(&self.upper, UnmountFlags::empty());
+        while unmounted == Err(Errno::BUSY) && start.elapsed() < Duration::from_secs(1) {
+            thread::sleep(Duration::from_millis(5));
+            unmounted = unmount(&self.upper, UnmountFlags::empty());
+        }
+        unmounted.unwrap();
         self.server.as_mut().map(|server| wait_for(server).expect("umount ends the server"))
     }
 
