@@ -160,6 +160,9 @@ fn watching_shows_rates() {
     let wrong = idshift(&[&"status", &"--watch=0"]);
     assert_eq!(wrong.code, 1);
     assert!(wrong.err.contains("--watch=0"), "{}", wrong.err);
+    let wrong = idshift(&[&"status", &"--watch", &"5"]);
+    assert_eq!(wrong.code, 1);
+    assert!(wrong.err.contains("'--watch=5'"), "{}", wrong.err);
 }
 
 fn prometheus_gets_a_whole_file() {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::error::StartError;
 use crate::host::mountinfo;
+use crate::plain;
 use crate::report::{Question, Report};
 use ask::{Answer, Asking, PATIENCE};
 
@@ -125,6 +126,15 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
             )));
         }
     };
+    if let (Some(_), Some(path)) = (interval, &args.mountpoint)
+        && path.to_str().is_some_and(|text| text.parse::<f64>().is_ok())
+        && !path.exists()
+    {
+        let path = plain::path(path);
+        return Err(StartError::Usage(format!(
+            "option '--watch {path}': seconds are given as '--watch={path}', without a blank"
+        )));
+    }
     let mut asker = Asker::default();
     let Some(interval) = interval else {
         let seen = asker.look(args.mountpoint.as_deref())?;
