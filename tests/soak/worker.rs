@@ -204,12 +204,11 @@ impl Worker {
                     done += rustix::io::pwrite(&file, &content[done..], (at + done) as u64)?;
                 }
                 rustix::fs::fsync(&file)?;
-                if let Some((before, _)) = &mut known {
+                // Writing nothing past the end makes no file longer.
+                if let Some((before, _)) = known.as_mut().filter(|_| !content.is_empty()) {
                     let end = at + content.len();
-                    if before.len() < end && !content.is_empty() {
-                        before.resize(end, 0);
-                    }
-                    before[at.min(end)..][..content.len()].copy_from_slice(&content);
+                    before.resize(before.len().max(end), 0);
+                    before[at..end].copy_from_slice(&content);
                 }
             }
             4 => {
