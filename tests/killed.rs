@@ -5,7 +5,9 @@ mod common;
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,9 @@ use common::program::{children_of, idshift, keeper_of, processes_of};
 use common::restart::{Tar, kill, mounted, needs_resending};
 use common::runner::needs_real_root;
 use common::status::{number, report};
+use common::storage::Storage;
 use common::{Errno, Mount, eventually, lo, put_file, raw, skip};
-use rustix::fs::{FileType, RenameFlags, XattrFlags};
+use rustix::fs::{CWD, FileType, RenameFlags, XattrFlags};
 use rustix::mount::UnmountFlags;
 
 common::tests!(
@@ -34,6 +37,7 @@ common::tests!(
     server_that_always_dies,
     killed_while_it_tells_the_kernel,
     killed_while_it_tells_and_replaced,
+    killed_while_the_lower_file_system_is_slow,
 );
 
 /// Runs `round` over and over while the server is killed so many times; returns how often.
@@ -425,4 +429,110 @@ fn killed_while_it_tells_and_replaced() {
     killed_while_telling(&mount).unwrap();
     eventually("the file is gone here, too", || !mount.up("dir/known").exists());
     assert!(mount.up("dir/new").is_dir() && mount.low("dir/new").is_dir());
+}
+
+/// A lower file system that lets nobody change anything until this is dropped (`FIFREEZE`).
+struct Frozen(File);
+
+impl Frozen {
+    fn freeze(place: &Path) -> Self {
+        let place = File::open(place).unwrap();
+        raw::freeze(place.as_fd(), true).unwrap();
+        Self(place)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        raw::freeze(self.0.as_fd(), false).unwrap();
+    }
+}
+
+/// A call, in a directory of its own that holds `file` and `dir`: in one directory the kernel above
+/// would let only one of them come at a time.
+type Call = fn(&Path) -> std::io::Result<()>;
+
+const CALLS: &[(&str, Call)] = &[
+    ("create", |at| File::options().write(true).create_new(true).open(at.join("new")).map(drop)),
+    ("mkdir", |at| fs::create_dir(at.join("new"))),
+    ("mknod", |at| {
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        Ok(rustix::fs::mknodat(CWD, at.join("new"), FileType::Fifo, mode, 0)?)
+    }),
+    ("symlink", |at| symlink("target", at.join("new"))),
+    ("link", |at| fs::hard_link(at.join("file"), at.join("new"))),
+    ("rename", |at| fs::rename(at.join("file"), at.join("new"))),
+    ("exchange", |at| {
+        let (from, to) = (at.join("file"), at.join("dir"));
+        Ok(rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE)?)
+    }),
+    ("unlink", |at| fs::remove_file(at.join("file"))),
+    ("rmdir", |at| fs::remove_dir(at.join("dir"))),
+    ("append", |at| File::options().append(true).open(at.join("file"))?.write_all(b" and more")),
+    ("setxattr", |at| {
+        Ok(rustix::fs::setxattr(at.join("file"), "user.new", b"1", XattrFlags::CREATE)?)
+    }),
+    ("removexattr", |at| Ok(rustix::fs::removexattr(at.join("file"), "user.old")?)),
+    ("open", |at| File::open(at.join("file")).map(drop)),
+    ("readdir", |at| fs::read_dir(at).map(|all| assert_eq!(all.count(), 2))),
+];
+
+/// A thread that changes something below cannot be cut off: the next server waits for it, and does
+/// not do the same beside it. Each caller gets the answer of a call that was made once.
+fn killed_while_the_lower_file_system_is_slow() {
+    needs_real_root("restart=on");
+    needs_resending();
+    let dir = common::mount::temp_dir();
+    let storage = Storage::make("ext4", dir.path()).unwrap_or_else(|why| skip(why));
+    let lower = storage.root.join("lower");
+    common::put_dir(&lower, 0o777, lo(0), lo(0));
+    let options = format!("{},restart=on,suid=deny,threads=24,log=info", common::MAP);
+    let mount = Mount::of(common::mount::temp_dir(), lower, &options);
+    // The first request that is done again meets the thread that is still at it: so one alone, too.
+    call_frozen(&mount, &storage, "alone", &CALLS[1..2]);
+    assert!(mount.low("alone/mkdir/new").is_dir());
+    call_frozen(&mount, &storage, "all", CALLS);
+    for name in ["create", "mkdir", "mknod", "symlink", "link", "rename"] {
+        let new = mount.low("all").join(name).join("new");
+        assert!(new.symlink_metadata().is_ok(), "{name}");
+    }
+    let file = |name: &str| mount.low("all").join(name).join("file");
+    assert!(!file("unlink").exists() && !file("rename").exists() && file("exchange").is_dir());
+    assert!(!mount.low("all/rmdir/dir").exists());
+    assert_eq!(file("link").metadata().unwrap().nlink(), 2);
+    assert_eq!(fs::read_to_string(file("append")).unwrap(), "file and more");
+    assert_eq!(common::get_xattr(&file("setxattr"), "user.new").unwrap(), b"1");
+    assert!(common::get_xattr(&file("removexattr"), "user.old").is_err());
+}
+
+/// Makes calls, below a new directory, whose server is killed while the lower file system keeps
+/// them waiting.
+fn call_frozen(mount: &Mount, storage: &Storage, place: &str, calls: &[(&'static str, Call)]) {
+    let place = mount.up(place);
+    for (name, _) in calls {
+        fs::create_dir_all(place.join(name).join("dir")).unwrap();
+        let file = place.join(name).join("file");
+        fs::write(&file, "file").unwrap();
+        rustix::fs::setxattr(&file, "user.old", b"1", XattrFlags::CREATE).unwrap();
+    }
+    // It has answered, so it is there.
+    let server = mount.server_pid();
+    assert_ne!(server, mount.main_pid());
+    let frozen = Frozen::freeze(&storage.root);
+    thread::scope(|scope| {
+        let start = |(name, call): &(&'static str, Call)| {
+            let (at, call) = (place.join(name), *call);
+            (*name, scope.spawn(move || call(&at).map_err(|error| error.to_string())))
+        };
+        let calls: Vec<_> = calls.iter().map(start).collect();
+        thread::sleep(Duration::from_millis(300));
+        raw::kill(server, libc::SIGKILL).unwrap();
+        // Longer than a supervisor waits for threads that do something else.
+        thread::sleep(Duration::from_millis(1800));
+        drop(frozen);
+        for (name, call) in calls {
+            assert_eq!(call.join().unwrap(), Ok(()), "{name}");
+        }
+    });
+    assert_ne!(mount.server_pid(), server);
 }

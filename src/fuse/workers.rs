@@ -31,6 +31,9 @@ use looking::{Callers, Crowd, Looking};
 
 mod looking;
 
+/// How the names of the threads begin.
+pub const WORKER: &str = "fuse-";
+
 /// After this many requests without a gap, another reader may be worth its wake-up.
 const BACKLOG: u32 = 8;
 /// It is if a CPU was idle whenever this many times in a row the crowd was counted.
@@ -170,7 +173,7 @@ impl Workers {
             return Ok(());
         }
         let workers = Arc::clone(self);
-        let name = format!("fuse-{}", bench.started);
+        let name = format!("{WORKER}{}", bench.started);
         let thread = thread::Builder::new()
             .name(name)
             .spawn(move || workers.work())

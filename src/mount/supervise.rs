@@ -25,7 +25,7 @@ use super::upgrade::handover::Handover;
 use super::upgrade::{self, Taken};
 use crate::config::{MountConfig, Sandbox};
 use crate::error::StartError;
-use crate::fuse::session::Connection;
+use crate::fuse::session::{Connection, WORKER};
 use crate::host::mountinfo;
 use crate::plain;
 use crate::state::{Number, State};
@@ -37,6 +37,9 @@ const EARLY: Duration = Duration::from_millis(250);
 const MOST_EARLY: u32 = 15;
 /// How often to look whether a killed server is one that cannot end.
 const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long a killed server's change of the lower tree is waited for, which cannot be cut off while
+/// the lower file system is at it: a new server would do it a second time.
+const MOST_CHANGE: Duration = Duration::from_secs(30);
 /// How long the threads of a server that has ended may take to follow the first one.
 const FOLLOWING: Duration = Duration::from_millis(200);
 /// How long to wait after the first early death; doubled for each further one, up to 64 ms.
@@ -237,7 +240,7 @@ fn attend(
     signals: &Signals,
     left: impl Fn() -> Handover,
 ) -> Result<(End, Option<Pid>), Errno> {
-    let mut wanted_by = None;
+    let (mut wanted_by, mut dying) = (None, None);
     loop {
         if let Some(status) = ended(server.pid)? {
             return Ok((End::Status(status), wanted_by));
@@ -259,13 +262,31 @@ fn attend(
             Err(errno) => return Err(errno),
         }
         if process::has_stuck_threads(server.pid) {
-            let end = followed(server.pid)?.map_or(End::Stuck, End::Status);
-            return Ok((end, wanted_by));
+            if let Some(status) = followed(server.pid)? {
+                return Ok((End::Status(status), wanted_by));
+            }
+            let since = *dying.get_or_insert_with(Instant::now);
+            let changing = server.is_changing();
+            if changing && since.elapsed() > MOST_CHANGE {
+                tracing::warn!(
+                    "the lower file system does not finish a change that a killed server has \
+                     begun: the next server may do it once more"
+                );
+            }
+            if !changing || since.elapsed() > MOST_CHANGE {
+                return Ok((End::Stuck, wanted_by));
+            }
         }
     }
 }
 
 impl Attended<'_> {
+    /// Whether a thread that answers requests may still be changing the lower tree.
+    fn is_changing(&self) -> bool {
+        let begun = self.state.slots.all().any(|slot| slot.unique() != 0 && slot.begun() != 0);
+        begun && process::thread_names(self.pid).iter().any(|name| name.starts_with(WORKER))
+    }
+
     fn obey(&self, signal: i32) -> Result<(), Errno> {
         if signal == Signal::USR1.as_raw() {
             // Whoever knows the mount by this process wants the server's report.

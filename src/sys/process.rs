@@ -163,6 +163,15 @@ pub fn has_stuck_threads(process: Pid) -> bool {
     stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
 }
 
+/// The names of a process's threads that have not ended.
+pub fn thread_names(process: Pid) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()));
+    let name = |task: std::io::Result<std::fs::DirEntry>| {
+        std::fs::read_to_string(task.ok()?.path().join("comm")).ok()
+    };
+    tasks.into_iter().flatten().filter_map(name).collect()
+}
+
 /// Signals that arrive as something to be read (signalfd(2)), for a process with one thread. They do
 /// nothing else any more, also not in children, until [`unblock`].
 #[derive(Debug)]

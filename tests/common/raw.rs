@@ -267,3 +267,11 @@ pub(crate) fn forbid_truncation(place: BorrowedFd<'_>) -> Result<(), Errno> {
         check(libc::syscall(libc::SYS_close, rules)).map(drop)
     }
 }
+
+/// Lets nobody change a file system until it is thawed (`FIFREEZE`, `FITHAW`).
+pub(crate) fn freeze(place: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
+    // _IOWR('X', 119, int) and _IOWR('X', 120, int) of linux/fs.h
+    let number = if on { 0xc004_5877_u32 } else { 0xc004_5878 };
+    // SAFETY: both ignore their argument.
+    check(unsafe { libc::ioctl(place.as_raw_fd(), number.into(), 0) }.into()).map(drop)
+}
