@@ -187,6 +187,9 @@ impl LowerTree {
 
     /// Gives memory back that is not needed any more; for quiet moments.
     pub fn tidy(&self) {
+        if let Some(watch) = &self.watch {
+            watch.tidy();
+        }
         self.inodes.shrink();
         crate::sys::memory::give_back();
     }
@@ -270,6 +273,9 @@ impl LowerTree {
             // The row that named a descriptor is free by now.
             drop(self.descriptors.remove(nodeid));
             self.unopened.remove(nodeid);
+            if let Some(watch) = &self.watch {
+                watch.forget(nodeid);
+            }
         }
         gone
     }

@@ -34,6 +34,8 @@ common::tests!(
     listing,
     walking,
     warm_while_nothing_changes_below,
+    warm_where_inodes_are_watched,
+    no_more_inodes_are_watched_than_allowed,
     a_file_as_tar_makes_it,
     a_directory_and_its_end,
     a_symbolic_link,
@@ -294,7 +296,6 @@ fn warm_while_nothing_changes_below() {
     };
     // The listing moves the directory's time of access.
     (0..2).for_each(|_| all());
-    let later = || std::thread::sleep(std::time::Duration::from_millis(1_100));
     later();
     assert_messages!(c, [], (0..10).for_each(|_| all()));
     // After a change below, what has changed is asked for once.
@@ -303,6 +304,64 @@ fn warm_while_nothing_changes_below() {
     assert_messages!(c, [Getattr], seen());
     later();
     assert_messages!(c, [], (0..10).for_each(|_| all()));
+}
+
+/// Where the file system cannot be watched, inodes are that are asked for again.
+fn warm_where_inodes_are_watched() {
+    let (c, file) = watched_by_inode();
+    assert_messages!(c, [Lookup], look(&file));
+    // Watched from the second look on, as the root directory is.
+    later();
+    assert_messages!(c, [Getattr], look(&file));
+    later();
+    assert_messages!(c, [], (0..100).for_each(|_| look(&file)));
+    // After a change below, what has changed is asked for once.
+    set_mode(&c.mount.low("file"), 0o600).unwrap();
+    let seen = || common::eventually("the mode", || stat(&file).st_mode & 0o777 == 0o600);
+    assert_messages!(c, [Getattr], seen());
+    later();
+    assert_messages!(c, [], (0..100).for_each(|_| look(&file)));
+}
+
+/// What cannot be watched any more is asked for again after a second.
+fn no_more_inodes_are_watched_than_allowed() {
+    const LIMIT: &str = "/proc/sys/user/max_fanotify_marks";
+    let (c, _) = watched_by_inode();
+    let file = c.up("dir/file");
+    let before = fs::read_to_string(LIMIT).unwrap();
+    if let Err(error) = fs::write(LIMIT, "0") {
+        skip(format!("{LIMIT} cannot be changed: {error}"));
+    }
+    assert_messages!(c, [Lookup, Lookup], look(&file));
+    for mode in [0o600, 0o640] {
+        later();
+        // What may be searched, is the name still there: nobody listens even to names.
+        assert_messages!(c, [Getattr, Lookup], look(&file));
+        set_mode(&c.mount.low("dir/file"), mode).unwrap();
+        later();
+        assert_eq!(stat(&file).st_mode & 0o777, mode);
+    }
+    fs::write(LIMIT, before).unwrap();
+}
+
+/// A mount where only single inodes can be watched, and a file in it that has not changed for a while.
+fn watched_by_inode() -> (Counted, PathBuf) {
+    if common::machine().real_root {
+        skip("root watches the whole file system");
+    }
+    let c = Counted::with("cache=coherent", |lower| {
+        put_dir(&lower.join("dir"), 0o755, lo(0), lo(0));
+        plain(&lower.join("file"));
+        plain(&lower.join("dir/file"));
+        std::thread::sleep(std::time::Duration::from_millis(2_100));
+    });
+    let file = c.up("file");
+    (c, file)
+}
+
+/// Past the time for which answers are remembered that could miss a change.
+fn later() {
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
 }
 
 fn a_file_as_tar_makes_it() {

@@ -141,6 +141,8 @@ struct Changes {
     /// Nodeids, and whether the contents have changed.
     inodes: HashMap<u64, bool>,
     lost: bool,
+    /// All is to be asked anew, without having been lost.
+    anew: bool,
     missing: Vec<Place>,
 }
 
@@ -200,9 +202,9 @@ impl Listener<'_> {
     /// Tells the kernel: names first, so that whoever finds a name anew asks for its attributes
     /// after they were forgotten.
     fn tell(&mut self, changes: Changes) {
-        let Changes { names, mut inodes, lost, missing } = changes;
+        let Changes { names, mut inodes, lost, anew, missing } = changes;
         names.iter().chain(&missing).for_each(|place| self.tell_name(place));
-        if lost {
+        if lost || anew {
             let table = &self.server.fs.lower.inodes;
             table.places().iter().for_each(|place| self.tell_name(place));
             inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
@@ -245,6 +247,10 @@ impl Changes {
         match change {
             Change::Lost { missing } => {
                 self.lost = true;
+                self.missing.extend(missing);
+            }
+            Change::Anew { missing } => {
+                self.anew = true;
                 self.missing.extend(missing);
             }
             Change::Unrecorded(place) => {

@@ -202,9 +202,7 @@ impl Server {
     fn getattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::GetattrIn = request.take()?;
         let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
-        let begun = self.begin();
-        let attr = self.fs.getattr(request.nodeid(), handle)?;
-        let valid = self.valid_attr(begun, request.nodeid(), &attr);
+        let (attr, valid) = self.known_attr(request.nodeid(), handle)?;
         payload.push(&reply::attr_out(&attr, valid));
         done()
     }
@@ -212,9 +210,7 @@ impl Server {
     fn statx(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::StatxIn = request.take()?;
         let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
-        let begun = self.begin();
-        let attr = self.fs.getattr(request.nodeid(), handle)?;
-        let valid = self.valid_attr(begun, request.nodeid(), &attr);
+        let (attr, valid) = self.known_attr(request.nodeid(), handle)?;
         payload.push(&reply::statx_out(&attr, valid));
         done()
     }

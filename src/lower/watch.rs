@@ -1,6 +1,6 @@
 //! Hearing of changes that others make to the lower tree, through fanotify(7).
 //!
-//! The whole file system is watched, by two groups: one for names, and one for inodes, whose
+//! The whole file system is watched, or, where that is not allowed, single inodes ([`single`]), by two groups: one for names, and one for inodes, whose
 //! events are cheaper for those who cause them (0.9 µs a write on the machine where this was
 //! written; 1.3 µs if they had to name the directory too). Nothing is opened to find out what an
 //! event is about: the inode number is read out of the handle, and nodeids are inode numbers.
@@ -47,6 +47,8 @@
 mod clock;
 mod event;
 mod hot;
+mod marks;
+mod single;
 mod told;
 
 use std::ffi::{CString, OsStr};
@@ -59,11 +61,13 @@ use rustix::io::Errno;
 pub use clock::{Clock, Ticket};
 #[cfg(any(test, fuzzing))]
 pub(crate) use event::fuzz as fuzz_events;
+pub use single::Marked;
 
 use self::event::{Event, Handle};
 use self::hot::HotFiles;
+use self::marks::Marks;
 use self::told::Told;
-use super::inode::Place;
+use super::inode::{Inode, Place};
 use super::{LowerTree, proc_path};
 use crate::sys::fanotify::{self, Mask, Report};
 use crate::sys::handle::{name_to_handle, open_by_handle};
@@ -102,6 +106,12 @@ pub enum Change<'a> {
         /// Names that are not there.
         missing: Vec<Place>,
     },
+    /// Changes are not heard of any more until what they are about is asked for again; what can be in
+    /// the kernel for long is the same.
+    Anew {
+        /// Names that are not there.
+        missing: Vec<Place>,
+    },
 }
 
 /// How long an answer can be trusted.
@@ -125,19 +135,31 @@ pub struct Watch {
     clock: Clock,
     hot: HotFiles,
     told: Told,
+    /// Where it is single inodes that are listened to, and not the file system: which.
+    marks: Option<Marks>,
+}
+
+/// What may be listened to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The whole file system alone, for which the server needs CAP_SYS_ADMIN over it.
+    FileSystem,
+    /// Where that is refused, single inodes.
+    AlsoInodes,
 }
 
 impl LowerTree {
     /// Starts to listen to the file system that the root is on. The error is the reason why that
     /// cannot be done, as a person would want to read it.
-    pub fn start_watching(&mut self) -> Result<(), String> {
-        self.watch = Some(Watch::open(self)?);
+    pub fn start_watching(&mut self, scope: Scope) -> Result<(), String> {
+        self.watch = Some(Watch::open(self, scope)?);
         Ok(())
     }
 
-    /// Goes on listening where another program has: with its two groups.
+    /// Goes on listening where another program has: with its two groups, which listen to the whole file
+    /// system.
     pub fn go_on_watching(&mut self, [names, inodes]: [OwnedFd; 2]) -> Result<(), Errno> {
-        self.watch = Some(Watch::with(self, names, inodes)?);
+        self.watch = Some(Watch::with(self, names, inodes, None)?);
         Ok(())
     }
 
@@ -149,33 +171,52 @@ impl LowerTree {
 
 impl Watch {
     /// Listens to the file system that the tree's root is on.
-    fn open(tree: &LowerTree) -> Result<Self, String> {
+    fn open(tree: &LowerTree, scope: Scope) -> Result<Self, String> {
         let statfs = rustix::fs::fstatfs(&tree.handle_mount).map_err(|errno| errno.to_string())?;
         if !KNOWN.contains(&(statfs.f_type.cast_unsigned() & 0xffff_ffff)) {
             return Err("changes can be heard of on ext4, xfs, btrfs and tmpfs alone".to_owned());
         }
         let refused = |errno: Errno| match errno {
-            Errno::PERM => "only root can watch a file system".to_owned(),
+            Errno::PERM if scope == Scope::FileSystem => {
+                "only root can watch a whole file system; 'cache=coherent' watches single files"
+                    .to_owned()
+            }
+            Errno::PERM => "only root can watch files before Linux 5.13".to_owned(),
             Errno::INVAL => "this kernel does not tell enough (Linux 5.17 would)".to_owned(),
             other => format!("fanotify: {other}"),
         };
         let names = fanotify::group(Report::NAMES).map_err(refused)?;
         let inodes = fanotify::group(Report::INODE).map_err(refused)?;
-        let of_names = Mask::CREATE | Mask::DELETE | Mask::MOVED_FROM | Mask::MOVED_TO;
-        let of_inodes = Mask::ATTRIB | CONTENTS;
-        for (group, mask) in [(&names, of_names), (&inodes, of_inodes)] {
+        let on_all = |(group, mask): (&OwnedFd, Mask)| {
             fanotify::watch_filesystem(group, &tree.handle_mount, mask | Mask::ONDIR)
-                .map_err(refused)?;
-        }
+        };
+        let all = [(&names, NAMES), (&inodes, Mask::ATTRIB | CONTENTS)];
+        // Handles are opened to turn events off, which is not done for single inodes.
+        let watched =
+            if tree.handles { all.into_iter().try_for_each(on_all) } else { Err(Errno::PERM) };
+        let marks = match watched {
+            Ok(()) => None,
+            Err(Errno::PERM) if scope == Scope::AlsoInodes => {
+                let root = tree.handle_mount.as_fd();
+                single::listen_to_names(&names, root).map_err(refused)?;
+                Some(Marks::allowed())
+            }
+            Err(errno) => return Err(refused(errno)),
+        };
         let root = name_to_handle(&tree.root).map_err(refused)?;
         let number = Handle { kind: root.kind, data: &root.data }.inode_number();
-        if !tree.handles || number != Some(tree.inodes.root_number()) {
-            return Err("file handles cannot be used here".to_owned());
+        if number != Some(tree.inodes.root_number()) {
+            return Err("file handles cannot be understood here".to_owned());
         }
-        Self::with(tree, names, inodes).map_err(refused)
+        Self::with(tree, names, inodes, marks).map_err(refused)
     }
 
-    fn with(tree: &LowerTree, names: OwnedFd, inodes: OwnedFd) -> Result<Self, Errno> {
+    fn with(
+        tree: &LowerTree,
+        names: OwnedFd,
+        inodes: OwnedFd,
+        marks: Option<Marks>,
+    ) -> Result<Self, Errno> {
         Ok(Self {
             names,
             inodes,
@@ -184,6 +225,7 @@ impl Watch {
             clock: Clock::default(),
             hot: HotFiles::default(),
             told: Told::new()?,
+            marks,
         })
     }
 
@@ -195,7 +237,7 @@ impl Watch {
     /// See [`LowerTree::serves_here`].
     pub(super) fn serves_here(&mut self, takes_over: bool) {
         self.own_pid = std::process::id();
-        if takes_over && let Err(errno) = fanotify::ignore_nothing(&self.inodes) {
+        if takes_over && let Err(errno) = fanotify::forget_inodes(&self.inodes) {
             tracing::warn!(%errno, "writes to files that were written often may be seen late");
         }
     }
@@ -211,12 +253,13 @@ impl Watch {
     }
 
     /// How far attributes can be trusted that were read after the ticket was taken.
-    pub fn trust(&self, since: Ticket, ino: u64) -> Trust {
+    pub fn trust(&self, since: Ticket, inode: &Inode) -> Trust {
+        let ino = inode.identity.ino;
         // The order counts: a file that is hot no more has an event of its own.
         let hot = self.hot.contains(ino);
         match self.clock.undisturbed(since, ino) {
             false => Trust::None,
-            true if hot => Trust::Short,
+            true if hot || !self.hears(inode, since) => Trust::Short,
             true => Trust::Long,
         }
     }
@@ -263,6 +306,10 @@ impl Watch {
                 tracing::error!("an event that is not understood");
                 self.lost(tell);
             }
+        }
+        if let Some(marks) = self.marks.as_ref().filter(|_| self.told.take_anew()) {
+            self.start_over(marks);
+            tell(Change::Anew { missing: self.told.take_missing() });
         }
         for place in self.told.take_doubts() {
             tell(Change::Unrecorded(place));
@@ -312,7 +359,8 @@ impl Watch {
     /// The file is hot before its events are turned off, and the change that is being told makes
     /// the kernel forget what it has been allowed to trust for long.
     fn count(&self, ino: u64, event: &Event<'_>) {
-        let Some(handle) = event.object else { return };
+        // Of a single inode: who writes pays for the event, and nobody else.
+        let Some(handle) = event.object.filter(|_| self.marks.is_none()) else { return };
         if self.hot.count(ino, handle, Instant::now())
             && let Err(errno) = self.hear(handle, false)
         {
@@ -343,5 +391,7 @@ impl Watch {
     }
 }
 
+/// Events about names.
+const NAMES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVED_FROM).union(Mask::MOVED_TO);
 /// Events after which contents, too, are different.
 const CONTENTS: Mask = Mask::MODIFY.union(Mask::CLOSE_WRITE);

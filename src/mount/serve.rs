@@ -23,6 +23,7 @@ use crate::fs::FileSystem;
 use crate::fuse::notify;
 use crate::fuse::session::{Connection, Machine, Settings};
 use crate::fuse::trust::Keeping;
+use crate::lower::watch::{Scope, Watch};
 use crate::lower::{LowerTree, cred};
 use crate::plain;
 use crate::report::Report;
@@ -48,7 +49,7 @@ pub fn serve(
     let (mut lower, guard) = guard::open_lower(config, cached)?;
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard)?;
-    let (keeping, cache) = keeping(config.cache, &mut lower)?;
+    let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower)?;
     let connection = connect(fs, config, keeping, cache)?;
     let mount = mount_id(&config.mountpoint);
@@ -199,26 +200,29 @@ const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
 /// How what the kernel remembers is kept true, and that in words. For notifications, starts to
 /// watch the lower tree.
-fn keeping(mode: CacheMode, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
-    let mut watched = || notify::supported().and_then(|()| lower.start_watching());
-    let coherent = || (Keeping::Notified, "coherent".to_owned());
-    Ok(match mode {
+fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
+    let mut watched = |scope| notify::supported().and_then(|()| lower.start_watching(scope));
+    // Another server would not know which files this one has watched.
+    let asked = if config.restart { Scope::FileSystem } else { Scope::AlsoInodes };
+    Ok(match config.cache {
         CacheMode::None => (Keeping::For(Duration::ZERO), "none".to_owned()),
         CacheMode::Ttl(time) => (Keeping::For(time), format!("ttl:{}", time.as_secs_f64())),
         CacheMode::Exclusive => (Keeping::For(FOR_GOOD), "exclusive".to_owned()),
         CacheMode::Coherent => {
-            watched().map_err(|why| {
+            watched(asked).map_err(|why| {
                 StartError::Mount(format!(
                     "option 'cache=coherent': {why}; without the option, or with cache=ttl:1, a \
                      change below shows within a second"
                 ))
             })?;
-            coherent()
+            let single = lower.watch().is_some_and(Watch::is_of_single_inodes);
+            let how = if single { "coherent (by watching single files)" } else { "coherent" };
+            (Keeping::Notified, how.to_owned())
         }
-        CacheMode::Auto => match watched() {
-            Ok(()) => coherent(),
+        CacheMode::Auto => match watched(Scope::FileSystem) {
+            Ok(()) => (Keeping::Notified, "coherent".to_owned()),
             Err(why) => {
-                let words = format!("ttl:1, because cache=coherent is not possible: {why}");
+                let words = format!("ttl:1, because {why}");
                 tracing::info!("cache={words}");
                 (Keeping::For(DEFAULT_TTL), words)
             }

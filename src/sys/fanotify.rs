@@ -1,7 +1,7 @@
 //! fanotify(7): hearing of changes to a file system.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -34,6 +34,10 @@ bitflags::bitflags! {
         const MOVED_FROM = libc::FAN_MOVED_FROM;
         /// A name came from another one.
         const MOVED_TO = libc::FAN_MOVED_TO;
+        /// The last name of what is marked was removed, and nobody uses it any more.
+        const DELETE_SELF = libc::FAN_DELETE_SELF;
+        /// What is marked goes by another name.
+        const MOVE_SELF = libc::FAN_MOVE_SELF;
         /// Directories too; in an event: it is about a directory.
         const ONDIR = libc::FAN_ONDIR;
         /// Events have been lost.
@@ -63,6 +67,22 @@ pub fn watch_filesystem(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(
     check(ret).map(drop)
 }
 
+/// Watches one inode, which has to be readable (`EACCES`), for as long as it has a name or a user: the
+/// mark keeps it in the kernel's memory. `path` is relative to `dir`. `ENOSPC` where the user has too
+/// many marks (`/proc/sys/fs/fanotify/max_user_marks`). Needs no privilege from Linux 5.13 on.
+pub fn watch_inode(
+    group: impl AsFd,
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    mask: Mask,
+) -> Result<(), Errno> {
+    let (group, dir) = (group.as_fd().as_raw_fd(), dir.as_raw_fd());
+    // SAFETY: `path` is a C string that outlives the call.
+    let ret =
+        unsafe { libc::fanotify_mark(group, libc::FAN_MARK_ADD, mask.bits(), dir, path.as_ptr()) };
+    check(ret).map(drop)
+}
+
 /// Leaves out events of one inode, or takes that back. The inode can still be evicted from the
 /// kernel's memory, and then the exception ends (`FAN_MARK_EVICTABLE`, Linux 5.19).
 pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Result<(), Errno> {
@@ -76,8 +96,8 @@ pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Resul
     check(ret).map(drop)
 }
 
-/// Takes all exceptions back that [`ignore`] has made.
-pub fn ignore_nothing(group: impl AsFd) -> Result<(), Errno> {
+/// Takes all back that [`watch_inode`] and [`ignore`] have done.
+pub fn forget_inodes(group: impl AsFd) -> Result<(), Errno> {
     let group = group.as_fd().as_raw_fd();
     // SAFETY: without a path the call takes numbers alone.
     let ret = unsafe {

@@ -13,14 +13,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::common::{Errno, lo, put_dir, put_file};
-use super::{PROMISE, alone, coherent};
+use super::{MARGIN, PROMISE, alone, coherent, settle};
 
 /// How long each race runs.
 const TIME: Duration = Duration::from_secs(4);
 /// How long most answers may lag.
 const USUAL: Duration = Duration::from_millis(100);
-/// What measuring adds where the promise is that of an answer's time: the kernel's clock ticks.
-const MARGIN: Duration = Duration::from_millis(100);
 
 /// When each change was done; the number is the place.
 struct Done {
@@ -140,6 +138,7 @@ pub(crate) fn attributes() {
         put_file(&lower.join("dir/file"), b"", 0o644, lo(0), lo(0));
         fs::hard_link(lower.join("dir/file"), lower.join("dir/link")).unwrap();
     });
+    settle(&[&mount.up("dir/file"), &mount.up("dir")]);
     let done = Done::new();
     let low = mount.low("dir/file");
     let set = |number: usize| {

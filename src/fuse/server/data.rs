@@ -25,7 +25,7 @@ impl Server {
         }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         let opened = self.fs.open(nodeid, args.flags, backing.is_some())?;
-        payload.push(&self.open_out(&opened, backing.as_ref()));
+        payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
 
@@ -33,7 +33,7 @@ impl Server {
         let args: wire::CreateIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let (entry, opened) = self.fs.create(request.nodeid(), name, new, args.flags)?;
         self.created(begun, entry, opened, payload)
     }
@@ -41,7 +41,7 @@ impl Server {
     pub(super) fn tmpfile(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::CreateIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let (entry, opened) = self.fs.tmpfile(request.nodeid(), new, args.flags)?;
         self.created(begun, entry, opened, payload)
     }
@@ -59,7 +59,7 @@ impl Server {
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
-            open: self.open_out(&opened, backing.as_ref()),
+            open: self.open_out(nodeid, &opened, backing.as_ref()),
         });
         Ok(Outcome::Reply(Handover {
             lookup: Some(lookup),
@@ -69,14 +69,19 @@ impl Server {
         }))
     }
 
-    fn open_out(&self, opened: &Opened<'_>, backing: Option<&Backing<'_>>) -> wire::OpenOut {
+    fn open_out(
+        &self,
+        nodeid: u64,
+        opened: &Opened<'_>,
+        backing: Option<&Backing<'_>>,
+    ) -> wire::OpenOut {
         let (open_flags, backing_id) = match backing {
             Some(backing) => {
                 self.fs.lower.open_files.set_backed(opened.handle());
                 (fopen::PASSTHROUGH, backing.id())
             }
             // What the kernel has of the contents is as good as what it has of the attributes.
-            None if self.keeps_contents() => (fopen::KEEP_CACHE, 0),
+            None if self.keeps_contents(nodeid) => (fopen::KEEP_CACHE, 0),
             None => (0, 0),
         };
         wire::OpenOut { fh: opened.handle(), open_flags, backing_id }

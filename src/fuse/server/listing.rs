@@ -35,7 +35,7 @@ impl Server {
         let limit = args.size as usize;
         let mut listed = Vec::new();
         let dir = self.fs.open_dir(request.nodeid(), args.fh)?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         self.fs.readdirplus(&dir, args.offset, |dirent, entry| {
             let Some(entry) = entry else {
                 // A nodeid of zero: the name alone.

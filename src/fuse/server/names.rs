@@ -13,7 +13,7 @@ use rustix::io::Errno;
 impl Server {
     pub(super) fn lookup(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let name = request.take_name()?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         match self.fs.lookup(request.nodeid(), name) {
             Ok(entry) => self.entry(begun, How::LookedUp, entry, payload),
             // That a name is not there is remembered like one that is.
@@ -66,7 +66,7 @@ impl Server {
     pub(super) fn symlink(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let name = request.take_name()?;
         let target = request.take_str()?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let entry = self.fs.symlink(request.nodeid(), name, request.caller(), target)?;
         self.entry(begun, How::Made, entry, payload)
     }
@@ -75,7 +75,7 @@ impl Server {
         let args: wire::MknodIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let entry = self.fs.mknod(request.nodeid(), name, new, args.rdev)?;
         self.entry(begun, How::Made, entry, payload)
     }
@@ -84,7 +84,7 @@ impl Server {
         let args: wire::MkdirIn = request.take()?;
         let new = new_file(request, args.mode, args.umask);
         let name = request.take_name()?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let entry = self.fs.mkdir(request.nodeid(), name, new)?;
         self.entry(begun, How::Made, entry, payload)
     }
@@ -119,7 +119,7 @@ impl Server {
     pub(super) fn link(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::LinkIn = request.take()?;
         let to = place(request.nodeid(), request)?;
-        let begun = self.begin();
+        let begun = self.begin(request.nodeid());
         let entry = self.fs.link(request.caller(), args.oldnodeid, to)?;
         self.entry(begun, How::Made, entry, payload)
     }

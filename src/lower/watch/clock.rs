@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Inodes share slots: a stranger's event costs an answer its long time, never its truth.
 const SLOTS: usize = 4096;
 
-/// Counts events. Only the thread that reads them moves it.
+/// Counts events, and what is watched from then on. Only the thread that reads events touches more
+/// than the number.
 pub struct Clock {
     now: AtomicU64,
     /// The last event that may have been about anything.
@@ -15,7 +16,7 @@ pub struct Clock {
 }
 
 /// The time before an answer was begun.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
 impl Default for Clock {
@@ -29,6 +30,12 @@ impl Clock {
     /// To be taken before the lower tree is asked.
     pub fn ticket(&self) -> Ticket {
         Ticket(self.now.load(Ordering::SeqCst))
+    }
+
+    /// From now on something more is watched: tickets that are taken later are not before the one
+    /// that is returned, those taken earlier are.
+    pub(super) fn watched(&self) -> Ticket {
+        Ticket(self.now.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// An event about this inode number is being handled.
@@ -80,6 +87,15 @@ mod tests {
         clock.happened(7);
         assert!(!clock.undisturbed(ticket, 7));
         assert!(clock.undisturbed(clock.ticket(), 7));
+    }
+
+    #[test]
+    fn what_is_watched_is_so_for_later_tickets_alone() {
+        let clock = Clock::default();
+        let before = clock.ticket();
+        let watched = clock.watched();
+        assert!(before < watched && watched <= clock.ticket());
+        assert!(clock.undisturbed(before, 7));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! know them: so that they can be told one by one when they are in doubt.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
@@ -18,6 +19,8 @@ pub(super) struct Told {
     doubts: Mutex<Vec<Place>>,
     /// Readable while there are doubts.
     doubted: OwnedFd,
+    /// Everything is to be asked anew.
+    anew: AtomicBool,
     missing: Mutex<LruCache<Place, ()>>,
 }
 
@@ -26,6 +29,7 @@ impl Told {
         Ok(Self {
             doubts: Mutex::default(),
             doubted: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            anew: AtomicBool::new(false),
             missing: Mutex::new(LruCache::unbounded()),
         })
     }
@@ -39,10 +43,38 @@ impl Told {
     pub(super) fn doubt(&self, place: Place) {
         let mut doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
         doubts.push(place);
-        if doubts.len() == 1
-            && let Err(errno) = rustix::io::write(&self.doubted, &1_u64.to_ne_bytes())
-        {
+        if doubts.len() == 1 {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Err(errno) = rustix::io::write(&self.doubted, &1_u64.to_ne_bytes()) {
             tracing::error!(%errno, "cannot wake the thread that listens");
+        }
+    }
+
+    /// Everything is to be asked anew.
+    pub(super) fn want_anew(&self) {
+        let _doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        self.anew.store(true, Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// Whether everything is to be asked anew; once.
+    pub(super) fn take_anew(&self) -> bool {
+        let doubts = self.doubts.lock().unwrap_or_else(PoisonError::into_inner);
+        let anew = self.anew.swap(false, Ordering::SeqCst);
+        if anew && doubts.is_empty() {
+            self.slept_enough();
+        }
+        anew
+    }
+
+    /// The counter goes back to zero; with the lock, so that the next doubt sets it again.
+    fn slept_enough(&self) {
+        if let Err(errno) = rustix::io::read(&self.doubted, &mut [0; 8]) {
+            tracing::error!(%errno, "cannot read a counter");
         }
     }
 
@@ -52,10 +84,7 @@ impl Told {
         if doubts.is_empty() {
             return Vec::new();
         }
-        // The counter, back to zero; with the lock, so that the next doubt sets it again.
-        if let Err(errno) = rustix::io::read(&self.doubted, &mut [0; 8]) {
-            tracing::error!(%errno, "cannot read a counter");
-        }
+        self.slept_enough();
         std::mem::take(&mut *doubts)
     }
 
@@ -105,6 +134,19 @@ mod tests {
             assert!(is_readable(told.doubted()));
             assert_eq!(told.take_doubts(), [place(1), place(2)]);
             assert!(!is_readable(told.doubted()) && told.take_doubts().is_empty());
+        }
+    }
+
+    #[test]
+    fn all_anew_wakes_until_it_is_taken() {
+        let told = Told::new().unwrap();
+        for doubts in 0..2 {
+            (0..doubts).for_each(|_| told.doubt(place(1)));
+            told.want_anew();
+            assert!(is_readable(told.doubted()));
+            assert!(told.take_anew() && !told.take_anew());
+            assert_eq!(told.take_doubts().len(), doubts);
+            assert!(!is_readable(told.doubted()));
         }
     }
 

@@ -71,8 +71,8 @@ pub const OWN: &[Described] = &[
         &["cache"],
         "cache=coherent | ttl:SECONDS | none | exclusive",
         "how long the kernel may remember names and attributes: until something changes in LOWER \
-         (default where possible: root; ext4, xfs, btrfs, tmpfs), that long (else: ttl:1), not at \
-         all, or for good, because nobody else changes LOWER",
+         (ext4, xfs, btrfs and tmpfs; there it is root's default), that long (else the default: \
+         ttl:1), not at all, or for good, because nobody else changes LOWER",
     ),
     own(
         &["io"],

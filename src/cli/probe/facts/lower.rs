@@ -15,6 +15,7 @@ use crate::fuse::notify;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::LowerTree;
+use crate::lower::watch::Scope;
 use crate::mount::kernel::{self, Choice};
 use crate::shift::idmap::Maps;
 
@@ -83,16 +84,28 @@ fn fill(
     match LowerTree::open(&lower, false, 16) {
         Ok(mut tree) => {
             section.add("file handles", tree.uses_handles(), "opening one was tried");
-            match notify::supported().and_then(|()| tree.start_watching()) {
-                Ok(()) => section.add(COHERENT, true, "the default here; tried"),
-                Err(why) => section.add(COHERENT, false, format!("{why}; cache=ttl:1 instead")),
-            }
+            let (possible, why) = coherence(&mut tree);
+            section.add(COHERENT, possible, why);
             Some(tree.uses_handles())
         }
         Err(error) => {
             section.add("file handles", Answer::Unknown, error.to_string());
             None
         }
+    }
+}
+
+/// Whether changes below can be heard of, and of what; tried.
+fn coherence(tree: &mut LowerTree) -> (bool, String) {
+    let mut listen = |scope| notify::supported().and_then(|()| tree.start_watching(scope));
+    if listen(Scope::FileSystem).is_ok() {
+        return (true, "the default here; tried".to_owned());
+    }
+    match listen(Scope::AlsoInodes) {
+        Ok(()) => {
+            (true, "by watching single files; tried. cache=ttl:1 unless asked for".to_owned())
+        }
+        Err(why) => (false, format!("{why}; cache=ttl:1 instead")),
     }
 }
 
