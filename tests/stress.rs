@@ -6,14 +6,20 @@ mod common;
 #[path = "stress/trees.rs"]
 mod trees;
 
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use common::runner::{needs_program, needs_real_root};
-use common::{Caller, Mount, lo, put_dir};
+use common::{Caller, Mount, lo, put_dir, raw};
 
 const TESTS: &[(&str, fn())] = &[
     ("stressors", stressors),
     ("stressors_as_an_ordinary_user", stressors_as_an_ordinary_user),
+    ("stressors_while_servers_are_killed", stressors_while_servers_are_killed),
     ("parallel_trees", trees::parallel_trees),
 ];
 
@@ -62,12 +68,47 @@ fn stressors_as_an_ordinary_user() {
     stress(&Caller::user(1000).umask(0o022), &GROUPS[..2]);
 }
 
+/// Those that make, move and remove names, and look at what they find: with `restart=on` none of
+/// them is to notice that its server is killed, time and again.
+const NAMES: &[&str] = &["dir", "rename", "link", "symlink", "mknod", "xattr", "hdd", "filename"];
+
+fn stressors_while_servers_are_killed() {
+    needs_program("stress-ng");
+    let mount = common::restart::mounted("");
+    fs::create_dir(mount.up("dir")).unwrap();
+    let ended = AtomicBool::new(false);
+    let kills = thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut kills = 0;
+            while !ended.load(Ordering::SeqCst) {
+                // One that has just begun is left alone: many early deaths end a mount.
+                thread::sleep(Duration::from_millis(400));
+                let server = mount.server_pid();
+                if server != mount.main_pid() && raw::kill(server, libc::SIGKILL).is_ok() {
+                    kills += 1;
+                }
+            }
+            kills
+        });
+        let stressed =
+            catch_unwind(AssertUnwindSafe(|| stress_on(&mount, &Caller::user(0), &[NAMES])));
+        ended.store(true, Ordering::SeqCst);
+        stressed.map_or_else(|panic| resume_unwind(panic), |()| killer.join().unwrap())
+    });
+    println!("stress-ng: through {kills} kills of the server");
+    assert!(kills > 5, "{kills} kills");
+}
+
 fn stress(caller: &Caller, groups: &[&[&str]]) {
     needs_program("stress-ng");
     let mount = Mount::with(common::MAP, |lower| put_dir(&lower.join("dir"), 0o777, lo(0), lo(0)));
+    stress_on(&mount, caller, groups);
+}
+
+fn stress_on(mount: &Mount, caller: &Caller, groups: &[&[&str]]) {
     let mut reports = Vec::new();
     for group in groups {
-        let (status, text) = caller.run(|| run_group(&mount, group));
+        let (status, text) = caller.run(|| run_group(mount, group));
         let said = |what: &str| {
             let lines = text.lines().filter(|line| line.contains(what));
             lines.map(str::to_owned).collect::<Vec<_>>()
