@@ -6,7 +6,7 @@
 //! server that takes over, as one does after a kill. The keeper stays the one that it was.
 //!
 //! Who asks must have all rights that the supervisor has, for his program gets them. He sends
-//! SIGUSR2 and waits; what he wants stands in a file without a name that he has open ([`asked`]).
+//! SIGUSR2 and waits; what he wants stands in a file without a name that he has open (`asked`).
 //! Nothing of that goes by way of the server, which is trusted less, but shares the supervisor's
 //! table of descriptors: so the supervisor looks at descriptors of the asker's only in a copy of
 //! itself with a table of its own, and once more when the server has ended.
