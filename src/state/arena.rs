@@ -224,6 +224,13 @@ impl Arena {
         }
     }
 
+    /// How many pages are somebody's.
+    #[cfg(test)]
+    pub fn pages_in_use(&self) -> usize {
+        let last = u32::try_from(self.table[0].load(GET)).unwrap_or(0);
+        (1..=last).filter(|&page| self.entry(page)[0].load(GET) != 0).count()
+    }
+
     fn mark(&self, piece: Piece) {
         if let Some((page, _, at)) = self.place(piece) {
             let word = &self.entry(page)[1 + at / 64];
