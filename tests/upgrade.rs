@@ -147,10 +147,9 @@ fn rights(pid: u32) -> Vec<String> {
 fn rights_are_what_they_were() {
     let mount = mounted("");
     let server = |mount: &Mount| {
-        let server = mount.server_pid();
         // It is in its sandbox when it answers.
-        fs::metadata(mount.up("")).unwrap();
         fs::write(mount.up("file"), "x").unwrap();
+        let server = mount.server_pid();
         let root = fs::read_dir(format!("/proc/{server}/root/")).map(Iterator::count).ok();
         let environment = fs::read(format!("/proc/{server}/environ")).unwrap_or_default();
         let wiped = environment.iter().all(|byte| *byte == 0);
@@ -212,7 +211,7 @@ fn what_the_map_was_made_from_may_be_gone() {
     fs::write(&map, format!("b {} 0 1000\n", lo(0))).unwrap();
     let options = format!("map=file:{},restart=on", map.display());
     let mount = Mount::of(dir, lower, &options);
-    mount.server_pid();
+    eventually("the server is there", || mount.server_pid() != mount.main_pid());
     fs::remove_file(map).unwrap();
     upgraded(&mount);
     let meta = fs::metadata(mount.up("file")).unwrap();

@@ -39,7 +39,8 @@ pub(crate) fn mounted(options: &str) -> Mount {
     needs_real_root("restart=on");
     needs_resending();
     let mount = Mount::with(&format!("{MAP},{options}restart=on,log=info"), |_| ());
-    mount.server_pid(); // skips where there is none
+    // The mount shows before there is a process that serves it.
+    eventually("the server is there", || mount.server_pid() != mount.main_pid());
     mount
 }
 
