@@ -190,6 +190,7 @@ impl LowerTree {
         if let Some(watch) = &self.watch {
             watch.tidy();
         }
+        self.close_written();
         self.inodes.shrink();
         crate::sys::memory::give_back();
     }

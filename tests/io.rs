@@ -11,8 +11,8 @@ use std::path::Path;
 
 use common::raw::Mapping;
 use common::{
-    AtFlags, CWD, Caller, Errno, Mount, OFlags, assert_errno, eventually, exists, lo, mode, open,
-    put_dir, put_file, stat,
+    AtFlags, CWD, Caller, Errno, Mount, OFlags, assert_errno, eventually, exists, lo, machine,
+    mode, open, put_dir, put_file, stat,
 };
 use rustix::fs::{FallocateFlags, fallocate, fstat, fsync, linkat};
 
@@ -43,6 +43,7 @@ common::tests!(
     socket_carries_data,
     exec_a_program,
     program_made_through_the_mount_runs_below,
+    files_made_with_io_cached_are_closed,
     written_below_is_read_above,
     full_reads_by_many_threads,
     file_size_limit_is_the_lowers,
@@ -490,6 +491,45 @@ fn program_made_through_the_mount_runs_below() {
     let runs = |path| std::process::Command::new(path).status().is_ok_and(|it| it.success());
     assert!(runs(mount.up("new")));
     eventually("the server has closed it", || runs(mount.low("new")));
+}
+
+/// Once the kernel opens files without asking, it does not say either when it closes what it has made.
+fn files_made_with_io_cached_are_closed() {
+    let options = format!("{},io=cached", common::MAP);
+    let mount =
+        Mount::with(&options, |lower| put_file(&lower.join("old"), b"x", 0o644, lo(0), lo(0)));
+    assert_eq!(std::fs::read(mount.up("old")).unwrap(), b"x");
+    for number in 0..300 {
+        std::fs::write(mount.up(format!("new{number}")), format!("{number}")).unwrap();
+    }
+    let mut nameless = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o400)
+        .custom_flags(libc::O_TMPFILE)
+        .open(mount.up(""))
+        .unwrap();
+    nameless.write_all(b"nameless").unwrap();
+    nameless.sync_all().unwrap();
+    let held = |name| {
+        let report = common::status::report(&mount.up("")).expect("a report");
+        common::status::number(&report, name)
+    };
+    eventually("all are closed", || held("open_files") == 0);
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&nameless));
+    linkat(CWD, path, CWD, mount.up("named"), AtFlags::SYMLINK_FOLLOW).unwrap();
+    drop(nameless);
+    assert_eq!(std::fs::read(mount.low("named")).unwrap(), b"nameless");
+    for number in 0..300 {
+        let text = std::fs::read_to_string(mount.low(&format!("new{number}"))).unwrap();
+        assert_eq!(text, number.to_string());
+    }
+    if machine().real_root {
+        std::fs::copy("/bin/true", mount.up("program")).unwrap();
+        let runs = |path| std::process::Command::new(path).status().is_ok_and(|it| it.success());
+        assert!(runs(mount.up("program")));
+        eventually("it does not stay busy below", || runs(mount.low("program")));
+    }
 }
 
 fn exec_a_program() {

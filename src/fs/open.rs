@@ -110,6 +110,12 @@ impl FileSystem {
         self.lower.file_fd(&file)
     }
 
+    /// The kernel uses a new file as if it had never opened it, which is
+    /// how it does with all others (`io=cached`).
+    pub fn use_unopened(&self, opened: &Opened<'_>, named: bool) -> Result<(), FsError> {
+        self.lower.use_unopened(&*self.lower.open_files.get(opened.handle())?, named)
+    }
+
     /// Closes a file or directory. Returns whether it used a backing id.
     pub fn release(&self, handle: u64) -> bool {
         let backed = self.lower.open_files.remove(handle);

@@ -78,6 +78,12 @@ impl OpenFile {
         Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default(), row: None }
     }
 
+    /// The access mode, if nothing else is special about how it was opened.
+    pub(super) fn access(&self) -> Option<OFlags> {
+        let special = OFlags::APPEND | OFlags::SYNC;
+        (!self.flags.intersects(special)).then_some(self.flags & OFlags::ACCMODE)
+    }
+
     /// Whether it was opened with `O_APPEND`. The caller may have cleared that flag since.
     pub fn was_opened_for_appending(&self) -> bool {
         self.flags.contains(OFlags::APPEND)

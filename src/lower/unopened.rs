@@ -6,13 +6,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::error::FsError;
+use crate::error::{CallExt, FsError};
 
-use super::LowerTree;
 use super::inode::Inode;
+use super::open_files::OpenFile;
+use super::{LowerTree, proc_path};
 
 /// Kept open for the next request; a reopen by handle costs a few microseconds.
 const MAX: NonZeroUsize = NonZeroUsize::new(256).unwrap();
@@ -40,6 +41,17 @@ impl Unopened {
     pub(super) fn remove(&self, nodeid: u64) {
         let mut files = self.lock();
         let gone = [Access::Read, Access::Write].map(|access| files.pop(&(nodeid, access)));
+        drop(files);
+        drop(gone); // closes outside the lock
+    }
+
+    /// Closes those that can be written to.
+    fn shed_writers(&self) {
+        let mut files = self.lock();
+        let writers =
+            files.iter().map(|(key, _)| *key).filter(|(_, access)| *access == Access::Write);
+        let writers: Vec<_> = writers.collect();
+        let gone: Vec<_> = writers.iter().map(|key| files.pop(key)).collect();
         drop(files);
         drop(gone); // closes outside the lock
     }
@@ -75,9 +87,41 @@ impl LowerTree {
             },
         };
         let fd = Arc::new(opened?);
-        let evicted = self.unopened.lock().push(key, Arc::clone(&fd));
-        drop(evicted); // closes outside the lock
+        self.keep_for_next(key, Arc::clone(&fd));
         Ok(fd)
+    }
+
+    fn keep_for_next(&self, key: (u64, Access), fd: Arc<OwnedFd>) {
+        let evicted = self.unopened.lock().push(key, fd);
+        drop(evicted); // closes outside the lock
+    }
+
+    /// The kernel will not say when this new file is closed: it is used from now on like one that was
+    /// never opened. It has to be taken out of the table of open files. `named`: not if it is made by
+    /// `O_TMPFILE`.
+    pub fn use_unopened(&self, file: &OpenFile, named: bool) -> Result<(), FsError> {
+        let fd = self.file_fd(file)?;
+        if !named {
+            // Neither a name nor a handle leads to it.
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let path = rustix::fs::open(proc_path(&fd), flags, Mode::empty()).call("open")?;
+            self.pin(&file.inode, path);
+        }
+        // What was made may be open to nobody who opens it anew, so this is of use at once.
+        match file.access() {
+            Some(OFlags::RDONLY) => self.keep_for_next((file.inode.nodeid, Access::Read), fd),
+            Some(_) => self.keep_for_next((file.inode.nodeid, Access::Write), fd),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// For quiet moments: a program that was written through the mount must not stay busy below
+    /// (ETXTBSY). Only where the server may open everything anew.
+    pub(super) fn close_written(&self) {
+        if self.handles {
+            self.unopened.shed_writers();
+        }
     }
 
     /// Most reading is done from the cache above, so what comes down says nothing about when the

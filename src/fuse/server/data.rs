@@ -9,6 +9,7 @@ use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::trust::{Begun, How};
 use crate::fuse::wire::{self, fopen};
+use crate::lower::open_files::UNOPENED;
 use crate::sys::ioctl::MAX_VALUE;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -35,7 +36,7 @@ impl Server {
         let name = request.take_name()?;
         let begun = self.begin(request.nodeid());
         let (entry, opened) = self.fs.create(request.nodeid(), name, new, args.flags)?;
-        self.created(begun, entry, opened, payload)
+        self.created(begun, entry, (opened, true), payload)
     }
 
     pub(super) fn tmpfile(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
@@ -43,19 +44,29 @@ impl Server {
         let new = new_file(request, args.mode, args.umask);
         let begun = self.begin(request.nodeid());
         let (entry, opened) = self.fs.tmpfile(request.nodeid(), new, args.flags)?;
-        self.created(begun, entry, opened, payload)
+        self.created(begun, entry, (opened, false), payload)
     }
 
     fn created<'s>(
         &'s self,
         begun: Begun,
         entry: Entry<'s>,
-        opened: Opened<'s>,
+        (opened, named): (Opened<'s>, bool),
         payload: &mut Payload,
     ) -> Done<'s> {
         let valid = self.valid(begun, &entry, How::Made);
         let Entry { lookup, attr } = entry;
         let nodeid = lookup.nodeid();
+        if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
+            // Once it has heard that files need not be opened, the kernel closes none either.
+            self.fs.use_unopened(&opened, named)?;
+            drop(opened);
+            payload.push(&wire::CreateOut {
+                entry: entry_out(nodeid, &attr, valid),
+                open: wire::OpenOut { fh: UNOPENED, open_flags: fopen::KEEP_CACHE, backing_id: 0 },
+            });
+            return Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }));
+        }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
