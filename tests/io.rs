@@ -521,7 +521,7 @@ fn files_made_with_io_cached_are_closed() {
     drop(nameless);
     assert_eq!(std::fs::read(mount.low("named")).unwrap(), b"nameless");
     for number in 0..300 {
-        let text = std::fs::read_to_string(mount.low(&format!("new{number}"))).unwrap();
+        let text = std::fs::read_to_string(mount.low(format!("new{number}"))).unwrap();
         assert_eq!(text, number.to_string());
     }
     if machine().real_root {
