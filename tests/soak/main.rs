@@ -59,6 +59,8 @@ fn all_are_replaced() -> bool {
     std::env::var(MORE_OPTIONS).is_ok_and(|options| options.contains("restart=on"))
 }
 
+/// More files than all workers ever have open at a time.
+const MOST_OPEN: u64 = 200;
 /// How much more memory a server may have than when it was new, after everything is forgotten.
 const MORE_MEMORY: u64 = 8 << 20;
 
@@ -274,6 +276,10 @@ fn soak() {
         place.killed, place.taken_over, place.made
     );
     println!("soak: at most {held}");
+    let open = held.0.get("open_files").copied().unwrap_or(0);
+    if open > MOST_OPEN {
+        failures.push(format!("{open} files were open at a time; the workers have fewer"));
+    }
     for line in left {
         println!("soak: {line}");
     }
