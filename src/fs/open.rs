@@ -110,8 +110,8 @@ impl FileSystem {
         self.lower.file_fd(&file)
     }
 
-    /// The kernel uses a new file as if it had never opened it, which is
-    /// how it does with all others (`io=cached`).
+    /// From now on the kernel uses this new file as it does all others with `io=cached`: as if it had never
+    /// opened it, and without closing it.
     pub fn use_unopened(&self, opened: &Opened<'_>, named: bool) -> Result<(), FsError> {
         self.lower.use_unopened(&*self.lower.open_files.get(opened.handle())?, named)
     }

@@ -1,6 +1,7 @@
 //! Hearing of changes that others make to the lower tree, through fanotify(7).
 //!
-//! The whole file system is watched, or, where that is not allowed, single inodes (`single`), by two groups: one for names, and one for inodes, whose
+//! The whole file system is watched, or, where that is not allowed, single inodes (`single`), by two
+//! groups: one for names, and one for inodes, whose
 //! events are cheaper for those who cause them (0.9 µs a write on the machine where this was
 //! written; 1.3 µs if they had to name the directory too). Nothing is opened to find out what an
 //! event is about: the inode number is read out of the handle, and nodeids are inode numbers.
