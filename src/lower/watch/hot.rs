@@ -3,6 +3,7 @@
 //! [`SHORT`](super::SHORT) only.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,8 +27,16 @@ pub(super) struct HotFiles(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     since: Option<Instant>,
-    counts: HashMap<u64, u32>,
+    counts: HashMap<u64, Count>,
     hot: HashMap<u64, Hot>,
+}
+
+/// How often the contents of a file have changed.
+#[derive(Default)]
+struct Count {
+    /// Which file: inode numbers are given again.
+    file: u64,
+    changes: u32,
 }
 
 /// A file whose writes are not heard of, and its handle.
@@ -35,6 +44,19 @@ struct Hot {
     until: Instant,
     kind: i32,
     data: Box<[u8]>,
+}
+
+impl Hot {
+    fn handle(&self) -> Handle<'_> {
+        Handle { kind: self.kind, data: &self.data }
+    }
+}
+
+/// A number for the file behind a handle.
+fn which(handle: Handle<'_>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    handle.data.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl HotFiles {
@@ -54,9 +76,19 @@ impl HotFiles {
         if inner.counts.len() >= MAX_COUNTED && !inner.counts.contains_key(&ino) {
             return false;
         }
+        let file = which(handle);
         let count = inner.counts.entry(ino).or_default();
-        *count += 1;
-        if *count != HOT_EVENTS || inner.hot.len() >= MAX_HOT || inner.hot.contains_key(&ino) {
+        if count.file != file {
+            *count = Count { file, changes: 0 };
+        }
+        count.changes += 1;
+        let too_many = count.changes == HOT_EVENTS;
+        let room = match inner.hot.get(&ino) {
+            // Another file had the number before, and what it was spared has gone with it.
+            Some(hot) => which(hot.handle()) != file,
+            None => inner.hot.len() < MAX_HOT,
+        };
+        if !too_many || !room {
             return false;
         }
         let hot = Hot { until: now + HOT, kind: handle.kind, data: handle.data.into() };
@@ -139,6 +171,17 @@ mod tests {
         assert_eq!(cool(due, Err(Errno::MFILE)), 0, "it cannot be heard yet");
         assert_eq!(cool(due + HOT, Err(Errno::STALE)), 1);
         assert!(!files.contains(7) && files.next_due().is_none());
+    }
+
+    #[test]
+    fn a_file_that_gets_the_number_of_a_hot_one_is_counted_anew() {
+        const NEXT: Handle<'static> = Handle { kind: 1, data: &[7, 0, 0, 0, 1, 0, 0, 0] };
+        let (files, now) = (HotFiles::default(), Instant::now());
+        assert_eq!(heat(&files, 7, now), 1);
+        assert_eq!(heat(&files, 7, now), 0, "it is hot");
+        let heated = (0..2 * HOT_EVENTS).filter(|_| files.count(7, NEXT, now));
+        assert_eq!(heated.count(), 1, "its events are not turned off yet");
+        assert!(files.contains(7));
     }
 
     #[test]
