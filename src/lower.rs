@@ -59,6 +59,8 @@ pub struct LowerTree {
     /// layer, and the file moves to another layer when it is first changed. It keeps its number,
     /// and that is not given to another file while a descriptor of ours holds this one.
     births_change: bool,
+    /// Whether what statx(2) says of a file tells which one it is.
+    stats_identify: bool,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
     /// What the next server must know, should this one be killed.
@@ -144,6 +146,7 @@ impl LowerTree {
             handle_mount,
             handles,
             births_change,
+            stats_identify: stat.btime.is_some() && !births_change,
             submounts,
             inodes: table(Arc::clone(&state), identity(births_change, &stat), stat.kind())?,
             descriptors: Descriptors::new(max_descriptors),

@@ -34,11 +34,13 @@ impl FileSystem {
 
     /// The attributes of an inode, or of the file that a handle has open.
     pub fn getattr(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
-        let fd = match handle {
-            Some(handle) => self.open_fd(handle)?,
-            None => self.lower.path_fd(&self.lower.inode(nodeid)?)?,
-        };
-        self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?)
+        if let Some(handle) = handle {
+            let fd = self.open_fd(handle)?;
+            return self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?);
+        }
+        let inode = self.lower.inode(nodeid)?;
+        let stat = self.lower.stat(&inode)?;
+        self.shown(Of::Inode(&inode), &stat)
     }
 
     /// The target of a symbolic link, as stored.
