@@ -44,6 +44,7 @@ common::tests!(
     exec_a_program,
     program_made_through_the_mount_runs_below,
     files_made_with_io_cached_are_closed,
+    running_program_is_changed_with_io_cached,
     written_below_is_read_above,
     full_reads_by_many_threads,
     file_size_limit_is_the_lowers,
@@ -530,6 +531,28 @@ fn files_made_with_io_cached_are_closed() {
         assert!(runs(mount.up("program")));
         eventually("it does not stay busy below", || runs(mount.low("program")));
     }
+}
+
+/// Mode and times need no right to write, also not below, by way of a file that only the kernel has open.
+fn running_program_is_changed_with_io_cached() {
+    common::runner::needs_program("sleep");
+    let options = format!("{},io=cached", common::MAP);
+    let mount = Mount::with(&options, |lower| {
+        put_file(&lower.join("sleep"), &std::fs::read("/bin/sleep").unwrap(), 0o755, lo(0), lo(0));
+    });
+    // From the second open on the kernel does not ask.
+    drop(std::fs::read(mount.up("sleep")).unwrap());
+    let file = File::open(mount.up("sleep")).unwrap();
+    let mut sleeper =
+        std::process::Command::new(mount.low("sleep")).arg("60").spawn().expect("sleep");
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7);
+    let dated = file.set_modified(time);
+    let moded = rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o640));
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert!(dated.is_ok() && moded.is_ok(), "{dated:?}, {moded:?}");
+    let below = std::fs::metadata(mount.low("sleep")).unwrap();
+    assert_eq!((below.modified().unwrap(), mode(&mount.low("sleep"))), (time, 0o640));
 }
 
 fn exec_a_program() {
