@@ -55,12 +55,8 @@ pub struct LowerTree {
     handle_mount: OwnedFd,
     /// Whether handles can be opened here (root on most local file systems).
     handles: bool,
-    /// Whether a file's time of birth may change while it lives: an overlay shows the one of the
-    /// layer, and the file moves to another layer when it is first changed. It keeps its number,
-    /// and that is not given to another file while a descriptor of ours holds this one.
-    births_change: bool,
-    /// Whether what statx(2) says of a file tells which one it is.
-    stats_identify: bool,
+    /// What files' times of birth are worth, by which they are told apart.
+    births: Births,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
     /// What the next server must know, should this one be killed.
@@ -80,6 +76,19 @@ pub struct LowerTree {
     lock_owners: LockOwners,
     /// What hears of changes that others make.
     watch: Option<Watch>,
+}
+
+/// What the times of birth that statx(2) gives are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Births {
+    /// A number and a time of birth are one file, whenever they are seen.
+    Tell,
+    /// There are none: a file handle stands in for them.
+    None,
+    /// They may change while the file lives: an overlay shows the one of the layer, and the file
+    /// moves to another layer when it is first changed. It keeps its number, and that is not given
+    /// to another file while a descriptor of ours holds this one.
+    Change,
 }
 
 impl LowerTree {
@@ -139,16 +148,20 @@ impl LowerTree {
         let handles = handle::name_to_handle(&root)
             .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
             .is_ok();
-        let births_change = rustix::fs::fstatfs(&handle_mount)
+        let on_overlay = rustix::fs::fstatfs(&handle_mount)
             .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
+        let births = match stat.btime {
+            _ if on_overlay => Births::Change,
+            Some(_) => Births::Tell,
+            None => Births::None,
+        };
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
             handles,
-            births_change,
-            stats_identify: stat.btime.is_some() && !births_change,
+            births,
             submounts,
-            inodes: table(Arc::clone(&state), identity(births_change, &stat), stat.kind())?,
+            inodes: table(Arc::clone(&state), identity(births, &stat), stat.kind())?,
             descriptors: Descriptors::new(max_descriptors),
             max_descriptors,
             spare: Spare::new(),
@@ -167,7 +180,7 @@ impl LowerTree {
 
     /// Which file it is, as the inode table counts files.
     pub fn identity(&self, stat: &LowerStat) -> Identity {
-        identity(self.births_change, stat)
+        identity(self.births, stat)
     }
 
     /// The root's descriptor.
@@ -285,8 +298,8 @@ impl LowerTree {
     }
 }
 
-fn identity(births_change: bool, stat: &LowerStat) -> Identity {
-    if births_change { stat.identity_without_birth() } else { stat.identity() }
+fn identity(births: Births, stat: &LowerStat) -> Identity {
+    if births == Births::Change { stat.identity_without_birth() } else { stat.identity() }
 }
 
 fn no_memory(errno: Errno) -> StartError {

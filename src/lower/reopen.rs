@@ -12,7 +12,7 @@ use crate::sys::handle;
 
 use super::inode::{Inode, Locator, Place};
 use super::stat::LowerStat;
-use super::{LowerTree, open_path_at, proc_path};
+use super::{Births, LowerTree, open_path_at, proc_path};
 
 /// More levels than any real tree has between a directory with a known descriptor and a file:
 /// past it the tables are taken to be inconsistent rather than walked for ever.
@@ -33,7 +33,7 @@ impl LowerTree {
     /// `None` unless the name is surely still this inode's.
     fn stat_by_name(&self, inode: &Inode) -> Option<LowerStat> {
         // A directory's descriptor is wanted for what is in it.
-        if inode.is_dir() || !self.stats_identify {
+        if inode.is_dir() || self.births != Births::Tell {
             return None;
         }
         let Some(Locator::Walk(Place { parent, name })) = self.inodes.locator(inode) else {

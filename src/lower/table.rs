@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,7 @@ use super::stat::Identity;
 use crate::state::arena::{Piece, Slabs};
 use crate::state::{State, slot};
 
+mod left;
 mod lookup;
 mod survey;
 
@@ -87,40 +88,6 @@ impl InodeTable {
     /// nothing of what a server has left.
     pub fn unread(state: Arc<State>, root: Identity) -> Self {
         Self::empty(state, root)
-    }
-
-    /// The table that another server has left, put in order; `None` if there is no root in it.
-    pub fn adopt(state: Arc<State>, root: Identity) -> Option<Self> {
-        let table = Self::empty(state, root);
-        let lookups = |row| Row::at(&table.state.arena, row).map(Row::lookups);
-        table.state.slots.all().for_each(|slot| slot.repair(lookups));
-        let mut found = Vec::new();
-        let mut shards: Vec<_> = table.locked().collect();
-        let mut slabs: Vec<&mut Slabs> = shards.iter_mut().map(|shard| &mut shard.slabs).collect();
-        table.state.arena.adopt(&mut slabs, |piece, _| {
-            let row = table.row(piece).filter(|row| row.is_used())?;
-            found.push((row.nodeid(), piece));
-            Some(row.pieces())
-        });
-        drop(shards);
-        for (nodeid, piece) in found {
-            if let Some(row) = table.row(piece).filter(|_| nodeid >= ALIAS_BASE) {
-                table.aliases().enter(row.identity(), nodeid);
-                table.some_alias.store(true, Ordering::SeqCst);
-            }
-            table.shard(nodeid).rows.insert(nodeid, piece);
-        }
-        let has_root = table.get(ROOT_ID).is_some_and(|inode| inode.identity == root);
-        has_root.then_some(table)
-    }
-
-    /// The inodes that a descriptor keeps reachable, with its number.
-    pub fn pinned(&self) -> Vec<(Inode, RawFd)> {
-        let pinned = |piece: &Piece| {
-            let row = self.row(*piece)?;
-            Some((row.inode(), row.pinned()?))
-        };
-        self.locked().flat_map(|s| s.rows.values().filter_map(pinned).collect::<Vec<_>>()).collect()
     }
 
     fn empty(state: Arc<State>, root: Identity) -> Self {
@@ -268,16 +235,6 @@ impl InodeTable {
                 slot::take_back(row.piece(), row.lookups(), at);
             }
         });
-    }
-
-    /// Takes back what another server's thread has counted for an answer that the kernel did not
-    /// get. The calling thread is in that thread's slot.
-    pub fn take_back_counted(&self, counted: Vec<(usize, Piece)>) {
-        for (at, piece) in counted {
-            if let Some(row) = self.row(piece) {
-                self.take_back(row.nodeid(), at);
-            }
-        }
     }
 
     /// Makes an inode's count less, and removes it if nothing is left.
