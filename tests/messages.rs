@@ -23,6 +23,7 @@ use rustix::io::{pread, pwrite};
 common::tests!(
     stat_warm,
     stat_warm_by_others,
+    time_of_birth_is_asked_once,
     missing_name_warm,
     without_a_cache_each_stat_asks,
     readlink_warm,
@@ -144,6 +145,16 @@ fn stat_warm_by_others() {
     let by_other = || Caller::user(1000).run(|| look(&file));
     assert_messages!(c, [Getxattr, Lookup], by_other());
     assert_messages!(c, [], (0..100).for_each(|_| by_other()));
+}
+
+/// No other answer can carry it.
+fn time_of_birth_is_asked_once() {
+    let c = Counted::new(|lower| plain(&lower.join("file")));
+    let file = c.up("file");
+    look(&file);
+    let born = || assert!(fs::metadata(&file).unwrap().created().is_ok());
+    assert_messages!(c, [Statx], born());
+    assert_messages!(c, [], (0..100).for_each(|_| born()));
 }
 
 fn missing_name_warm() {

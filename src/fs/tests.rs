@@ -88,12 +88,26 @@ fn an_inode_is_found_again_after_it_was_renamed_below() {
     fs::write(dir.path().join("old"), "x").unwrap();
     let entry = fs.lookup(ROOT_ID, name("old")).unwrap();
     let nodeid = entry.lookup.nodeid();
-    fs.getattr(nodeid, None).unwrap();
+    drop(fs.open(nodeid, 0, false).unwrap()); // from now on it is known by its handle
     fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
-    match fs.getattr(nodeid, None) {
-        Ok(attr) => assert_eq!(attr.size, 1),
-        Err(error) => assert_eq!(error, FsError::Stale), // without handles, the name has gone
-    }
+    let found = fs.getattr(nodeid, None).map(|attr| attr.size);
+    let by_handle = fs.lower.uses_handles();
+    assert_eq!(found, if by_handle { Ok(1) } else { Err(FsError::Stale) });
+}
+
+#[test]
+fn attributes_alone_take_no_descriptor() {
+    let (dir, fs) = shifted();
+    fs::write(dir.path().join("f"), "x").unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    let held = || fs.lower.descriptor_usage().reopenable;
+    fs::write(dir.path().join("f"), "more").unwrap();
+    assert_eq!(fs.getattr(entry.lookup.nodeid(), None).unwrap().size, 4);
+    assert_eq!(held(), 0);
+    let within = fs.lookup(ROOT_ID, name("d")).unwrap();
+    fs.getattr(within.lookup.nodeid(), None).unwrap();
+    assert_eq!(held(), 1, "what is in a directory is reached by its descriptor");
 }
 
 #[test]
