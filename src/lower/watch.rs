@@ -277,6 +277,11 @@ impl Watch {
         self.told.missing(Place { parent, name: name.into() });
     }
 
+    /// The kernel is told what a name stands for, which it may have taken to be missing.
+    pub(super) fn is_found(&self, parent: u64, name: &OsStr) {
+        self.told.found(parent, name);
+    }
+
     /// Has the kernel ask about a name anew.
     pub(super) fn doubt(&self, place: Place) {
         self.told.doubt(place);

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,11 @@ const MAX_COUNTED: usize = 4096;
 
 /// The files that are written very often, by inode number.
 #[derive(Default)]
-pub(super) struct HotFiles(Mutex<Inner>);
+pub(super) struct HotFiles {
+    inner: Mutex<Inner>,
+    /// Whether there have ever been any.
+    some: AtomicBool,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -62,7 +67,7 @@ fn which(handle: Handle<'_>) -> u64 {
 impl HotFiles {
     /// Whether its writes are not heard of.
     pub(super) fn contains(&self, ino: u64) -> bool {
-        self.lock().hot.contains_key(&ino)
+        self.some.load(Ordering::SeqCst) && self.lock().hot.contains_key(&ino)
     }
 
     /// Counts a change of contents; true if the file is hot from now on, and its writes should not
@@ -92,6 +97,7 @@ impl HotFiles {
             return false;
         }
         let hot = Hot { until: now + HOT, kind: handle.kind, data: handle.data.into() };
+        self.some.store(true, Ordering::SeqCst);
         inner.hot.insert(ino, hot);
         true
     }
@@ -130,7 +136,7 @@ impl HotFiles {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Names that the kernel has been told and may trust for long, as far as the inode table does not
 //! know them: so that they can be told one by one when they are in doubt.
 
+use std::ffi::OsStr;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -21,7 +23,9 @@ pub(super) struct Told {
     doubted: OwnedFd,
     /// Everything is to be asked anew.
     anew: AtomicBool,
-    missing: Mutex<LruCache<Place, ()>>,
+    /// By a hash, so that a name that is there after all can be found without a copy of it.
+    missing: Mutex<LruCache<u64, Place>>,
+    hasher: RandomState,
 }
 
 impl Told {
@@ -31,6 +35,7 @@ impl Told {
             doubted: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             anew: AtomicBool::new(false),
             missing: Mutex::new(LruCache::unbounded()),
+            hasher: RandomState::new(),
         })
     }
 
@@ -91,13 +96,29 @@ impl Told {
     /// The kernel is told that a name is not there. The oldest such name is doubted when there are
     /// too many.
     pub(super) fn missing(&self, place: Place) {
+        let key = self.key(place.parent, &place.name);
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.put(place, ());
-        let oldest = if missing.len() > MAX_MISSING { missing.pop_lru() } else { None };
-        drop(missing);
-        if let Some((oldest, ())) = oldest {
-            self.doubt(oldest);
+        if missing.get(&key) == Some(&place) {
+            return;
         }
+        let other = missing.put(key, place);
+        let full = missing.len() > MAX_MISSING;
+        let oldest = if full { missing.pop_lru().map(|(_, oldest)| oldest) } else { None };
+        drop(missing);
+        other.into_iter().chain(oldest).for_each(|place| self.doubt(place));
+    }
+
+    /// The kernel is told what a name stands for: from now on the inode table knows of it.
+    pub(super) fn found(&self, parent: u64, name: &OsStr) {
+        let key = self.key(parent, name);
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.peek(&key).is_some_and(|it| it.parent == parent && *it.name == *name) {
+            missing.pop(&key);
+        }
+    }
+
+    fn key(&self, parent: u64, name: &OsStr) -> u64 {
+        self.hasher.hash_one((parent, name))
     }
 
     /// All names that are not there, which are not kept any more.
@@ -105,14 +126,13 @@ impl Told {
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = std::mem::replace(&mut *missing, LruCache::unbounded());
         drop(missing);
-        taken.into_iter().map(|(place, ())| place).collect()
+        taken.into_iter().map(|(_, place)| place).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::ffi::OsStr;
 
     fn place(number: usize) -> Place {
         Place { parent: 1, name: OsStr::new(&number.to_string()).into() }
@@ -160,5 +180,21 @@ mod tests {
         assert_eq!(told.take_doubts(), [place(1)]);
         assert_eq!(told.take_missing().len(), MAX_MISSING);
         assert!(told.take_missing().is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_found_is_missing_no_more() {
+        let told = Told::new().unwrap();
+        (0..4).for_each(|number| told.missing(place(number)));
+        told.found(1, OsStr::new("2"));
+        told.found(2, OsStr::new("3"));
+        told.found(1, OsStr::new("4"));
+        assert_eq!(told.take_missing().len(), 3);
+        // However many are made one after the other, nothing else is doubted for them.
+        for number in 0..2 * MAX_MISSING {
+            told.missing(place(number));
+            told.found(1, OsStr::new(&number.to_string()));
+        }
+        assert!(told.take_missing().is_empty() && told.take_doubts().is_empty());
     }
 }
