@@ -10,6 +10,7 @@
 //!   CPU is idle (so it waits for the disk now and then), or when it is stuck in one (fsync) while
 //!   others might come. Two readers on CPUs that are all busy only take them from the callers.
 //! - A reader that finds nothing to do while another one waits goes back to the bench.
+//! - On a busy machine a reader looks for the CPU on which its one caller runs ([`placing`]).
 //! - A *referee* watches for readers that are stuck; it sleeps while the mount is quiet.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -28,8 +29,10 @@ use super::server::Server;
 use crate::state::slot;
 pub use looking::Machine;
 use looking::{Callers, Crowd, Looking};
+use placing::Placing;
 
 mod looking;
+mod placing;
 
 /// How the names of the threads begin.
 pub const WORKER: &str = "fuse-";
@@ -227,6 +230,7 @@ impl Workers {
     ) -> Result<Turn, Errno> {
         let mut looking = Looking::default();
         let mut callers = Callers::default();
+        let mut placing = Placing::on(self.crowd.cpus());
         let mut without_gap = 0;
         let mut ended = Instant::now();
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -246,6 +250,10 @@ impl Workers {
             let came = Instant::now();
             let took = came - begun;
             looking.read_took(took);
+            let alone = callers.count() == 1;
+            if alone && self.crowd.is_dense(&callers) && placing.read_took(took, came) {
+                Self::move_on();
+            }
             without_gap = if took < GAP && next != Next::Came { without_gap + 1 } else { 0 };
             if without_gap == BACKLOG {
                 without_gap = FLOW;
@@ -257,6 +265,13 @@ impl Workers {
             let served = self.serve(message, payload);
             ended = Instant::now();
             counters.end(served, ended - came);
+        }
+    }
+
+    /// Where it may not move, a reader is slower, and nothing else.
+    fn move_on() {
+        if let Err(errno) = placing::move_on() {
+            tracing::debug!(%errno, "cannot move to another CPU");
         }
     }
 

@@ -17,7 +17,7 @@ const GIVE_WAY: Duration = Duration::from_millis(10);
 /// After this many looks in vain a reader sleeps at once, until requests come quickly again.
 const VAIN_LOOKS: u32 = 8;
 /// A request that comes this soon after the one before would have been seen by a look.
-const QUICK: Duration = Duration::from_micros(100);
+pub(super) const QUICK: Duration = Duration::from_micros(100);
 
 /// Who sent the last requests: so many callers may want to run next.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Callers {
     }
 
     /// How many there are.
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let is_first = |&(n, tid): &(usize, &u32)| *tid != 0 && !self.last[..n].contains(tid);
         self.last.iter().enumerate().filter(is_first).count()
     }
@@ -77,6 +77,11 @@ impl Crowd {
     pub(super) fn of(machine: Machine) -> Self {
         let dense = AtomicBool::new(machine.cpus == 1);
         Self { machine, dense, leaves_a_cpu: AtomicBool::new(false) }
+    }
+
+    /// How many CPUs there are.
+    pub(super) fn cpus(&self) -> usize {
+        self.machine.cpus
     }
 
     /// Counts anew; the calling thread is not counted.

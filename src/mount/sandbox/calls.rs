@@ -18,11 +18,11 @@ use libc::{
     SYS_open_by_handle_at, SYS_openat, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv2,
     SYS_prlimit64, SYS_pwrite64, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
     SYS_removexattr, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
-    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_sendto,
-    SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setxattr, SYS_shutdown,
-    SYS_sigaltstack, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill, SYS_truncate,
-    SYS_umask, SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat, SYS_wait4, SYS_write,
-    SYS_writev,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_setaffinity,
+    SYS_sched_yield, SYS_sendto, SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setgroups,
+    SYS_setxattr, SYS_shutdown, SYS_sigaltstack, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs,
+    SYS_tgkill, SYS_truncate, SYS_umask, SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat,
+    SYS_wait4, SYS_write, SYS_writev,
 };
 
 use crate::sys::fuse::{BACKING_CLOSE, BACKING_OPEN};
@@ -207,6 +207,7 @@ pub fn narrow() -> Vec<Narrow> {
         // Threads of this process; no other process, and no namespace.
         one("threads", SYS_clone, &[When::Bits(0, NOT_FOR_THREADS | THREAD, THREAD)]),
         one("acting as the caller", SYS_unshare, &[When::Is(0, bits(libc::CLONE_FS))]),
+        one("moving to a caller's CPU", SYS_sched_setaffinity, &[When::Is(0, 0)]), // this thread
         one("names of threads", SYS_prctl, &[When::Is(0, bits(libc::PR_SET_NAME))]),
         one("names of memory", SYS_prctl, &[When::Is(0, bits(libc::PR_SET_VMA))]),
         // Nothing is ever made executable.
