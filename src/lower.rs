@@ -234,14 +234,14 @@ impl LowerTree {
         let kind = stat.kind();
         let mut lookup = self.inodes.intern(self.identity(stat), kind, parent.nodeid, name);
         self.renamed(lookup.take_former());
-        self.is_found(parent, name);
+        self.note_found(parent, name);
         lookup
     }
 
     /// The name is in the table now.
-    fn is_found(&self, parent: &Inode, name: &OsStr) {
+    fn note_found(&self, parent: &Inode, name: &OsStr) {
         if let Some(watch) = &self.watch {
-            watch.is_found(parent.nodeid, name);
+            watch.note_found(parent.nodeid, name);
         }
     }
 
@@ -286,7 +286,7 @@ impl LowerTree {
         let Ok(stat) = LowerStat::at(dir.as_fd(), name) else { return };
         if let Some(inode) = self.inodes.find(self.identity(&stat)) {
             let former = self.inodes.relocate(&inode, parent.nodeid, name);
-            self.is_found(parent, name);
+            self.note_found(parent, name);
             // The kernel moves the name itself: it need not doubt that one.
             self.renamed(former.filter(|f| (f.parent, &*f.name) != left));
         }

@@ -118,7 +118,7 @@ impl Server {
         if !watched || !heard.names || !self.expires_missing_names {
             return SHORT;
         }
-        watch.is_missing(parent, name.as_os_str());
+        watch.note_missing(parent, name.as_os_str());
         if watch.has_lost(heard.since) { SHORT } else { LONG }
     }
 

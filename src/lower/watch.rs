@@ -273,12 +273,12 @@ impl Watch {
 
     /// The kernel is told that a name is not there. To be called before asking
     /// [`Watch::has_lost`].
-    pub fn is_missing(&self, parent: u64, name: &OsStr) {
+    pub fn note_missing(&self, parent: u64, name: &OsStr) {
         self.told.missing(Place { parent, name: name.into() });
     }
 
     /// The kernel is told what a name stands for, which it may have taken to be missing.
-    pub(super) fn is_found(&self, parent: u64, name: &OsStr) {
+    pub(super) fn note_found(&self, parent: u64, name: &OsStr) {
         self.told.found(parent, name);
     }
 

@@ -51,12 +51,6 @@ struct Hot {
     data: Box<[u8]>,
 }
 
-impl Hot {
-    fn handle(&self) -> Handle<'_> {
-        Handle { kind: self.kind, data: &self.data }
-    }
-}
-
 /// A number for the file behind a handle.
 fn which(handle: Handle<'_>) -> u64 {
     let mut hasher = DefaultHasher::new();
@@ -90,7 +84,7 @@ impl HotFiles {
         let too_many = count.changes == HOT_EVENTS;
         let room = match inner.hot.get(&ino) {
             // Another file had the number before, and what it was spared has gone with it.
-            Some(hot) => which(hot.handle()) != file,
+            Some(hot) => *hot.data != *handle.data,
             None => inner.hot.len() < MAX_HOT,
         };
         if !too_many || !room {

@@ -110,8 +110,11 @@ impl Told {
 
     /// The kernel is told what a name stands for: from now on the inode table knows of it.
     pub(super) fn found(&self, parent: u64, name: &OsStr) {
-        let key = self.key(parent, name);
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing.is_empty() {
+            return; // as in a tree that is only looked at
+        }
+        let key = self.key(parent, name);
         if missing.peek(&key).is_some_and(|it| it.parent == parent && *it.name == *name) {
             missing.pop(&key);
         }
