@@ -58,7 +58,7 @@ if [ -x "$programs/pjdfstest" ]; then
     "$programs/idshift" mount -o map=b:100000:0:65536 /scratch/lower /scratch/mnt
     # The tests of files that may not change (read-only mounts) fail behind the others.
     sed -e "s,@SECONDARY@,/dev/shm,; s,@REMOUNT@,false,; s,@EXPECTED@,," \
-        tests/suites/pjdfstest.toml >/scratch/pjdfstest.toml
+        tests/load/suites/pjdfstest.toml >/scratch/pjdfstest.toml
     # Birth times come with Linux 6.6.
     case $(uname -r) in 5.*|6.[0-5].*) sed -i /birthtime/d /scratch/pjdfstest.toml ;; esac
     "$programs/pjdfstest" -c /scratch/pjdfstest.toml -p /scratch/mnt >/out/pjdfstest 2>&1

@@ -46,6 +46,11 @@ common::tests!(
     deny_groups_sends_nothing_more,
 );
 
+fn main() -> std::process::ExitCode {
+    let messages = common::runner::Module { name: "messages", tests: TESTS, alone: true };
+    common::runner::main(&[messages])
+}
+
 /// The kernel whose sequences these are. Later ones may need fewer, and then the test is to say so.
 const KERNEL: (u32, u32) = (6, 18);
 

@@ -1,7 +1,7 @@
 // Pages are made once, and a String is written to without an error to look at.
 #![allow(clippy::format_push_string, clippy::format_collect)]
 //! The pages as text. Words stand in `docs/man/*.in`; what the program knows itself is put into
-//! them. `tests/pages.rs` uses this file too.
+//! them. `tests/host/pages.rs` uses this file too.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,9 +1,12 @@
 //! What all the tests share: the runner, the fixture that mounts, and the callers.
 //!
-//! Every file in `tests/` is a program of its own with `harness = false`. Its `main` comes from
-//! [`tests!`]; the runner in [`runner`] runs each test as root and, in a second section, as an
-//! ordinary user in a user namespace. What a machine lacks makes a test *ignored*, with the
-//! reason printed.
+//! Each family (`tests/FAMILY/main.rs`) is a program with `harness = false`. A module of it names its
+//! tests with [`tests!`], the family names its modules with [`modules!`], and the runner in [`runner`]
+//! runs each test as root and, in a second section, as an ordinary user in a user namespace. What
+//! a machine lacks makes a test *ignored*, with the reason printed.
+//!
+//! A new file of tests is a module: `mod NAME;` and its name in `modules!`, both in the `main.rs` of the
+//! family. Behind the semicolon there stand the modules that want no tests of others beside them.
 
 // Each test program uses its own part of these helpers.
 #![allow(dead_code, unused_imports, unused_macros)]
@@ -29,16 +32,34 @@ pub(crate) use runner::{machine, skip};
 pub(crate) use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 pub(crate) use rustix::io::Errno;
 
-/// Makes `main` from the names of the test functions of this file. A function that is not named
-/// here is dead code, so the compiler tells.
+/// Names the test functions of this module. A function that is not named here is dead code, so the
+/// compiler tells.
 macro_rules! tests {
     ($($name:ident),* $(,)?) => {
-        fn main() -> std::process::ExitCode {
-            common::runner::main(&[$((stringify!($name), $name as fn())),*])
-        }
+        pub(crate) const TESTS: &[(&str, fn())] = &[$((stringify!($name), $name as fn())),*];
     };
 }
 pub(crate) use tests;
+
+/// The modules of a family: those whose tests run beside those of other modules, then those that run
+/// alone, one module after the other.
+macro_rules! modules {
+    ($($beside:ident),* $(; $($alone:ident),*)?) => {
+        &[
+            $($crate::common::runner::Module {
+                name: stringify!($beside),
+                tests: $beside::TESTS,
+                alone: false,
+            },)*
+            $($($crate::common::runner::Module {
+                name: stringify!($alone),
+                tests: $alone::TESTS,
+                alone: true,
+            },)*)?
+        ]
+    };
+}
+pub(crate) use modules;
 
 /// Asserts that a call failed with this errno: `assert_errno!(unlink(p), Errno::PERM)`.
 macro_rules! assert_errno {

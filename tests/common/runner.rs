@@ -1,4 +1,4 @@
-//! Runs the tests of one file: as root, and again as an ordinary user in a user namespace.
+//! Runs the tests of one family: as root, and again as an ordinary user in a user namespace.
 //!
 //! `IDSHIFT_TEST_IDENTITY=root` or `=userns` runs only one of the two. `IDSHIFT_TEST_BACKEND=kernel`
 //! takes the kernel's idmapped mount in place of idshift, to test the tests.
@@ -9,9 +9,10 @@ use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use libtest_mimic::{Arguments, Completion, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Gid, Uid, geteuid, getpid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -44,6 +45,16 @@ static MACHINE: OnceLock<Machine> = OnceLock::new();
 /// What the tests of this process can count on.
 pub(crate) fn machine() -> &'static Machine {
     MACHINE.get().expect("the runner has looked at the machine")
+}
+
+/// The tests of one file.
+pub(crate) struct Module {
+    /// The file's name, which the names of its tests begin with.
+    pub(crate) name: &'static str,
+    pub(crate) tests: &'static [(&'static str, fn())],
+    /// Whether no tests of other modules may run beside these: they change what belongs to the whole
+    /// process or machine, or measure it.
+    pub(crate) alone: bool,
 }
 
 struct Skip(String);
@@ -87,12 +98,13 @@ pub(crate) fn needs_program(name: &str) {
     }
 }
 
-/// Runs these tests and returns the exit code of the whole.
-pub(crate) fn main(tests: &[(&'static str, fn())]) -> ExitCode {
+/// Runs the tests of these modules and returns the exit code of the whole.
+pub(crate) fn main(modules: &[Module]) -> ExitCode {
     let arguments = Arguments::from_args();
     let wanted = std::env::var("IDSHIFT_TEST_IDENTITY").unwrap_or_else(|_| "both".into());
     if arguments.list {
-        return run(&arguments, tests, "root");
+        let all: Vec<&Module> = modules.iter().collect();
+        return run(&arguments, &all, "root");
     }
     if !is_real_root() {
         // As an ordinary user (or as root of a namespace that somebody else made) there is only
@@ -100,11 +112,11 @@ pub(crate) fn main(tests: &[(&'static str, fn())]) -> ExitCode {
         return match std::env::var_os(BASE_VARIABLE).map(PathBuf::from) {
             Some(base) => {
                 prepare(false, base.join("idshift"), Some(base));
-                run(&arguments, tests, "userns")
+                run_all(&arguments, modules, "userns")
             }
             None if getuid().is_root() => {
                 prepare(false, program(), None);
-                run(&arguments, tests, "userns")
+                run_all(&arguments, modules, "userns")
             }
             None => in_user_namespace(),
         };
@@ -118,7 +130,7 @@ pub(crate) fn main(tests: &[(&'static str, fn())]) -> ExitCode {
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
         prepare(true, program(), None);
         open_fuse_to_all(&machine().base);
-        failed |= run(&arguments, tests, "root") != ExitCode::SUCCESS;
+        failed |= run_all(&arguments, modules, "root") != ExitCode::SUCCESS;
     }
     fs::remove_dir_all(machine_base()).ok();
     if failed { ExitCode::from(101) } else { ExitCode::SUCCESS }
@@ -128,27 +140,78 @@ fn machine_base() -> PathBuf {
     MACHINE.get().map_or_else(PathBuf::new, |machine| machine.base.clone())
 }
 
-fn run(arguments: &Arguments, tests: &[(&'static str, fn())], kind: &str) -> ExitCode {
+/// Runs the modules that may run beside each other, then each of the others.
+fn run_all(arguments: &Arguments, modules: &[Module], kind: &str) -> ExitCode {
     silence_skips();
-    let trials = tests
+    let (alone, beside): (Vec<&Module>, Vec<&Module>) =
+        modules.iter().partition(|module| module.alone);
+    let groups = std::iter::once(beside).chain(alone.into_iter().map(|module| vec![module]));
+    let mut code = ExitCode::SUCCESS;
+    for group in groups.filter(|group| has_wanted(arguments, group)) {
+        if run(arguments, &group, kind) != ExitCode::SUCCESS {
+            code = ExitCode::from(101);
+        }
+    }
+    print_slowest(kind);
+    code
+}
+
+/// Whether the arguments choose any test of these modules.
+fn has_wanted(arguments: &Arguments, modules: &[&Module]) -> bool {
+    let is_wanted = |name: &str| match &arguments.filter {
+        Some(filter) if arguments.exact => name == filter,
+        Some(filter) => name.contains(filter.as_str()),
+        None => true,
+    };
+    let mut tests = modules
         .iter()
-        .map(|(name, test)| {
-            let test = *test;
-            Trial::ignorable_test(*name, move || match catch_unwind(AssertUnwindSafe(test)) {
-                Ok(()) => Ok(Completion::Completed),
-                Err(payload) => match payload.downcast::<Skip>() {
-                    Ok(skip) => {
-                        SKIPPING.set(false);
-                        Ok(Completion::ignored_with(skip.0))
-                    }
-                    Err(payload) => resume_unwind(payload),
-                },
-            })
-            .with_kind(kind)
+        .flat_map(|module| module.tests.iter().map(|(test, _)| format!("{}::{test}", module.name)));
+    tests.any(|name| is_wanted(&name))
+}
+
+fn run(arguments: &Arguments, modules: &[&Module], kind: &str) -> ExitCode {
+    let trials = modules
+        .iter()
+        .flat_map(|module| {
+            module.tests.iter().map(|(test, body)| (format!("{}::{test}", module.name), *body))
+        })
+        .map(|(name, body)| {
+            let title = name.clone();
+            Trial::ignorable_test(name, move || timed(&title, body)).with_kind(kind)
         })
         .collect();
     let conclusion = libtest_mimic::run(arguments, trials);
     if conclusion.has_failed() { ExitCode::from(101) } else { ExitCode::SUCCESS }
+}
+
+/// How long each test took.
+static TIMES: Mutex<Vec<(Duration, String)>> = Mutex::new(Vec::new());
+
+fn timed(name: &str, test: fn()) -> Result<Completion, Failed> {
+    let start = Instant::now();
+    let outcome = catch_unwind(AssertUnwindSafe(test));
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.push((start.elapsed(), name.to_owned()));
+    drop(times);
+    match outcome {
+        Ok(()) => Ok(Completion::Completed),
+        Err(payload) => match payload.downcast::<Skip>() {
+            Ok(skip) => {
+                SKIPPING.set(false);
+                Ok(Completion::ignored_with(skip.0))
+            }
+            Err(payload) => resume_unwind(payload),
+        },
+    }
+}
+
+/// Says which tests to look at when the whole takes too long.
+fn print_slowest(kind: &str) {
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    times.sort_unstable_by(|one, other| other.cmp(one));
+    for (time, name) in times.iter().take(10).filter(|(time, _)| time.as_secs() >= 1) {
+        println!("slow: {:5.1} s [{kind}] {name}", time.as_secs_f64());
+    }
 }
 
 /// A skip travels as a panic; it is no failure, so nothing is printed for it.

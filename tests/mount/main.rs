@@ -1,0 +1,18 @@
+//! Mounting and the program's commands: options, maps, reports, messages to the user.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
+
+mod commands;
+#[path = "../common/mod.rs"]
+mod common;
+mod explain;
+mod first_steps;
+mod lifecycle;
+mod maps;
+mod options;
+mod status;
+
+fn main() -> std::process::ExitCode {
+    common::runner::main(
+        common::modules!(commands, explain, first_steps, lifecycle, options, status; maps),
+    )
+}
