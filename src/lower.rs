@@ -53,6 +53,8 @@ pub struct LowerTree {
     root: Arc<OwnedFd>,
     /// The root again, readable: what open_by_handle_at(2) wants.
     handle_mount: OwnedFd,
+    /// Whether the root is on a private clone of its mount.
+    private: bool,
     /// Whether handles can be opened here (root on most local file systems).
     handles: bool,
     /// What files' times of birth are worth, by which they are told apart.
@@ -96,17 +98,17 @@ impl LowerTree {
     /// rights allow it, so that later mounts over the path do not matter.
     pub fn open(path: &Path, submounts: bool, max_descriptors: usize) -> Result<Self, StartError> {
         let failed = |errno: Errno| unusable(path, "cannot open it", errno);
-        let root = clone_mount(path, submounts)
-            .or_else(|_| {
-                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                rustix::fs::openat(CWD, path, flags, Mode::empty())
-            })
-            .map_err(failed)?;
-        Self::on(root, path, submounts, max_descriptors)
+        if let Ok(clone) = clone_mount(path, submounts) {
+            return Self::on(clone, path, submounts, max_descriptors);
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
+        let tree = Self::on(root, path, submounts, max_descriptors)?;
+        Ok(Self { private: false, ..tree })
     }
 
-    /// The tree below a directory that is open already (an `O_PATH` descriptor will do); `path` is
-    /// for messages.
+    /// The tree below a directory that is open already (an `O_PATH` descriptor will do), on a mount
+    /// that nobody else uses; `path` is for messages.
     pub fn on(
         root: OwnedFd,
         path: &Path,
@@ -158,6 +160,7 @@ impl LowerTree {
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
+            private: true,
             handles,
             births,
             submounts,

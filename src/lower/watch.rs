@@ -204,6 +204,9 @@ impl Watch {
             }
             Err(errno) => return Err(refused(errno)),
         };
+        if tree.private {
+            leave_own_writes_out(&inodes, &tree.handle_mount);
+        }
         let root = name_to_handle(&tree.root).map_err(refused)?;
         let number = Handle { kind: root.kind, data: &root.data }.inode_number();
         if number != Some(tree.inodes.root_number()) {
@@ -394,6 +397,15 @@ impl Watch {
         let file = open_by_handle(&self.mount, file.kind, file.data, OFlags::PATH)?;
         let path = CString::new(proc_path(&file)).map_err(|_| Errno::INVAL)?;
         fanotify::ignore(&self.inodes, &path, Mask::MODIFY, !on)
+    }
+}
+
+/// Leaves out what callers write through the mount: the kernel above knows of it, and each event
+/// would cost them as much as the write. They write to the lower files on a mount that is this
+/// server's alone. Where the kernel cannot, or only root may, they are heard of.
+fn leave_own_writes_out(inodes: &OwnedFd, mount: &OwnedFd) {
+    if let Err(errno) = fanotify::ignore_mount(inodes, mount, Mask::MODIFY) {
+        tracing::debug!(%errno, "writes through the mount are heard of");
     }
 }
 

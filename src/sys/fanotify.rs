@@ -67,6 +67,19 @@ pub fn watch_filesystem(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(
     check(ret).map(drop)
 }
 
+/// Leaves out events of what is done through the mount that `on` is on (Linux 6.0): of those that
+/// [`watch_filesystem`] and [`watch_inode`] ask for. Only `MODIFY`, `CLOSE_WRITE` and the like have a
+/// mount; `EINVAL` for others. Needs CAP_SYS_ADMIN.
+pub fn ignore_mount(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(), Errno> {
+    let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_MOUNT | libc::FAN_MARK_IGNORE_SURV;
+    let group = group.as_fd().as_raw_fd();
+    // SAFETY: without a path the call takes numbers alone.
+    let ret = unsafe {
+        libc::fanotify_mark(group, flags, mask.bits(), on.as_fd().as_raw_fd(), std::ptr::null())
+    };
+    check(ret).map(drop)
+}
+
 /// Watches one inode, which has to be readable (`EACCES`), for as long as it has a name or a user: the
 /// mark keeps it in the kernel's memory. `path` is relative to `dir`. `ENOSPC` where the user has too
 /// many marks (`/proc/sys/fs/fanotify/max_user_marks`). Needs no privilege from Linux 5.13 on.
