@@ -16,6 +16,7 @@ pub mod dirents;
 pub mod inode;
 pub mod kept;
 pub mod locks;
+mod mounts;
 pub mod open_files;
 pub mod reopen;
 mod row;
@@ -40,6 +41,7 @@ use crate::sys::handle;
 use descriptors::{Descriptors, Usage};
 use inode::{Inode, Place};
 use locks::LockOwners;
+use mounts::Mounts;
 use open_files::OpenFiles;
 use spare::Spare;
 use stat::{Identity, LowerStat};
@@ -55,6 +57,8 @@ pub struct LowerTree {
     handle_mount: OwnedFd,
     /// Whether the root is on a private clone of its mount.
     private: bool,
+    /// The same for the mounts below.
+    mounts: Mounts,
     /// Whether handles can be opened here (root on most local file systems).
     handles: bool,
     /// What files' times of birth are worth, by which they are told apart.
@@ -147,9 +151,12 @@ impl LowerTree {
         let handle_mount = rustix::fs::openat(&root, ".", readable, Mode::empty())
             .map_err(|errno| failed("cannot read it", errno))?;
         let stat = LowerStat::of(&root).map_err(|e| failed("cannot stat it", e.errno()))?;
-        let handles = handle::name_to_handle(&root)
-            .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
-            .is_ok();
+        // Where nothing tells mounts apart, a handle would lead around what a mount below forbids.
+        let told_apart = !submounts || stat.identity().mount != 0;
+        let handles = told_apart
+            && handle::name_to_handle(&root)
+                .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
+                .is_ok();
         let on_overlay = rustix::fs::fstatfs(&handle_mount)
             .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
         let births = match stat.btime {
@@ -161,6 +168,7 @@ impl LowerTree {
             root: Arc::new(root),
             handle_mount,
             private: true,
+            mounts: Mounts::default(),
             handles,
             births,
             submounts,
@@ -228,14 +236,20 @@ impl LowerTree {
     pub fn lookup(&self, parent: &Inode, name: &OsStr) -> Result<(Lookup<'_>, LowerStat), FsError> {
         let dir = self.path_fd(parent)?;
         let stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
-        self.check_device(parent, &stat)?;
+        self.check_mount(parent, &stat)?;
         Ok((self.intern(parent, name, &stat), stat))
     }
 
     /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
     pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
-        let kind = stat.kind();
-        let mut lookup = self.inodes.intern(self.identity(stat), kind, parent.nodeid, name);
+        let (identity, kind) = (self.identity(stat), stat.kind());
+        if identity.mount != self.inodes.root_mount() && identity.dev == self.inodes.root_device() {
+            // Found through another mount, it may be another inode to the kernel.
+            if let Some(watch) = &self.watch {
+                watch.hear_own();
+            }
+        }
+        let mut lookup = self.inodes.intern(identity, kind, parent.nodeid, name);
         self.renamed(lookup.take_former());
         self.note_found(parent, name);
         lookup
@@ -255,9 +269,10 @@ impl LowerTree {
         }
     }
 
-    /// A file system mounted below the lower directory is part of it only when asked for.
-    fn check_device(&self, parent: &Inode, stat: &LowerStat) -> Result<(), FsError> {
-        let crossed = stat.mount_root && stat.identity().dev != parent.identity.dev;
+    /// What is mounted below the lower directory is part of it only when asked for.
+    pub fn check_mount(&self, parent: &Inode, stat: &LowerStat) -> Result<(), FsError> {
+        let (here, there) = (parent.identity, stat.identity());
+        let crossed = (here.mount, here.dev) != (there.mount, there.dev) && stat.mount_root;
         if crossed && !self.submounts { Err(FsError::Refused(Errno::XDEV)) } else { Ok(()) }
     }
 

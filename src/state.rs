@@ -28,7 +28,7 @@ use slot::Slots;
 /// The version of the layout, and of all else that a server leaves to the next one: what is in these
 /// words, sizes that were agreed on with the kernel, what the keeper is asked. A server of another
 /// version cannot go on with it, so this changes with any of them.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// Room for one request: a write of 1 MiB, and its headers.
 pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;
@@ -37,7 +37,7 @@ const SLOTS: usize = 257;
 const OPENS: usize = if SMALL { 1 << 8 } else { 1 << 22 };
 const BACKINGS: usize = if SMALL { 1 << 8 } else { 1 << 20 };
 /// How many pages of rows and names to reserve: the first number that the system allows. A page
-/// holds 64 rows. What is not used takes no memory.
+/// holds 56 rows. What is not used takes no memory.
 const PAGES: [usize; 3] = if SMALL { [1 << 12; 3] } else { [1 << 22, 1 << 19, 1 << 15] };
 /// In unit tests, for the thread sanitizer: it goes through what is reserved, too.
 const SMALL: bool = cfg!(test);

@@ -80,6 +80,9 @@ impl FileSystem {
             let Ok(stat) = LowerStat::at(fd.as_fd(), dirent.name) else { return Ok(true) };
             shown.ino = stat.identity().ino;
             shown.kind = stat.kind();
+            if self.lower.check_mount(&dir.inode, &stat).is_err() {
+                return Ok(add(shown, None)); // looking it up says why
+            }
             let lookup = self.lower.intern(&dir.inode, dirent.name, &stat);
             let inode = lookup.inode().ok_or(FsError::Stale)?;
             let listed = Of::Listed { dir: fd.as_fd(), name: dirent.name, inode };

@@ -104,7 +104,7 @@ mod tests {
     fn the_oldest_goes_first_and_the_unlinked_stay() {
         let open = || Arc::new(OwnedFd::from(std::fs::File::open("/").unwrap()));
         let cache = Descriptors::new(4);
-        let identity = Identity { dev: 1, ino: 9, born: 0 };
+        let identity = Identity { mount: 0, dev: 1, ino: 9, born: 0 };
         let inode = Inode { nodeid: 9, identity, kind: FileType::RegularFile, row: 8 };
         assert!(cache.pin(&inode, open()).is_empty());
         assert_eq!(cache.pin(&inode, open())[0].0, 8, "the former one");

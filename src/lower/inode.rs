@@ -30,6 +30,18 @@ pub struct Place {
     pub name: Box<OsStr>,
 }
 
+/// What the kernel was told of an inode by which it judges without asking again, as it is shown: an
+/// owner and a group, which may be invalid, and some bits of the mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told {
+    /// The owner.
+    pub uid: u32,
+    /// The group.
+    pub gid: u32,
+    /// Of the permission bits those that matter to whoever asks.
+    pub mode: u32,
+}
+
 /// How a descriptor is made again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Locator {

@@ -11,7 +11,7 @@ use crate::error::{CallExt, FsError};
 use crate::sys::handle;
 
 use super::inode::{Inode, Locator, Place};
-use super::stat::LowerStat;
+use super::stat::{Identity, LowerStat};
 use super::{Births, LowerTree, open_path_at, proc_path};
 
 /// More levels than any real tree has between a directory with a known descriptor and a file:
@@ -53,9 +53,7 @@ impl LowerTree {
             if let Some(fd) = self.known_fd(&inode)? {
                 break fd;
             }
-            let Some(Locator::Walk(Place { parent, name })) = self.inodes.locator(&inode) else {
-                continue;
-            };
+            let Some(Place { parent, name }) = self.place(&inode)? else { continue };
             below.push((inode, name));
             if below.len() > MAX_WALK {
                 return Err(FsError::Stale);
@@ -88,22 +86,61 @@ impl LowerTree {
             Locator::Root => Ok(Some(Arc::clone(&self.root))),
             Locator::Walk(_) => Ok(None),
             Locator::Handle { kind, data } => {
-                let opened = self.retrying(|| {
-                    let flags = OFlags::PATH | OFlags::NOFOLLOW;
-                    handle::open_by_handle(&self.handle_mount, kind, &data, flags)
-                        .call("open_by_handle_at")
-                });
-                let fd = Arc::new(opened.map_err(gone)?);
+                let flags = OFlags::PATH | OFlags::NOFOLLOW;
+                let Some(opened) = self.open_handle(inode, kind, &data, flags) else {
+                    return Ok(None);
+                };
+                let fd = Arc::new(opened?);
                 self.descriptors.put(inode.nodeid, Arc::clone(&fd));
                 Ok(Some(fd))
             }
         }
     }
 
+    /// The name by which the inode is found where no descriptor is known; `None` if there is one by now.
+    fn place(&self, inode: &Inode) -> Result<Option<Place>, FsError> {
+        match self.inodes.locator(inode).ok_or(FsError::Stale)? {
+            Locator::Root => Ok(None),
+            Locator::Walk(place) => Ok(Some(place)),
+            // Another server has found it, through a mount that this one has not come to yet.
+            Locator::Handle { .. } => self.inodes.place(inode).map(Some).ok_or(FsError::Stale),
+        }
+    }
+
+    /// Opens a handle on the mount through which the inode was found, so that what that mount forbids
+    /// stays forbidden; `None` where no descriptor on that mount is known.
+    fn open_handle(
+        &self,
+        inode: &Inode,
+        kind: i32,
+        data: &[u8],
+        flags: OFlags,
+    ) -> Option<Result<OwnedFd, FsError>> {
+        let other = if inode.identity.mount == self.inodes.root_mount() {
+            None
+        } else {
+            Some(self.mounts.get(inode.identity.mount)?)
+        };
+        let mount = other.as_deref().unwrap_or(&self.handle_mount);
+        let open = || handle::open_by_handle(mount, kind, data, flags).call("open_by_handle_at");
+        Some(self.retrying(open).map_err(gone))
+    }
+
     /// From the first descriptor on, the inode is found by its handle, whatever its name becomes.
     fn learn_handle(&self, inode: &Inode, fd: &OwnedFd) {
-        if !self.handles || inode.identity.dev != self.inodes.root_device() {
+        let Identity { mount, dev, .. } = inode.identity;
+        if !self.handles || dev != self.inodes.root_device() {
             return;
+        }
+        if mount != self.inodes.root_mount() {
+            let known = if inode.is_dir() {
+                self.mounts.learn(mount, fd)
+            } else {
+                self.mounts.get(mount).is_some()
+            };
+            if !known {
+                return;
+            }
         }
         if let Ok(handle) = handle::name_to_handle(fd) {
             self.inodes.set_handle(inode, handle.kind, &handle.data);
@@ -120,14 +157,10 @@ impl LowerTree {
         }
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         if let Some(Locator::Handle { kind, data }) = self.inodes.locator(inode) {
-            let opened = self.retrying(|| {
-                handle::open_by_handle(&self.handle_mount, kind, &data, flags)
-                    .call("open_by_handle_at")
-            });
-            match opened.map_err(gone) {
+            match self.open_handle(inode, kind, &data, flags) {
                 // Unlinked meanwhile: only a descriptor that was kept still reaches it.
-                Err(FsError::Stale) => {}
-                other => return other,
+                None | Some(Err(FsError::Stale)) => {}
+                Some(other) => return other,
             }
         }
         let path = self.path_fd(inode)?;

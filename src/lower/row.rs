@@ -9,21 +9,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::FileType;
 
-use super::inode::{Inode, Place};
+use super::inode::{Inode, Place, Told};
 use super::stat::Identity;
 use crate::state::arena::{Arena, LONGEST, Piece, ROW_WORDS, Slabs};
 use crate::state::slot::{GET, PUT};
 
 const LOOKUPS: usize = 0;
 const NODEID: usize = 1;
+/// The mount (high half) and the device (low half), which has 32 bits on Linux.
 const DEVICE: usize = 2;
 const NUMBER: usize = 3;
 const BORN: usize = 4;
 /// The pieces that hold the name (low half) and the handle (high half).
 const PIECES: usize = 5;
+/// The type, the bits of the mode that the kernel was told of, whether it was ([`TOLD`]), and how often
+/// that was doubted (high half).
 const KIND: usize = 6;
 /// A descriptor that keeps the inode reachable although it has no name any more, plus one.
 const PINNED: usize = 7;
+/// The owner (low half) and the group that the kernel was told of, as they are shown.
+const OWNER: usize = 8;
+/// In [`KIND`].
+const TYPE: u64 = 0xf000;
+const MODE: u64 = 0x0fff;
+const TOLD: u64 = 1 << 16;
 
 /// A row in use.
 #[derive(Clone, Copy)]
@@ -51,11 +60,12 @@ impl<'a> Row<'a> {
         let piece = arena.take_row(slabs)?;
         let row = Self::at(arena, piece)?;
         row.set(NODEID, nodeid);
-        row.set(DEVICE, identity.dev);
+        row.set(DEVICE, identity.dev & LOW | u64::from(identity.mount) << 32);
         row.set(NUMBER, identity.ino);
         row.set(BORN, identity.born.cast_unsigned());
         row.set(PIECES, 0);
-        row.set(KIND, kind.as_raw_mode().into());
+        row.set(KIND, u64::from(kind.as_raw_mode()) & TYPE);
+        row.set(OWNER, 0);
         row.set(PINNED, 0);
         Some(row)
     }
@@ -96,14 +106,15 @@ impl<'a> Row<'a> {
 
     pub(super) fn identity(self) -> Identity {
         Identity {
-            dev: self.get(DEVICE),
+            mount: high(self.get(DEVICE)),
+            dev: self.get(DEVICE) & LOW,
             ino: self.get(NUMBER),
             born: self.get(BORN).cast_signed(),
         }
     }
 
     pub(super) fn inode(self) -> Inode {
-        let kind = FileType::from_raw_mode(u32::try_from(self.get(KIND)).unwrap_or(0));
+        let kind = FileType::from_raw_mode(low(self.get(KIND) & TYPE));
         Inode { nodeid: self.nodeid(), identity: self.identity(), kind, row: self.piece }
     }
 
@@ -176,6 +187,29 @@ impl<'a> Row<'a> {
         self.set_pieces([name, new]);
     }
 
+    /// What the kernel was told of its owner and mode, if it was.
+    pub(super) fn told(self) -> Option<Told> {
+        let (kind, owner) = (self.get(KIND), self.get(OWNER));
+        let told = Told { uid: low(owner), gid: high(owner), mode: low(kind & MODE) };
+        (kind & TOLD != 0).then_some(told)
+    }
+
+    /// The kernel is told.
+    pub(super) fn tell(self, told: Told) {
+        self.set(OWNER, u64::from(told.uid) | u64::from(told.gid) << 32);
+        let rest = self.get(KIND) & !MODE;
+        self.set(KIND, rest | TOLD | u64::from(told.mode) & MODE);
+    }
+
+    /// How often it was doubted whether the kernel has what it was told last.
+    pub(super) fn doubts(self) -> u32 {
+        high(self.get(KIND))
+    }
+
+    pub(super) fn set_doubts(self, doubts: u32) {
+        self.set(KIND, self.get(KIND) & LOW | u64::from(doubts) << 32);
+    }
+
     /// The descriptor that keeps the inode reachable.
     pub(super) fn pinned(self) -> Option<i32> {
         i32::try_from(self.get(PINNED).checked_sub(1)?).ok()
@@ -192,6 +226,16 @@ impl<'a> Row<'a> {
         // Unchanged where the row is another's by now.
         self.words[PINNED].compare_exchange(pinned, 0, Ordering::SeqCst, GET).ok();
     }
+}
+
+const LOW: u64 = 0xffff_ffff;
+
+fn low(word: u64) -> u32 {
+    u32::try_from(word & LOW).unwrap_or(0)
+}
+
+fn high(word: u64) -> u32 {
+    low(word >> 32)
 }
 
 /// How many words this many bytes take, with their number.
@@ -240,7 +284,7 @@ mod tests {
     fn names_and_handles_of_every_length_are_kept() {
         let state = State::create().unwrap();
         let mut slabs = Slabs::new(0);
-        let identity = Identity { dev: 1, ino: 2, born: -3 };
+        let identity = Identity { mount: u32::MAX, dev: LOW, ino: 2, born: -3 };
         let row = Row::fill(&state.arena, &mut slabs, 7, identity, FileType::RegularFile).unwrap();
         let mut former = None;
         for length in (0..=255).rev() {
@@ -261,6 +305,13 @@ mod tests {
             (inode.nodeid, inode.identity, inode.kind),
             (7, identity, FileType::RegularFile)
         );
+        assert_eq!((row.told(), row.doubts()), (None, 0));
+        let told = Told { uid: 7, gid: u32::MAX, mode: 0o7010 };
+        row.tell(told);
+        row.set_doubts(u32::MAX);
+        assert_eq!((row.told(), row.doubts()), (Some(told), u32::MAX));
+        assert_eq!(row.inode().identity, identity);
+        assert_eq!(row.inode().kind, FileType::RegularFile);
         row.pin(4);
         row.unpin(5);
         assert_eq!(row.pinned(), Some(4));

@@ -24,6 +24,9 @@ pub struct Timestamp {
 /// Which file it is, so that a name, a number or a descriptor can be checked against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Identity {
+    /// The mount through which it was reached, which says what may be done with it there; 0 before
+    /// Linux 5.8.
+    pub mount: u32,
     /// The device that the file is on (`st_dev`).
     pub dev: u64,
     /// Its inode number.
@@ -92,7 +95,7 @@ impl LowerStat {
     }
 
     fn read(fd: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Self, FsError> {
-        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
         rustix::fs::statx(fd, name, flags, mask).call("statx").map(|raw| Self::from(&raw))
     }
 
@@ -131,6 +134,8 @@ impl From<&Statx> for LowerStat {
         let time = |t: rustix::fs::StatxTimestamp| Timestamp { sec: t.tv_sec, nsec: t.tv_nsec };
         let has_birth = StatxFlags::from_bits_retain(raw.stx_mask).contains(StatxFlags::BTIME);
         let birth = raw.stx_btime;
+        let has_mount = StatxFlags::from_bits_retain(raw.stx_mask).contains(StatxFlags::MNT_ID);
+        let mount = if has_mount { raw.stx_mnt_id } else { 0 };
         let born = birth.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(birth.tv_nsec));
         Self {
             mode: u32::from(raw.stx_mode),
@@ -148,6 +153,7 @@ impl From<&Statx> for LowerStat {
             recorded: false,
             mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
             identity: Identity {
+                mount: u32::try_from(mount).unwrap_or(0),
                 dev: rustix::fs::makedev(raw.stx_dev_major, raw.stx_dev_minor),
                 ino: raw.stx_ino,
                 born: if has_birth { born } else { 0 },

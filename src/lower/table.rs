@@ -27,8 +27,10 @@ use crate::state::{State, slot};
 mod left;
 mod lookup;
 mod survey;
+mod told;
 
 pub use lookup::Lookup;
+pub use told::Knowledge;
 
 /// The root's nodeid (`FUSE_ROOT_ID`).
 pub const ROOT_ID: u64 = 1;
@@ -51,6 +53,8 @@ pub struct InodeTable {
     aliases: Mutex<Aliases>,
     /// Whether there has ever been an alias.
     some_alias: AtomicBool,
+    /// Whether there has ever been a doubt.
+    some_doubt: AtomicBool,
 }
 
 /// An inode that was found or entered in the table.
@@ -98,6 +102,7 @@ impl InodeTable {
             shards: (0..SHARDS).map(shard).collect(),
             aliases: Mutex::default(),
             some_alias: AtomicBool::new(false),
+            some_doubt: AtomicBool::new(false),
         }
     }
 
@@ -274,6 +279,12 @@ impl InodeTable {
         }
     }
 
+    /// The name that the inode was last seen under; the root has none.
+    pub fn place(&self, inode: &Inode) -> Option<Place> {
+        let _shard = self.shard(inode.nodeid);
+        self.row_of(inode)?.place()
+    }
+
     /// The inode goes by a newer name. Returns the one that it was seen under before, if that was
     /// another one.
     pub fn relocate(&self, inode: &Inode, parent: u64, name: &OsStr) -> Option<Place> {
@@ -321,6 +332,11 @@ impl InodeTable {
     /// The device that the root is on.
     pub fn root_device(&self) -> u64 {
         self.root.dev
+    }
+
+    /// The mount that the root is on.
+    pub fn root_mount(&self) -> u32 {
+        self.root.mount
     }
 
     /// The root's inode number.

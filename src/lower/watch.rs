@@ -54,6 +54,7 @@ mod told;
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -133,6 +134,8 @@ pub struct Watch {
     /// A descriptor on the file system, for opening handles.
     mount: OwnedFd,
     own_pid: u32,
+    /// Whether what this process changes is news all the same.
+    hears_own: AtomicBool,
     clock: Clock,
     hot: HotFiles,
     told: Told,
@@ -226,6 +229,7 @@ impl Watch {
             inodes,
             mount: rustix::io::fcntl_dupfd_cloexec(&tree.handle_mount, 0)?,
             own_pid: std::process::id(),
+            hears_own: AtomicBool::new(false),
             clock: Clock::default(),
             hot: HotFiles::default(),
             told: Told::new()?,
@@ -244,6 +248,11 @@ impl Watch {
         if takes_over && let Err(errno) = fanotify::forget_inodes(&self.inodes) {
             tracing::warn!(%errno, "writes to files that were written often may be seen late");
         }
+    }
+
+    /// One file may have several nodeids from now on, and a change by one of them is news to the others.
+    pub(super) fn hear_own(&self) {
+        self.hears_own.store(true, Ordering::SeqCst);
     }
 
     /// To be polled: readable when there is something to [`Watch::read`].
@@ -336,7 +345,7 @@ impl Watch {
         if event.mask.contains(Mask::OVERFLOW) {
             return self.lost(tell);
         }
-        if event.pid == self.own_pid {
+        if event.pid == self.own_pid && !self.hears_own.load(Ordering::SeqCst) {
             return;
         }
         let object = event.object.map(Handle::inode_number);

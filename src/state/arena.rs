@@ -17,7 +17,7 @@ pub const ENTRY_WORDS: usize = 4;
 /// How many words a piece has: first an inode's row, then names and handles from short to long.
 const SIZES: [usize; 7] = [ROW_WORDS, 3, 4, 6, 10, 18, 34];
 /// The words of an inode's row.
-pub const ROW_WORDS: usize = 8;
+pub const ROW_WORDS: usize = 9;
 /// The longest name or handle, with what goes before it.
 pub const LONGEST: usize = 34;
 
@@ -197,7 +197,7 @@ impl Arena {
             self.entry(page)[1..].iter().for_each(|word| word.store(0, PUT));
         }
         for page in (1..=last).filter(|&page| usage(page).is_some_and(|usage| usage.size == 0)) {
-            for at in (0..PAGE_WORDS).step_by(ROW_WORDS) {
+            for at in (0..PAGE_WORDS / ROW_WORDS).map(|n| n * ROW_WORDS) {
                 let Ok(piece) = u32::try_from(page as usize * PAGE_WORDS + at) else { continue };
                 if let Some(more) = visit(piece, self.words(piece, ROW_WORDS)) {
                     [piece].into_iter().chain(more).for_each(|piece| self.mark(piece));

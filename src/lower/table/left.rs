@@ -31,6 +31,9 @@ impl InodeTable {
                 table.aliases().enter(row.identity(), nodeid);
                 table.some_alias.store(true, Ordering::SeqCst);
             }
+            if table.row(piece).is_some_and(|row| row.doubts() != 0) {
+                table.some_doubt.store(true, Ordering::SeqCst);
+            }
             table.shard(nodeid).rows.insert(nodeid, piece);
         }
         let has_root = table.get(ROOT_ID).is_some_and(|inode| inode.identity == root);

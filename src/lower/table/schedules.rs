@@ -35,6 +35,7 @@ fn work(table: &InodeTable, seed: u64) {
     let mut held: Vec<(Identity, u64)> = Vec::new();
     for _ in 0..400 {
         let identity = Identity {
+            mount: 0,
             dev: 1 + random.below(2),
             ino: 70 + random.below(3),
             born: i64::from(random.below(2) == 0),
@@ -73,7 +74,7 @@ fn work(table: &InodeTable, seed: u64) {
 #[test]
 fn threads_agree_and_nothing_is_left() {
     for round in 0..40 {
-        let root = Identity { dev: 1, ino: 2, born: 0 };
+        let root = Identity { mount: 0, dev: 1, ino: 2, born: 0 };
         let state = Arc::new(State::create().unwrap());
         let table = InodeTable::new(state, root, FileType::Directory).unwrap();
         thread::scope(|scope| {
@@ -116,6 +117,7 @@ struct Client {
 impl Client {
     fn any_identity(&mut self) -> Identity {
         Identity {
+            mount: 0,
             // Few share their number with another one.
             dev: 1 + u64::from(self.random.below(40) == 0),
             ino: 1000 + CLIENTS * self.random.below(FILES) + self.number,
@@ -280,7 +282,7 @@ fn next_server(state: &Arc<State>, root: Identity) -> InodeTable {
 #[test]
 fn nothing_changes_hands_over_many_inodes_and_servers() {
     for seed in 1..=SEEDS {
-        let root = Identity { dev: 1, ino: 2, born: 0 };
+        let root = Identity { mount: 0, dev: 1, ino: 2, born: 0 };
         let state = Arc::new(State::create().unwrap());
         let mut table = InodeTable::new(Arc::clone(&state), root, FileType::Directory).unwrap();
         let client = |number| Client {

@@ -9,7 +9,7 @@ mod dice;
 use dice::Dice;
 
 fn file(dev: u64, ino: u64, born: i64) -> Identity {
-    Identity { dev, ino, born }
+    Identity { mount: 0, dev, ino, born }
 }
 
 fn table() -> InodeTable {

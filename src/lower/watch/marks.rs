@@ -214,7 +214,7 @@ mod tests {
     use rustix::fs::FileType;
 
     fn inode(nodeid: u64, born: i64, kind: FileType) -> Inode {
-        Inode { nodeid, identity: Identity { dev: 1, ino: nodeid, born }, kind, row: 0 }
+        Inode { nodeid, identity: Identity { mount: 0, dev: 1, ino: nodeid, born }, kind, row: 0 }
     }
 
     fn file(nodeid: u64) -> Inode {
