@@ -283,8 +283,8 @@ mod tests {
         let mut slabs = Slabs::new(0);
         let mut taken = Vec::new();
         for n in 0..900_usize {
-            let size = [8, 3, 5, 34][n % 4];
-            let piece = if size == 8 {
+            let size = [ROW_WORDS, 3, 5, 34][n % 4];
+            let piece = if size == ROW_WORDS {
                 arena.take_row(&mut slabs).unwrap()
             } else {
                 arena.take_words(&mut slabs, size).unwrap()
@@ -345,7 +345,7 @@ mod tests {
         let name = before.take_words(&mut slabs, 3).unwrap();
         let lost = before.take_words(&mut slabs, 3).unwrap();
         for &row in &rows[..70] {
-            before.words(row, 8)[0].store(u64::from(row), PUT);
+            before.words(row, ROW_WORDS)[0].store(u64::from(row), PUT);
         }
         let after = Arena::new(words, before.table.clone());
         let mut slabs = Slabs::new(0);
@@ -377,7 +377,7 @@ mod tests {
         assert_eq!(words[rows[7] as usize + 5].load(GET), 0);
         assert_eq!(
             std::iter::from_fn(|| arena.take_words(&mut slabs, 34)).count(),
-            rows.len() / 64 * 15
+            rows.len() / (PAGE_WORDS / ROW_WORDS) * 15
         );
     }
 }
