@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::InodeTable;
 use crate::lower::inode::{Inode, Told};
+use crate::lower::row::Row;
 
 /// What is known of what the kernel has of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,8 +21,8 @@ impl InodeTable {
     pub fn knowledge(&self, inode: &Inode) -> Knowledge {
         let _shard = self.shard(inode.nodeid);
         let row = self.row_of(inode);
-        let told = row.and_then(|row| row.told());
-        Knowledge { told, doubts: row.map_or(0, |row| row.doubts()) }
+        let told = row.and_then(Row::told);
+        Knowledge { told, doubts: row.map_or(0, Row::doubts) }
     }
 
     /// The kernel is told this. If it was told something else before, others have changed the file.
