@@ -207,7 +207,8 @@ impl Watch {
             }
             Err(errno) => return Err(refused(errno)),
         };
-        if tree.private {
+        // A file that is found through two mounts is two inodes to the kernel above.
+        if tree.private && !tree.submounts {
             leave_own_writes_out(&inodes, &tree.handle_mount);
         }
         let root = name_to_handle(&tree.root).map_err(refused)?;
