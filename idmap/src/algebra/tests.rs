@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shift::id::{INVALID, Uid};
+use crate::id::{INVALID, Uid};
 
 type Map = IdMap<Uid>;
 

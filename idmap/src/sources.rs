@@ -4,7 +4,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::shift::map_error::RawExtent;
+use crate::error::RawExtent;
 
 /// A user namespace, as a `userns:` spec names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct OwnIds {
 ///
 /// ```
 /// use std::path::Path;
-/// use idshift::shift::idmap::Maps;
+/// use idmap::map::Maps;
 ///
 /// let read = |path: &Path| std::fs::read_to_string(path);
 /// assert!(Maps::from_specs(&["b:0:100000:65536"], &read).is_ok());

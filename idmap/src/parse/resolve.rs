@@ -1,9 +1,9 @@
 //! From specs to extents: looking up what the specs name, and adding it all together.
 
-use crate::shift::id::{Gid, INVALID, Uid};
-use crate::shift::idmap::Extent;
-use crate::shift::map_error::{MapError, RawExtent};
-use crate::shift::sources::{OwnIds, Range, Sources};
+use crate::error::{MapError, RawExtent};
+use crate::id::{Gid, INVALID, Uid};
+use crate::map::Extent;
+use crate::sources::{OwnIds, Range, Sources};
 
 use super::{Kinds, Spec, parse_line, text};
 

@@ -14,8 +14,8 @@
 //! name a space is written `\040`, as in fstab(5); in a name also `:` as `\072` and `=` as `\075`.
 //!
 //! ```
-//! use idshift::shift::id::{LowerGid, UpperGid};
-//! use idshift::shift::idmap::Maps;
+//! use idmap::id::{LowerGid, UpperGid};
+//! use idmap::map::Maps;
 //!
 //! let read = |path: &std::path::Path| std::fs::read_to_string(path);
 //! let maps = Maps::from_specs(&["u:0:100000:65536 g:0:200000:65536"], &read)?;
@@ -23,7 +23,7 @@
 //!
 //! let error = Maps::from_specs(&["b:0:100000"], &read).unwrap_err();
 //! assert!(error.to_string().contains("as in b:0:100000:65536"));
-//! # Ok::<(), idshift::shift::map_error::MapError>(())
+//! # Ok::<(), idmap::error::MapError>(())
 //! ```
 
 use std::fmt;
@@ -31,11 +31,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-pub use crate::shift::explain::explain;
-use crate::shift::id::{Gid, Kind, Uid};
-use crate::shift::idmap::{Extent, IdMap, Maps};
-use crate::shift::map_error::{MapError, RawExtent};
-use crate::shift::sources::{Namespace, Sources};
+use crate::error::{MapError, RawExtent};
+use crate::id::{Gid, Kind, Uid};
+use crate::map::{Extent, IdMap, Maps};
+use crate::sources::{Namespace, Sources};
 use resolve::Extents;
 use text::{number, unescape, write_escaped};
 

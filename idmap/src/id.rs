@@ -4,19 +4,19 @@
 //! xattr, the map parser. From there on the compiler keeps the sides and the kinds apart.
 //!
 //! ```compile_fail
-//! use idshift::shift::id::{LowerUid, UpperUid};
+//! use idmap::id::{LowerUid, UpperUid};
 //! let lower = LowerUid::new(0).unwrap();
 //! let upper: UpperUid = lower; // a stored id is not a shown id
 //! ```
 //!
 //! ```compile_fail
-//! use idshift::shift::id::{LowerGid, LowerUid};
+//! use idmap::id::{LowerGid, LowerUid};
 //! let uid = LowerUid::new(0).unwrap();
 //! let gid: LowerGid = uid; // a user is not a group
 //! ```
 //!
 //! ```compile_fail
-//! use idshift::shift::id::LowerUid;
+//! use idmap::id::LowerUid;
 //! let id: LowerUid = 1000.into(); // a plain number has neither kind nor side
 //! ```
 
@@ -85,7 +85,7 @@ impl<K, S> Id<K, S> {
     }
 
     /// Tags a number that an extent holds.
-    pub(in crate::shift) const fn of_extent(raw: u32) -> Self {
+    pub(crate) const fn of_extent(raw: u32) -> Self {
         debug_assert!(raw != INVALID);
         Self { raw, tag: PhantomData }
     }

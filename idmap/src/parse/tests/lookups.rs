@@ -1,7 +1,7 @@
 //! Specs that name something of the system: a machine of its own answers for it.
 
 use super::*;
-use crate::shift::sources::{NamespaceMaps, OwnIds, Range};
+use crate::sources::{NamespaceMaps, OwnIds, Range};
 
 struct Machine;
 

@@ -5,9 +5,9 @@
 //! side by side, of one image whose files are stored as 0, 1, 2, …. For each the program says which
 //! lines the kernel takes, which ids the host sees, and with which map idshift shows it the image.
 
-use idshift::shift::algebra::{compose, intersect, invert, split};
-use idshift::shift::id::{LowerUid, Uid};
-use idshift::shift::idmap::{Extent, IdMap, MapError};
+use idmap::algebra::{compose, intersect, invert, split};
+use idmap::id::{LowerUid, Uid};
+use idmap::{Extent, IdMap, MapError};
 
 /// Ids that one container has.
 const SIZE: u32 = 1000;

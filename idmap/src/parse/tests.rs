@@ -9,7 +9,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shift::id::{INVALID, LowerGid, LowerUid};
+use crate::id::{INVALID, LowerGid, LowerUid};
 
 mod lookups;
 

@@ -7,9 +7,9 @@
 //! The extents of a result stand in the order of the first map's extents.
 //!
 //! ```
-//! use idshift::shift::algebra::{compose, split};
-//! use idshift::shift::id::Uid;
-//! use idshift::shift::idmap::{Extent, IdMap};
+//! use idmap::algebra::{compose, split};
+//! use idmap::id::Uid;
+//! use idmap::map::{Extent, IdMap};
 //!
 //! // A user's namespace: inside id, id in the parent, count.
 //! let parent = IdMap::<Uid>::new(vec![
@@ -26,14 +26,14 @@
 //! // What the ids are in the parent's parent.
 //! let effective = compose(&split.written(), &parent);
 //! assert_eq!(effective.extents()[0], Extent::from_raw(0, 1000, 1)?);
-//! # Ok::<(), idshift::shift::map_error::MapError>(())
+//! # Ok::<(), idmap::error::MapError>(())
 //! ```
 
 use std::fmt;
 
-use crate::shift::id::Kind;
-use crate::shift::idmap::{Extent, IdMap};
-use crate::shift::map_error::{MapError, ProcExtent, RawExtent};
+use crate::error::{MapError, ProcExtent, RawExtent};
+use crate::id::Kind;
+use crate::map::{Extent, IdMap};
 
 /// The most extents that the kernel takes (`UID_GID_MAP_MAX_EXTENTS`, Linux 4.15; 5 before).
 pub const KERNEL_EXTENTS: usize = 340;
@@ -41,9 +41,9 @@ pub const KERNEL_EXTENTS: usize = 340;
 /// The map that undoes this one: what was upper is its lower side.
 ///
 /// ```
-/// use idshift::shift::algebra::invert;
-/// use idshift::shift::id::Uid;
-/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+/// use idmap::algebra::invert;
+/// use idmap::id::Uid;
+/// use idmap::map::{Extent, IdMap, MapError};
 ///
 /// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
 ///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
@@ -65,9 +65,9 @@ pub fn invert<K>(map: &IdMap<K>) -> IdMap<K> {
 /// An id that either of them does not map is unmapped.
 ///
 /// ```
-/// use idshift::shift::algebra::compose;
-/// use idshift::shift::id::Uid;
-/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+/// use idmap::algebra::compose;
+/// use idmap::id::Uid;
+/// use idmap::map::{Extent, IdMap, MapError};
 ///
 /// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
 ///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
@@ -91,9 +91,9 @@ pub fn compose<K>(first: &IdMap<K>, second: &IdMap<K>) -> IdMap<K> {
 /// The pairs that both maps hold.
 ///
 /// ```
-/// use idshift::shift::algebra::intersect;
-/// use idshift::shift::id::Uid;
-/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+/// use idmap::algebra::intersect;
+/// use idmap::id::Uid;
+/// use idmap::map::{Extent, IdMap, MapError};
 ///
 /// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
 ///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])
@@ -110,9 +110,9 @@ pub fn intersect<K>(one: &IdMap<K>, other: &IdMap<K>) -> IdMap<K> {
 /// The pairs of `one` that `other` does not hold.
 ///
 /// ```
-/// use idshift::shift::algebra::subtract;
-/// use idshift::shift::id::Uid;
-/// use idshift::shift::idmap::{Extent, IdMap, MapError};
+/// use idmap::algebra::subtract;
+/// use idmap::id::Uid;
+/// use idmap::map::{Extent, IdMap, MapError};
 ///
 /// let map = |lower, upper, count| -> Result<IdMap<Uid>, MapError> {
 ///     IdMap::new(vec![Extent::from_raw(lower, upper, count)?])

@@ -1,25 +1,25 @@
 //! Id maps: which lower id is shown as which upper id.
 //!
 //! ```
-//! use idshift::shift::id::{LowerUid, Uid, UpperUid};
-//! use idshift::shift::idmap::{Extent, IdMap};
+//! use idmap::id::{LowerUid, Uid, UpperUid};
+//! use idmap::map::{Extent, IdMap};
 //!
 //! // Root on disk is shown as 100000, and so on for 65536 ids.
 //! let map = IdMap::<Uid>::new(vec![Extent::from_raw(0, 100_000, 65_536)?])?;
 //! assert_eq!(map.up(LowerUid::ROOT), UpperUid::new(100_000));
 //! assert_eq!(map.down(UpperUid::new(165_535).unwrap()), LowerUid::new(65_535));
 //! assert_eq!(map.up(LowerUid::new(70_000).unwrap()), None);
-//! # Ok::<(), idshift::shift::map_error::MapError>(())
+//! # Ok::<(), idmap::error::MapError>(())
 //! ```
 
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::shift::id::{
+pub use crate::error::MapError;
+use crate::error::{RawExtent, Side};
+use crate::id::{
     Gid, INVALID, Id, Kind, Lower, LowerGid, LowerUid, Uid, Upper, UpperGid, UpperUid,
 };
-pub use crate::shift::map_error::MapError;
-use crate::shift::map_error::{RawExtent, Side};
 
 /// `count` neighbouring ids that move together: lower `lower_first..` is shown as `upper_first..`.
 ///
@@ -63,7 +63,7 @@ impl<K> Extent<K> {
     }
 
     /// An extent of numbers that are a part of a checked extent.
-    pub(in crate::shift) fn of_part(lower: u32, upper: u32, count: u32) -> Self {
+    pub(crate) fn of_part(lower: u32, upper: u32, count: u32) -> Self {
         Self { raw: RawExtent { lower, upper, count }, kind: PhantomData }
     }
 
@@ -199,7 +199,7 @@ impl<K: Kind> IdMap<K> {
 
 impl<K> IdMap<K> {
     /// Builds the indexes. The extents must be disjoint on both sides.
-    pub(in crate::shift) fn of_disjoint(extents: Vec<Extent<K>>) -> Self {
+    pub(crate) fn of_disjoint(extents: Vec<Extent<K>>) -> Self {
         let merged = merge(&extents);
         let direction = |range: fn(RawExtent) -> Range| {
             Index::new(merged.iter().map(|extent| range(extent.raw)).collect())
