@@ -1,6 +1,8 @@
 //! The library as C and Go see it: compiled with the header, linked with the shared and the static
 //! library, and run under valgrind. What the machine lacks makes a test ignored.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
