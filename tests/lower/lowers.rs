@@ -77,7 +77,7 @@ fn answer<'a>(seen: &'a Seen, what: &str) -> &'a str {
     &seen.iter().find(|(asked, _)| *asked == what).unwrap().1
 }
 
-/// Asserts what the table of the README says of a file system.
+/// Asserts what docs/lower-file-systems.md says of a file system.
 fn says(seen: &Seen, expected: &[(&str, &str)]) {
     for (what, beginning) in expected {
         let is = answer(seen, what);

@@ -30,7 +30,7 @@ crate::common::tests!(
     split_says_what_it_does,
     compose_and_invert,
     check_knows_the_limits,
-    recipe_of_the_readme,
+    recipe_of_a_namespace,
     ranges_in_use,
     free_ranges,
 );
@@ -420,16 +420,16 @@ fn check_knows_the_limits() {
     assert!(json.contains("lower 0–1 ⇒ shown as 5–6"), "{json}");
 }
 
-/// The block of the README is run as it stands there, by alice.
-fn recipe_of_the_readme() {
+/// The block of docs/recipes.md is run as it stands there, by alice.
+fn recipe_of_a_namespace() {
     needs_idshift();
     needs_real_root("newuidmap honours /etc/subuid of the host");
     needs_program("newuidmap");
     needs_program("nsenter");
     accounts();
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
-    let readme = readme.unwrap();
-    let mut blocks = readme.split("```sh\n").filter_map(|part| part.split("```\n").next());
+    let recipes = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes.md"));
+    let recipes = recipes.unwrap();
+    let mut blocks = recipes.split("```sh\n").filter_map(|part| part.split("```\n").next());
     let recipe = blocks.find(|block| block.contains("newuidmap")).expect("the recipe");
     let dir = temp_dir();
     binary_for_all(dir.path());
