@@ -45,6 +45,8 @@ pub struct MountConfig {
     pub sandbox: Sandbox,
     /// Whether a new server goes on should the server be killed.
     pub restart: bool,
+    /// Whether the kernel may idmap the mount itself (`idmap=`).
+    pub idmap: bool,
     /// The number of worker threads; `None` lets the server choose.
     pub threads: Option<usize>,
     /// Stay in the foreground and log to stderr.

@@ -69,15 +69,26 @@ pub struct FileSystem {
     pub owners: Option<Owners>,
 }
 
-/// The process that makes a request, with the ids that the mount's user namespace gives it.
+/// The process that makes a request, with the ids that the mount gives it: through an idmapped mount
+/// those of its idmap, so `/proc` may know the same process by others.
+///
+/// A request that makes an inode always says them. Where the mount may be idmapped
+/// (`FUSE_ALLOW_IDMAP`), the others never do ([`Caller::is_told`]): the kernel above has judged them.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller {
-    /// Its fsuid; `None` when it has none in this namespace.
+    /// Its fsuid; `None` when it has none here, or is not told.
     pub uid: Option<UpperUid>,
     /// Its fsgid.
     pub gid: Option<UpperGid>,
     /// Its thread id, 0 when it is not visible from here.
     pub tid: u32,
+}
+
+impl Caller {
+    /// Whether the request says who makes it.
+    pub fn is_told(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
 }
 
 impl FileSystem {
@@ -93,5 +104,12 @@ impl FileSystem {
             }),
             _ => Err(FsError::UnmappedCaller),
         }
+    }
+
+    /// Refuses a new name for an existing file to an unmapped caller (`may_create`, fs/namei.c). One
+    /// who is not told has an id here, or the kernel above would have refused; whether the map has
+    /// it is not known. Nothing is stored with it.
+    fn may_name(&self, caller: Caller) -> Result<(), FsError> {
+        if caller.is_told() { self.creator(caller, 0).map(drop) } else { Ok(()) }
     }
 }

@@ -64,7 +64,7 @@ impl FileSystem {
         }
         match self.lower.keep_before_unlink(&new_parent, new_name) {
             Ok(()) => {}
-            Err(FsError::Os { errno: Errno::NOENT, .. }) => drop(self.creator(caller, 0)?),
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => self.may_name(caller)?,
             Err(error) => return Err(error),
         }
         if flags.contains(RenameFlags::EXCHANGE) {
@@ -97,7 +97,7 @@ impl FileSystem {
 
     /// Gives a file one more name.
     pub fn link(&self, caller: Caller, nodeid: u64, to: Place<'_>) -> Result<Entry<'_>, FsError> {
-        self.creator(caller, 0)?;
+        self.may_name(caller)?;
         let inode = self.lower.inode(nodeid)?;
         let parent = self.lower.inode(to.parent)?;
         let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);

@@ -118,12 +118,14 @@ impl FileSystem {
     }
 
     /// Refuses a chown(2) that clears bits to somebody who may not change the mode. The kernel
-    /// above has checked the right to change the owner, which is another.
+    /// above has checked the right to change the owner, which is another; `changes` says whether
+    /// there was anything to check.
     pub(super) fn may_clear_bits(
         &self,
         caller: Caller,
         fd: BorrowedFd<'_>,
         stat: &LowerStat,
+        changes: bool,
     ) -> Result<(), FsError> {
         // Directories keep their bits (`chown_common`, fs/open.c).
         let kept = self.kept_bits(Of::Fd(fd), stat)?;
@@ -136,6 +138,12 @@ impl FileSystem {
             return Ok(());
         }
         let process = ProcCaller::read(caller.tid);
+        if !caller.is_told() {
+            // Whoever may change the owner could also take the file and change its mode. Of others
+            // only a capability over everything is sure: /proc's ids may be another number space's.
+            let may = changes || process.has(Capability::Fowner);
+            return if may { Ok(()) } else { Err(FsError::NotOwner) };
+        }
         let all_stay = kept == 0
             && stat.mode & (S_ISUID | S_IXGRP) == 0
             && match stat.gid {
@@ -164,7 +172,10 @@ impl FileSystem {
         if process.has_over(Capability::Fsetid, shown.uid, shown.gid) {
             all.extend(stat.gid.into_iter().chain(new_group));
         }
-        let own = caller.gid.and_then(|gid| self.maps.down_gid(gid));
+        // What /proc says of one who is not told may be meant otherwise here. At stake is S_ISGID
+        // of a file that its group cannot execute, which gives nobody anything.
+        let gid = caller.gid.or(process.fsgid.and_then(UpperGid::new));
+        let own = gid.and_then(|gid| self.maps.down_gid(gid));
         Ok(Groups { own: own.unwrap_or_else(|| neither(stat.gid, new_group)), all })
     }
 }

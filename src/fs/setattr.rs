@@ -69,7 +69,7 @@ impl FileSystem {
             // An order without fields comes before a write, from somebody who has the file open
             // for writing; else it is a chown(2).
             if owner.changes() || !self.may_be_written(nodeid) {
-                self.may_clear_bits(caller, fd, &stat)?;
+                self.may_clear_bits(caller, fd, &stat, owner.changes())?;
             }
             self.store_owner(caller, fd, &stat, &owner)?;
         }

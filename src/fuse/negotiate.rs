@@ -73,6 +73,8 @@ features! {
         else "contents are copied through the server";
     FUSE_HAS_RESEND 39 "6.9" "requests that a killed server had begun are answered by the next one"
         else "they end with EIO";
+    FUSE_ALLOW_IDMAP 40 "6.12" "the mount can be idmapped by the kernel once more (':idmap' of container tools)"
+        else "the mount cannot be idmapped";
 }
 
 /// The oldest and the newest minor version of the protocol (its major version is 7) that is spoken.

@@ -10,7 +10,7 @@ use super::backing::Backings;
 use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
-    self, Agreed, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH,
+    self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH,
     FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::{self, Notifier};
@@ -52,6 +52,8 @@ pub struct Settings {
     /// Whether the kernel may keep what is written for a while: only where nobody else changes the
     /// lower files, since it then takes its own sizes and times for the true ones.
     pub gather_writes: bool,
+    /// Whether the kernel may idmap the mount, for which it says less of callers.
+    pub idmap: bool,
     /// The most worker threads.
     pub threads: usize,
     /// What the mount tells of itself in words (`idshift status`).
@@ -73,7 +75,8 @@ impl Settings {
             IoMode::Cached => FUSE_PASSTHROUGH | gathering,
         };
         let opening = if self.judges_opening { FUSE_NO_OPEN_SUPPORT } else { 0 };
-        locks | io | opening
+        let idmap = if self.idmap { 0 } else { FUSE_ALLOW_IDMAP };
+        locks | io | opening | idmap
     }
 }
 

@@ -72,7 +72,12 @@ pub struct ProcCaller {
     capabilities: u64,
     /// Whether it is in the server's user namespace.
     same_namespace: bool,
-    /// Supplementary groups, as the server's user namespace numbers them.
+    /// Its fsuid, as the server's user namespace numbers it: who it is on the machine, but not
+    /// whose files it has, because the mount may be idmapped.
+    pub fsuid: Option<u32>,
+    /// Its fsgid, likewise.
+    pub fsgid: Option<u32>,
+    /// Supplementary groups, likewise.
     pub groups: Vec<u32>,
 }
 
@@ -90,8 +95,12 @@ impl ProcCaller {
         let field = |key: &str| {
             status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
         };
+        // Real, effective, saved, file system.
+        let acting = |key: &str| field(key)?.split_whitespace().nth(3)?.parse().ok();
         Self {
             tid: 0,
+            fsuid: acting("Uid"),
+            fsgid: acting("Gid"),
             capabilities: field("CapEff")
                 .and_then(|hex| u64::from_str_radix(hex, 16).ok())
                 .unwrap_or(0),
@@ -156,7 +165,8 @@ mod tests {
     #[test]
     fn status_is_read() {
         let caller =
-            ProcCaller::parse("Name:\tx\nGroups:\t4 24 1000 \nCapEff:\t0000000000200010\n");
+            ProcCaller::parse("Name:\tx\nUid:\t0\t1\t2\t3\nGroups:\t4 24 1000 \nCapEff:\t0000000000200010\n");
+        assert_eq!((caller.fsuid, caller.fsgid), (Some(3), None));
         assert_eq!(caller.groups, [4, 24, 1000]);
         assert!(!caller.has(Capability::Fsetid), "not seen to be in the same namespace");
         let here = ProcCaller { same_namespace: true, ..caller };

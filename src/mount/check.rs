@@ -115,6 +115,7 @@ pub fn checked(
         policies: options.policies,
         sandbox: options.sandbox,
         restart: options.restart,
+        idmap: !options.no_idmap,
         threads: options.threads,
         foreground,
         log: options.log,

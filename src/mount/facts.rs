@@ -77,6 +77,7 @@ fn options(config: &MountConfig, cache: &str) -> Vec<String> {
         (config.submounts, "submounts"),
         (config.allow_other, "allow_other"),
         (config.restart, "restart=on"),
+        (!config.idmap, "idmap=deny"),
         (config.flags.read_only, "ro"),
         (config.flags.nosuid, "nosuid"),
         (config.flags.nodev, "nodev"),

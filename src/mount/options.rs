@@ -60,6 +60,8 @@ pub struct Options {
     pub sandbox: Sandbox,
     /// A new server goes on should the server be killed.
     pub restart: bool,
+    /// The kernel may not idmap the mount.
+    pub no_idmap: bool,
     /// Worker threads.
     pub threads: Option<usize>,
     /// The log level or filter.
@@ -224,6 +226,7 @@ impl Options {
                 self.sandbox = choice(word, &[("on", Sandbox::On), ("off", Sandbox::Off)])?;
             }
             "restart" => self.restart = choice(word, &[("off", false), ("on", true)])?,
+            "idmap" => self.no_idmap = choice(word, &[("allow", false), ("deny", true)])?,
             "threads" => self.threads = Some(threads(word)?),
             "log" => {
                 let level = needed(word, "log=debug")?;

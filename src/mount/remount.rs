@@ -83,6 +83,7 @@ fn without_effect(options: &Options) -> Vec<&'static str> {
         ("submounts", options.submounts),
         ("backend=", options.backend != usual.backend),
         ("restart=", options.restart),
+        ("idmap=", options.no_idmap),
         ("threads=", options.threads.is_some()),
     ];
     given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()

@@ -240,6 +240,7 @@ fn settings(fs: &FileSystem, config: &MountConfig, keeping: Keeping, cache: Stri
         io: config.io,
         judges_opening: !config.policies.is_default_for_writing(),
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
+        idmap: config.idmap,
         threads: config.threads.unwrap_or_else(default_threads),
         facts: facts::of(config, fs, cache),
         machine: Machine::look(),

@@ -30,7 +30,7 @@ impl FileSystem {
         let mut after = before;
         if owner.changes() || set.is_empty() {
             if owner.changes() || !self.may_be_written(nodeid) {
-                self.may_clear_bits(caller, fd, &before)?;
+                self.may_clear_bits(caller, fd, &before, owner.changes())?;
             }
             after.mode = self.mode_without_set_id(caller, fd, &before, owner.gid)?;
             after.uid = owner.uid.or(before.uid);

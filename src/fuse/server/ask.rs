@@ -8,6 +8,7 @@ use crate::fs::{RightsOf, Want};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
+use crate::lower::caller::ProcCaller;
 use crate::plain;
 use crate::report::{Question, ROOM};
 use crate::shift::access::Person;
@@ -23,7 +24,14 @@ impl Server {
         args: wire::IoctlIn,
         payload: &mut Payload,
     ) -> Done<'_> {
-        let asker = request.caller().uid.map(Id::raw);
+        let caller = request.caller();
+        // Who is asked for here is a person of this machine, not the owner of a file: where the
+        // request does not say it, /proc does.
+        let asker = if caller.is_told() {
+            caller.uid.map(Id::raw)
+        } else {
+            ProcCaller::read(caller.tid).fsuid
+        };
         if !asker.is_some_and(|uid| uid == 0 || uid == self.about.owner) {
             return Err(FsError::Refused(Errno::PERM));
         }

@@ -27,6 +27,7 @@ fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
         policies: Policies::default(),
         sandbox: crate::config::Sandbox::Off,
         restart: true,
+        idmap: true,
         threads: None,
         foreground: false,
         log: None,

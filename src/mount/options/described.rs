@@ -142,6 +142,12 @@ pub const OWN: &[Described] = &[
         "should the server be killed the mount is dead (default), or a new server goes on, and open \
          files stay open (root alone)",
     ),
+    own(
+        &["idmap"],
+        "idmap=allow | deny",
+        "the mount can be idmapped once more, which is what ':idmap' of container tools asks for \
+         (default, Linux 6.12), or cannot",
+    ),
     own(&["threads"], "threads=N", "worker threads, 1 to 256"),
     own(
         &["log"],

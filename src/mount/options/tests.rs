@@ -28,6 +28,7 @@ fn sample(name: &str) -> String {
         "sandbox" => "sandbox=off".to_owned(),
         "threads" => "threads=2".to_owned(),
         "restart" => "restart=on".to_owned(),
+        "idmap" => "idmap=deny".to_owned(),
         "log" => "log=debug".to_owned(),
         "unmapped" => "unmapped=restrict".to_owned(),
         "deny_groups" => "deny_groups=all".to_owned(),

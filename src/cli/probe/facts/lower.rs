@@ -128,6 +128,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
         policies: Policies::default(),
         sandbox: Sandbox::default(),
         restart: false,
+        idmap: true,
         threads: None,
         foreground: true,
         log: None,
