@@ -72,8 +72,7 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let process = ProcCaller::read(caller.tid);
         let shown = self.shown(Of::Fd(file), &LowerStat::of(file)?)?;
-        let owns =
-            !caller.is_told() || caller.uid.is_some_and(|uid| uid.raw() == shown.uid);
+        let owns = !caller.is_told() || caller.uid.is_some_and(|uid| uid.raw() == shown.uid);
         if !owns && !process.may_act_as_owner(shown.uid) {
             return Err(FsError::NotOwner);
         }

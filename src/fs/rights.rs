@@ -12,7 +12,7 @@ use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::cred::{self, Creator, with_groups, without_fsetid};
 use crate::lower::stat::LowerStat;
-use crate::shift::id::{Id, LowerGid, UpperGid};
+use crate::shift::id::{INVALID, Id, LowerGid, UpperGid};
 
 use super::attr::Of;
 use super::{Caller, FileSystem};
@@ -138,23 +138,20 @@ impl FileSystem {
             return Ok(());
         }
         let process = ProcCaller::read(caller.tid);
-        if !caller.is_told() {
-            // Whoever may change the owner could also take the file and change its mode. Of others
-            // only a capability over everything is sure: /proc's ids may be another number space's.
-            let may = changes || process.has(Capability::Fowner);
-            return if may { Ok(()) } else { Err(FsError::NotOwner) };
-        }
         let all_stay = kept == 0
             && stat.mode & (S_ISUID | S_IXGRP) == 0
             && match stat.gid {
                 Some(gid) => self.groups(caller, &process, fd, stat, None)?.contains(gid),
                 None => false,
             };
-        if all_stay || process.may_act_as_owner(shown.uid) {
-            Ok(())
+        let may_act_as_owner = if caller.is_told() {
+            process.may_act_as_owner(shown.uid)
         } else {
-            Err(FsError::NotOwner)
-        }
+            // Whoever may change the owner could also take the file and change its mode. Of others
+            // only a capability over everything is sure: /proc's ids may be another number space's.
+            shown.uid != INVALID && (changes || process.has(Capability::Fowner))
+        };
+        if all_stay || may_act_as_owner { Ok(()) } else { Err(FsError::NotOwner) }
     }
 
     /// The lower groups that decide what the caller may keep: its own, and those of the file if it

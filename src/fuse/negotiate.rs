@@ -77,6 +77,15 @@ features! {
         else "the mount cannot be idmapped";
 }
 
+/// What to do where the kernel makes no idmapped mounts of FUSE.
+pub const WITHOUT_IDMAP: &str = "not before Linux 6.12; give idshift the whole map (map=) and bind its \
+                                 mount without ':idmap'";
+
+/// Whether a kernel that offers these flags lets mounts be idmapped.
+pub fn can_be_idmapped(offered: u64) -> bool {
+    offered & FUSE_ALLOW_IDMAP != 0
+}
+
 /// The oldest and the newest minor version of the protocol (its major version is 7) that is spoken.
 pub const PROTOCOL: (u32, u32) = (OLDEST_MINOR, MINOR);
 

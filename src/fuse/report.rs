@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use rustix::process::Resource;
 
-use super::negotiate::{FEATURES, FUSE_PASSTHROUGH, Feature};
+use super::negotiate::{FEATURES, FUSE_ALLOW_IDMAP, FUSE_PASSTHROUGH, Feature, WITHOUT_IDMAP};
 use super::server::Server;
 use crate::report::Report;
 
@@ -23,6 +23,8 @@ pub(super) struct About {
     pub(super) for_all: bool,
     /// Whether the parent of this process would start another server (`restart=on`).
     supervised: bool,
+    /// Whether the options refuse idmapped mounts of the mount.
+    denies_idmap: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
     /// Unset until the process that serves is there: it is about that one, and one that takes over must
@@ -37,12 +39,14 @@ impl About {
         let is_on =
             |name| options.is_some_and(|(_, text)| text.split(", ").any(|other| other == name));
         let (for_all, supervised) = (is_on("allow_other"), is_on("restart=on"));
+        let denies_idmap = is_on("idmap=deny");
         Self {
             facts,
             started: Instant::now(),
             owner,
             for_all,
             supervised,
+            denies_idmap,
             notices: AtomicU64::new(0),
             memory: OnceLock::new(),
         }
@@ -103,10 +107,22 @@ impl Server {
         );
         let mut facts = self.about.facts.clone();
         facts.push(("features".to_owned(), self.features(passthrough)));
+        facts.push(("idmap".to_owned(), self.idmap().to_owned()));
         Report {
             facts,
             numbers: numbers.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
             operations: sum.operations,
+        }
+    }
+
+    /// Whether the kernel makes idmapped mounts of this one, and what to do where it does not.
+    fn idmap(&self) -> &'static str {
+        if self.agreed.has(FUSE_ALLOW_IDMAP) {
+            "possible"
+        } else if self.about.denies_idmap {
+            "refused (idmap=deny)"
+        } else {
+            WITHOUT_IDMAP
         }
     }
 

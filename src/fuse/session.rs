@@ -10,8 +10,8 @@ use super::backing::Backings;
 use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
-    self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT, FUSE_PASSTHROUGH,
-    FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
+    self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
+    FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::{self, Notifier};
 use super::report::About;

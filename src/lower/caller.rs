@@ -164,8 +164,9 @@ mod tests {
 
     #[test]
     fn status_is_read() {
-        let caller =
-            ProcCaller::parse("Name:\tx\nUid:\t0\t1\t2\t3\nGroups:\t4 24 1000 \nCapEff:\t0000000000200010\n");
+        let caller = ProcCaller::parse(
+            "Name:\tx\nUid:\t0\t1\t2\t3\nGroups:\t4 24 1000 \nCapEff:\t0000000000200010\n",
+        );
         assert_eq!((caller.fsuid, caller.fsgid), (Some(3), None));
         assert_eq!(caller.groups, [4, 24, 1000]);
         assert!(!caller.has(Capability::Fsetid), "not seen to be in the same namespace");

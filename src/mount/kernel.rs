@@ -13,6 +13,8 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
 use crate::config::{Backend, GuardMode, MountConfig, MountFlags, Ownership};
 use crate::error::StartError;
+use crate::fuse::negotiate::WITHOUT_IDMAP;
+use crate::host::mountinfo::FUSE_TYPE;
 use crate::mount::guard;
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::id::{Gid, Kind, Uid};
@@ -160,6 +162,10 @@ impl fmt::Display for Why {
             Why::Setattr { errno, file_system, recursive } => {
                 let below = if *recursive { ", or one mounted below it," } else { "" };
                 match *errno {
+                    Errno::INVAL if file_system == FUSE_TYPE => write!(
+                        f,
+                        "the mount of idshift{below} makes none: it has idmap=deny, or {WITHOUT_IDMAP}"
+                    ),
                     Errno::INVAL => write!(
                         f,
                         "the file system ({file_system}){below} has no idmapped mounts on this kernel"

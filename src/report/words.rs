@@ -27,6 +27,7 @@ impl Report {
         )];
         lines.extend(self.fact("map").lines().map(|line| format!("  {line}")));
         lines.push(format!("  options: {}", self.fact("options")));
+        lines.push(format!("  idmapped mounts of it: {}", self.fact("idmap")));
         lines.push(format!("  features: {}", self.fact("features")));
         lines
     }

@@ -5,6 +5,7 @@
 mod common;
 mod create;
 mod dir;
+mod idmap;
 mod ids;
 mod io;
 mod ioctl;
@@ -18,6 +19,7 @@ mod xattr;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(common::modules!(
-        create, dir, io, ioctl, ids, locks, lookup, open_flags, rename, setattr, statfs, xattr
+        create, dir, idmap, io, ioctl, ids, locks, lookup, open_flags, rename, setattr, statfs,
+        xattr
     ))
 }

@@ -38,11 +38,13 @@ fn plain(from: &Path, to: &Path) -> Result<(), Errno> {
 }
 
 fn two_files() -> Mount {
-    Mount::with(common::MAP, |lower| {
-        put_file(&lower.join("a"), b"content of a", 0o640, lo(1), lo(2));
-        put_file(&lower.join("b"), b"content of b", 0o604, lo(3), lo(4));
-        put_dir(&lower.join("dir"), 0o777, lo(0), lo(0));
-    })
+    Mount::with(common::MAP, fill_two_files)
+}
+
+fn fill_two_files(lower: &Path) {
+    put_file(&lower.join("a"), b"content of a", 0o640, lo(1), lo(2));
+    put_file(&lower.join("b"), b"content of b", 0o604, lo(3), lo(4));
+    put_dir(&lower.join("dir"), 0o777, lo(0), lo(0));
 }
 
 fn within_a_directory() {
@@ -225,7 +227,7 @@ fn setgid_directory_does_not_change_the_group() {
 }
 
 fn unmapped_caller() {
-    let mount = two_files();
+    let mount = Mount::with(&format!("{},idmap=deny", common::MAP), fill_two_files);
     for caller in [Caller::user(UNMAPPED), Caller::user(1000).gid(UNMAPPED)] {
         let moved = caller.run(|| plain(&mount.up("a"), &mount.up("dir/a")));
         assert_errno!(moved, Errno::OVERFLOW);

@@ -1,5 +1,7 @@
 //! Changing modes, owners, sizes and times, and what that does to set-user-ID bits.
 
+use std::path::Path;
+
 use crate::common::{
     self, AtFlags, CWD, Caller, Errno, Mode, Mount, OFlags, UNMAPPED, assert_errno, chown, lo,
     mode, open, owner, put_dir, put_file, set_mode, stat,
@@ -22,6 +24,7 @@ crate::common::tests!(
     chown_leaves_what_is_not_named,
     unmapped_owner_cannot_be_changed,
     chown_clears_suid_and_sgid,
+    chown_of_nothing_clears_suid_and_sgid,
     truncate_by_path_and_descriptor,
     truncate_needs_the_right_to_write,
     times_now_omit_and_exact,
@@ -197,12 +200,24 @@ fn chown_clears_suid_and_sgid() {
     assert_eq!(mode(&mount.low("b")), 0o755, "for root too");
     member.run(|| chown(&mount.up("c"), Some(1000), Some(1000))).unwrap();
     assert_eq!(mode(&mount.low("c")), 0o755, "even when nothing changes");
-    member.run(|| chown(&mount.up("d"), None, None)).unwrap();
-    assert_eq!(mode(&mount.up("d")), mode(&mount.low("d")));
     member.run(|| chown(&mount.up("noexec"), None, Some(50))).unwrap();
     assert_eq!(mode(&mount.up("noexec")), mode(&mount.low("noexec")));
     chown(&mount.up("dir"), Some(7), Some(7)).unwrap();
     assert_eq!(mode(&mount.low("dir")), 0o6755, "directories keep theirs");
+}
+
+fn chown_of_nothing_clears_suid_and_sgid() {
+    let fill = |lower: &Path| {
+        for name in ["a", "b", "c"] {
+            put_file(&lower.join(name), b"", 0o6755, lo(1000), lo(1000));
+        }
+    };
+    let mount = Mount::with(&format!("{},idmap=deny", common::MAP), fill);
+    assert_errno!(Caller::user(1001).run(|| chown(&mount.up("a"), None, None)), Errno::PERM);
+    assert_eq!(mode(&mount.low("a")), 0o6755);
+    Caller::user(1000).run(|| chown(&mount.up("a"), None, None)).unwrap();
+    chown(&mount.up("b"), None, None).unwrap();
+    assert_eq!([mode(&mount.up("a")), mode(&mount.low("b"))], [0o755; 2]);
 }
 
 fn truncate_by_path_and_descriptor() {

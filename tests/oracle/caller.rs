@@ -34,9 +34,9 @@ pub struct Caller {
 }
 
 const ALL_CAPS: u64 = u64::MAX;
-const CAP_CHOWN: u64 = 1;
+pub const CAP_CHOWN: u64 = 1;
 const CAP_DAC_OVERRIDE: u64 = 1 << 1;
-const CAP_FOWNER: u64 = 1 << 3;
+pub const CAP_FOWNER: u64 = 1 << 3;
 pub const CAP_FSETID: u64 = 1 << 4;
 
 const fn user(name: &'static str, uid: u32, gid: u32, groups: &'static [u32]) -> Caller {

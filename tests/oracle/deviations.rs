@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use crate::caller::{CAP_FSETID, Caller, Home};
+use crate::caller::{CAP_CHOWN, CAP_FOWNER, CAP_FSETID, Caller, Home};
 use crate::step::Step;
 
 /// One known deviation.
@@ -69,6 +69,12 @@ pub const OF_OPTIONS: &[(&str, Deviation)] = &[
     ("io=cached", parting("chown-of-nothing-while-written", chown_of_nothing_while_written)),
     ("io=cached", parting("refused-when-written", refused_when_written)),
     ("io=cached", parting("direct-io-of-any-size", direct_io_of_any_size)),
+    ("idmap=allow", parting("names-by-unmapped-callers", names_by_unmapped_callers)),
+    ("idmap=allow", parting("chown-of-nothing-by-owners", chown_of_nothing_by_owners)),
+    ("idmap=allow", parting("chown-without-fowner", chown_without_fowner)),
+    ("stack=identity", parting("set-gid-of-no-program", set_gid_of_no_program)),
+    ("stack=composed", parting("set-gid-of-no-program", set_gid_of_no_program)),
+    ("stack=wider", parting("set-gid-of-no-program", set_gid_of_no_program)),
     ("io=cached", known("holes-of-gathered-writes", holes_of_gathered_writes)),
 ];
 
@@ -87,8 +93,9 @@ pub fn find(
     let strict = std::env::var_os("IDSHIFT_ORACLE_STRICT").is_some();
     let pending = if strict { &[] } else { PENDING };
     let older = OLDER.iter().filter(|(since, _)| kernel() < *since).map(|(_, known)| known);
-    let default = if options.contains("cache=") { "" } else { "cache=coherent" };
-    let is_on = |option: &str| options.split(',').chain([default]).any(|on| on == option);
+    let default = |of: &str, value: &'static str| if options.contains(of) { "" } else { value };
+    let defaults = [default("cache=", "cache=coherent"), default("idmap=", "idmap=allow")];
+    let is_on = |option: &str| options.split(',').chain(defaults).any(|on| on == option);
     let chosen = OF_OPTIONS.iter().filter(|(option, _)| is_on(option));
     KNOWN
         .iter()
@@ -283,8 +290,35 @@ fn opens_for_writing(step: &Step) -> bool {
 /// The kernel sends one and the same request before a write and for a `chown(-1, -1)`. While
 /// somebody has the file open for writing, it is taken for the first, which needs no rights.
 fn chown_of_nothing_while_written(step: &Step, left: &str, right: &str) -> bool {
+    is_chown_of_nothing(step) && (left, right) == ("EPERM", "ok")
+}
+
+fn is_chown_of_nothing(step: &Step) -> bool {
     let nothing = |n: usize| step.args.get(n).is_some_and(|arg| arg == "-1");
-    step.call.ends_with("chown") && nothing(1) && nothing(2) && (left, right) == ("EPERM", "ok")
+    step.call.ends_with("chown") && nothing(1) && nothing(2)
+}
+
+/// A mount that may be idmapped is not told who gives a file another name, or whether the map has him.
+fn names_by_unmapped_callers(step: &Step, left: &str, right: &str) -> bool {
+    matches!(step.call.as_str(), "link" | "rename") && left == "EOVERFLOW" && right != "EOVERFLOW"
+}
+
+/// Nor in which groups of the idmap its caller is.
+fn set_gid_of_no_program(_: &Step, left: &str, right: &str) -> bool {
+    let other = lost_bits(left, right).or(lost_bits(right, left));
+    other == Some(0o2000) && field(left, "mode=").is_some_and(|mode| !has_group_execute(mode))
+}
+
+/// Nor who does a `chown(-1, -1)`: only a capability over everything counts.
+fn chown_of_nothing_by_owners(step: &Step, left: &str, right: &str) -> bool {
+    is_chown_of_nothing(step) && (left, right) == ("ok", "EPERM")
+}
+
+/// Whoever may change a file's owner is taken for somebody who may change its mode.
+fn chown_without_fowner(step: &Step, left: &str, right: &str) -> bool {
+    step.call.ends_with("chown")
+        && step.callers().iter().any(|caller| caller.caps & (CAP_CHOWN | CAP_FOWNER) == CAP_CHOWN)
+        && (left, right) == ("EPERM", "ok")
 }
 
 fn ends_appending(step: &Step) -> bool {

@@ -8,7 +8,7 @@
 //! | `IDSHIFT_ORACLE_FINDINGS` | a world's random sequences go on until so many differences (1) |
 //! | `IDSHIFT_ORACLE_REPLAY` | a file with saved sequences, run alone |
 //! | `IDSHIFT_ORACLE_STRICT` | the faults that are still to be mended count |
-//! | `IDSHIFT_ORACLE_OPTIONS` | mount options for idshift, besides the map |
+//! | `IDSHIFT_ORACLE_OPTIONS` | mount options for idshift, besides the map; `stack=identity`, `composed` or `wider`: a part of the map, or all of it, is the kernel's, on top of idshift's mount |
 //! | `IDSHIFT_ORACLE_AGAINST` | `recorded`: the hand-written cases against what the oracle said elsewhere, as without being told where the kernel has no idmapped mounts |
 //! | `IDSHIFT_ORACLE_RECORDING` | the file of that (`tests/oracle/recorded/…`) |
 //! | `IDSHIFT_ORACLE_RECORD` | makes that file anew |

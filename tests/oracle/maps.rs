@@ -21,6 +21,12 @@ pub const OFFSET: MapSpec =
 pub const OTHER: MapSpec =
     MapSpec { name: "other", uids: &[(0, 500_000, 65_536)], gids: &[(0, 500_000, 65_536)] };
 
+/// Between two maps, an id is the stored one and so much.
+const BETWEEN: u32 = 1_000_000;
+
+/// Ids that the kernel's map has and idshift's below it has not: those of callers who are in no map.
+const STRANGERS: Raw = (2_700_000, 700_000, 300_000);
+
 pub const ALL: &[MapSpec] = &[
     OFFSET,
     // Only one user's files; root's stay unmapped.
@@ -69,6 +75,32 @@ impl MapSpec {
 
     pub fn maps(&self) -> Maps {
         Maps { uids: id_map(self.uids), gids: id_map(self.gids) }
+    }
+
+    /// The two maps that make up this one, where `options` ask for an idmapped mount of idshift's:
+    /// idshift's as options, and that of the kernel on top.
+    pub fn stacked(&self, options: &str) -> Option<(Vec<String>, Maps)> {
+        let stack = options.split(',').find_map(|option| option.strip_prefix("stack="))?;
+        let (between, more): (u32, &[Raw]) = match stack {
+            "identity" => return Some((vec!["map=identity".into()], self.maps())),
+            "composed" => (BETWEEN, &[]),
+            "wider" => (BETWEEN, &[STRANGERS]),
+            other => panic!("stack={other}"),
+        };
+        let inner = |kind: char| {
+            let raw = self.of(kind).iter();
+            raw.map(move |(lower, _, count)| {
+                format!("map={kind}:{lower}:{}:{count}", lower + between)
+            })
+        };
+        let outer = |kind: char| -> Vec<Raw> {
+            let raw = self.of(kind).iter();
+            raw.map(|&(lower, upper, count)| (lower + between, upper, count))
+                .chain(more.iter().copied())
+                .collect()
+        };
+        let outer = Maps { uids: id_map(&outer('u')), gids: id_map(&outer('g')) };
+        Some((inner('u').chain(inner('g')).collect(), outer))
     }
 
     /// `inside outside count` lines of a namespace in which lower ids are called what they are

@@ -8,6 +8,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags, Policies};
+use idshift::shift::idmap::Maps;
 use rustix::mount::UnmountFlags;
 
 use crate::maps::{MapSpec, OTHER};
@@ -30,6 +31,8 @@ pub struct Side {
     pub shown: Shown,
     pub lower: PathBuf,
     pub upper: PathBuf,
+    /// Idshift's mount, where it is not what is used but what the kernel idmaps once more.
+    between: Option<PathBuf>,
     options: &'static str,
     server: Option<Child>,
     second: Option<Box<Side>>,
@@ -47,25 +50,31 @@ impl Side {
         for path in [&lower, &upper] {
             std::fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()))?;
         }
-        let mut side = Self { shown, options, lower, upper, server: None, second: None };
+        let mut side =
+            Self { shown, options, lower, upper, between: None, server: None, second: None };
         match shown {
             Shown::Kernel => {
-                idshift::mount::kernel::mount(&side.config(map)).map_err(|e| e.to_string())?;
+                idshift::mount::kernel::mount(&side.config(map.maps()))
+                    .map_err(|e| e.to_string())?;
             }
             Shown::Bind => rustix::mount::mount_bind(&side.lower, &side.upper)
                 .map_err(|errno| format!("bind mount: {errno}"))?,
             Shown::Recorded => unreachable!("has no side"),
-            Shown::Idshift => side.serve(map)?,
+            Shown::Idshift => match map.stacked(options) {
+                None => side.serve(map.options())?,
+                Some((inner, outer)) => side.serve_idmapped(inner, outer)?,
+            },
         }
         Ok(side)
     }
 
-    fn config(&self, map: &MapSpec) -> MountConfig {
+    fn config(&self, maps: Maps) -> MountConfig {
+        let lower = self.between.as_ref().unwrap_or(&self.lower);
         MountConfig {
-            lower: self.lower.clone(),
+            lower: lower.clone(),
             mountpoint: self.upper.clone(),
-            maps: map.maps(),
-            source: self.lower.display().to_string(),
+            maps,
+            source: lower.display().to_string(),
             backend: Backend::Kernel,
             flags: MountFlags::default(),
             allow_other: true,
@@ -78,23 +87,41 @@ impl Side {
             policies: Policies::default(),
             sandbox: idshift::config::Sandbox::On,
             restart: true,
+            idmap: true,
             threads: None,
             foreground: false,
             log: None,
         }
     }
 
-    fn serve(&mut self, map: &MapSpec) -> Result<(), String> {
+    /// Serves one map, and has the kernel put another on top.
+    fn serve_idmapped(&mut self, inner: Vec<String>, outer: Maps) -> Result<(), String> {
+        let mut between = self.upper.clone().into_os_string();
+        between.push("-between");
+        let between = PathBuf::from(between);
+        std::fs::create_dir_all(&between).map_err(|e| format!("{}: {e}", between.display()))?;
+        self.between = Some(between);
+        self.serve(inner)?;
+        idshift::mount::kernel::mount(&self.config(outer)).map_err(|e| e.to_string())
+    }
+
+    /// Where idshift's own mount is.
+    fn served(&self) -> &Path {
+        self.between.as_ref().unwrap_or(&self.upper)
+    }
+
+    fn serve(&mut self, mut options: Vec<String>) -> Result<(), String> {
         let log = self.upper.with_extension("log");
         let log = std::fs::File::create(&log).map_err(|e| format!("{}: {e}", log.display()))?;
-        let mut options = map.options();
-        options
-            .extend([self.options].into_iter().filter(|more| !more.is_empty()).map(str::to_owned));
+        let more = self.options.split(',');
+        options.extend(
+            more.filter(|one| !one.is_empty() && !one.starts_with("stack=")).map(str::to_owned),
+        );
         let built = env!("CARGO_BIN_EXE_idshift").into();
         let mut command = Command::new(std::env::var_os("IDSHIFT_ORACLE_SERVER").unwrap_or(built));
         command
             .args(["mount", "-f", "-o", &options.join(",")])
-            .args([&self.lower, &self.upper])
+            .args([self.lower.as_path(), self.served()])
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(|e| e.to_string())?)
             .stderr(log);
@@ -113,7 +140,7 @@ impl Side {
     fn wait_for_mount(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while Instant::now() < deadline {
-            if is_fuse(&self.upper) {
+            if is_fuse(self.served()) {
                 return Ok(());
             }
             let ended = self.server.as_mut().and_then(|child| child.try_wait().ok().flatten());
@@ -146,6 +173,9 @@ impl Side {
 impl Drop for Side {
     fn drop(&mut self) {
         let _gone = rustix::mount::unmount(&self.upper, UnmountFlags::DETACH);
+        if let Some(between) = &self.between {
+            let _gone = rustix::mount::unmount(between, UnmountFlags::DETACH);
+        }
         let Some(mut server) = self.server.take() else { return };
         let deadline = Instant::now() + Duration::from_secs(5);
         while Instant::now() < deadline {

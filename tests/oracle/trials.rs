@@ -28,6 +28,11 @@ const MODES: &[&str] = &[
     "io=cached",
     "io=cached,cache=exclusive",
     "restart=on",
+    "idmap=deny",
+    // The kernel's idmap on top of idshift's mount.
+    "stack=identity",
+    "stack=composed",
+    "stack=wider",
 ];
 /// Each so-manieth sequence of a case is tried in each mode.
 const MODES_EVERY: usize = 5;

@@ -8,7 +8,7 @@ mod sandbox;
 use std::fmt;
 use std::path::Path;
 
-use crate::fuse::negotiate::FEATURES;
+use crate::fuse::negotiate::{FEATURES, WITHOUT_IDMAP, can_be_idmapped};
 use crate::host::privilege::{self, Standing};
 use crate::mount::check;
 
@@ -89,15 +89,15 @@ pub fn all(lower_directory: Option<&Path>) -> Vec<Row> {
     rows.extend(namespaces(standing));
     rows.extend(sandbox::parts(standing));
     let found = lower_directory.map(|path| lower::look_at(path, standing));
-    let passthrough = init.is_ok_and(|init| init.has(PASSTHROUGH));
-    let outlook = outlook(standing, passthrough, found.as_ref());
+    let outlook = outlook(standing, init.ok().map(|init| init.flags), found.as_ref());
     rows.extend(found.map(|found| found.rows).unwrap_or_default());
     rows.extend(outlook);
     rows
 }
 
 /// What idshift will use here, and why.
-fn outlook(standing: Standing, passthrough: bool, lower: Option<&lower::Found>) -> Vec<Row> {
+fn outlook(standing: Standing, offer: Option<u64>, lower: Option<&lower::Found>) -> Vec<Row> {
+    let passthrough = offer.is_some_and(|offer| offer & PASSTHROUGH != 0);
     let mut section = Section::new("What idshift will use");
     let (by, why) = match (standing, check::why_no_fuse(standing)) {
         (_, Some(_)) => ("nothing", "FUSE cannot be reached, see above"),
@@ -111,6 +111,13 @@ fn outlook(standing: Standing, passthrough: bool, lower: Option<&lower::Found>) 
         _ => ("the server", "passthrough is for root only"),
     };
     section.add("to read and write", Answer::Fact, format!("{by}: {why}"));
+    match offer.map(can_be_idmapped) {
+        Some(true) => {
+            section.add("idmapped mounts of it", true, "':idmap' of container tools works")
+        }
+        Some(false) => section.add("idmapped mounts of it", false, WITHOUT_IDMAP),
+        None => section.add("idmapped mounts of it", Answer::Unknown, "needs Linux 6.12"),
+    }
     if let Some(found) = lower {
         let (by, why) = match found.handles {
             Some(true) => ("file handles", "they can be opened here"),
