@@ -113,7 +113,7 @@ fn outlook(standing: Standing, offer: Option<u64>, lower: Option<&lower::Found>)
     section.add("to read and write", Answer::Fact, format!("{by}: {why}"));
     match offer.map(can_be_idmapped) {
         Some(true) => {
-            section.add("idmapped mounts of it", true, "':idmap' of container tools works")
+            section.add("idmapped mounts of it", true, "':idmap' of container tools works");
         }
         Some(false) => section.add("idmapped mounts of it", false, WITHOUT_IDMAP),
         None => section.add("idmapped mounts of it", Answer::Unknown, "needs Linux 6.12"),

@@ -181,6 +181,7 @@ fn serve(store: &Path, device: OwnedFd) {
         io: IoMode::Passthrough,
         judges_opening: false,
         gather_writes: false,
+        idmap: false,
         threads: 4,
         facts: Vec::new(),
         read_only: false,
