@@ -17,6 +17,7 @@ pub mod inode;
 pub mod kept;
 pub mod locks;
 mod mounts;
+mod numbers;
 pub mod open_files;
 pub mod reopen;
 mod row;
@@ -28,7 +29,7 @@ pub mod watch;
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
@@ -39,9 +40,11 @@ use crate::error::{CallExt, FsError, StartError};
 use crate::state::State;
 use crate::sys::handle;
 use descriptors::{Descriptors, Usage};
+use dirents::Dirent;
 use inode::{Inode, Place};
 use locks::LockOwners;
 use mounts::Mounts;
+use numbers::Numbers;
 use open_files::OpenFiles;
 use spare::Spare;
 use stat::{Identity, LowerStat};
@@ -63,6 +66,8 @@ pub struct LowerTree {
     handles: bool,
     /// What files' times of birth are worth, by which they are told apart.
     births: Births,
+    /// By which numbers files are shown.
+    numbers: Numbers,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
     /// What the next server must know, should this one be killed.
@@ -157,10 +162,9 @@ impl LowerTree {
             && handle::name_to_handle(&root)
                 .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
                 .is_ok();
-        let on_overlay = rustix::fs::fstatfs(&handle_mount)
-            .is_ok_and(|found| found.f_type == libc::OVERLAYFS_SUPER_MAGIC);
+        let fs_type = rustix::fs::fstatfs(&handle_mount).map_or(0, |found| found.f_type);
         let births = match stat.btime {
-            _ if on_overlay => Births::Change,
+            _ if fs_type == libc::OVERLAYFS_SUPER_MAGIC => Births::Change,
             Some(_) => Births::Tell,
             None => Births::None,
         };
@@ -171,6 +175,7 @@ impl LowerTree {
             mounts: Mounts::default(),
             handles,
             births,
+            numbers: Numbers::new(stat.identity(), submounts, fs_type),
             submounts,
             inodes: table(Arc::clone(&state), identity(births, &stat), stat.kind())?,
             descriptors: Descriptors::new(max_descriptors),
@@ -192,6 +197,45 @@ impl LowerTree {
     /// Which file it is, as the inode table counts files.
     pub fn identity(&self, stat: &LowerStat) -> Identity {
         identity(self.births, stat)
+    }
+
+    /// The number by which a file is shown. `file` is a descriptor of it, and asked for only when
+    /// its device has not been seen before.
+    pub fn shown_number<F: AsFd>(
+        &self,
+        stat: &LowerStat,
+        file: impl FnOnce() -> Option<F>,
+    ) -> u64 {
+        self.numbers.shown(stat, file)
+    }
+
+    /// The number by which an entry of the open directory `dir` is shown, which must be what stat(2)
+    /// says of it.
+    pub fn listed_number(&self, dir: &Inode, fd: BorrowedFd<'_>, entry: &Dirent<'_>) -> u64 {
+        let leads_out = dir.nodeid == table::ROOT_ID && entry.name == "..";
+        if self.numbers.must_be_looked_at(entry.kind) && !leads_out {
+            let stat = LowerStat::at(fd, entry.name);
+            if let Ok(stat) = stat {
+                return self.numbers.shown(&stat, || open_path_at(fd, entry.name).ok());
+            }
+        }
+        let ino = if leads_out { dir.identity.ino } else { entry.ino };
+        self.numbers.on_device(dir.identity.dev, ino).unwrap_or_else(|| {
+            // Not seen yet by this server, which has taken over from another.
+            LowerStat::of(fd).ok().map(|stat| self.numbers.shown(&stat, || Some(fd)));
+            self.numbers.on_device(dir.identity.dev, ino).unwrap_or(ino)
+        })
+    }
+
+    /// Says what is mounted below, by paths from the root.
+    pub fn number_mounts(&self, mut paths: Vec<PathBuf>) {
+        paths.sort_unstable();
+        for path in paths {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if let Ok(mount) = rustix::fs::openat(&self.root, &path, flags, Mode::empty()) {
+                self.numbers.enter_mount(mount.as_fd(), path.as_os_str().as_encoded_bytes());
+            }
+        }
     }
 
     /// The root's descriptor.

@@ -1,11 +1,11 @@
 //! Attributes as the mount reports them: the lower ones with the ids translated up.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::FileType;
 
-use crate::error::FsError;
+use crate::error::{CallExt, FsError};
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::shift::id::{INVALID, Id};
@@ -28,7 +28,7 @@ pub(super) enum Of<'a> {
 /// What the kernel is told of a file.
 #[derive(Debug, Clone, Copy)]
 pub struct Attr {
-    /// The lower inode number, shown as `st_ino`.
+    /// The number shown as `st_ino`: the lower one, but for what lies on another device.
     pub ino: u64,
     /// The file type.
     pub kind: FileType,
@@ -67,11 +67,17 @@ impl FileSystem {
             None => Attr::up(stat, &self.maps),
             Some(_) => Attr::up(&self.recorded(of, stat)?, &self.maps),
         };
+        attr.ino = self.lower.shown_number(stat, || self.copy_of(of).ok());
         if self.policies.change_reports() {
             attr.mode |= self.kept_bits(of, stat)?;
             self.apply_policies(&mut attr)?;
         }
         Ok(attr)
+    }
+
+    /// A descriptor of the file, which may be an `O_PATH` one.
+    fn copy_of(&self, of: Of<'_>) -> Result<OwnedFd, FsError> {
+        self.reach(of, |fd| rustix::io::dup(fd).call("dup"))
     }
 
     /// Runs `use_it` on a descriptor of the file, which may be an `O_PATH` one.

@@ -16,7 +16,7 @@ use super::{Entry, FileSystem};
 /// One entry of a listing.
 #[derive(Debug, Clone, Copy)]
 pub struct DirEntry<'a> {
-    /// The lower inode number.
+    /// The number, as stat(2) shows it.
     pub ino: u64,
     /// Where reading goes on after this entry.
     pub next: u64,
@@ -47,7 +47,7 @@ impl FileSystem {
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
         stream.visit(fd.as_fd(), offset, |dirent| {
             let entry = DirEntry {
-                ino: dirent.ino,
+                ino: self.lower.listed_number(&dir.inode, fd.as_fd(), &dirent),
                 next: dirent.next,
                 kind: self.listed_kind(dirent.kind),
                 name: dirent.name,
@@ -74,11 +74,11 @@ impl FileSystem {
                 name: dirent.name,
             };
             if matches!(dirent.name.to_str(), Some("." | "..")) {
+                shown.ino = self.lower.listed_number(&dir.inode, fd.as_fd(), &dirent);
                 return Ok(add(shown, None));
             }
             // Gone since it was listed: as if it had gone a moment before.
             let Ok(stat) = LowerStat::at(fd.as_fd(), dirent.name) else { return Ok(true) };
-            shown.ino = stat.identity().ino;
             shown.kind = stat.kind();
             if self.lower.check_mount(&dir.inode, &stat).is_err() {
                 return Ok(add(shown, None)); // looking it up says why
@@ -88,7 +88,11 @@ impl FileSystem {
             let listed = Of::Listed { dir: fd.as_fd(), name: dirent.name, inode };
             // What is not shown to anybody has a name all the same.
             let attr = self.shown(listed, &stat).ok();
-            shown.kind = attr.map_or(shown.kind, |attr| attr.kind);
+            if let Some(attr) = attr {
+                (shown.kind, shown.ino) = (attr.kind, attr.ino);
+            } else {
+                shown.ino = self.lower.listed_number(&dir.inode, fd.as_fd(), &dirent);
+            }
             Ok(add(shown, attr.map(|attr| Entry { lookup, attr })))
         })
     }

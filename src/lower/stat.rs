@@ -65,6 +65,8 @@ pub struct LowerStat {
     pub btime: Option<Timestamp>,
     /// Whether this is the root of a mount.
     pub mount_root: bool,
+    /// The subvolume that the file is in, where there are such, from Linux 6.10 on.
+    pub subvolume: Option<u64>,
     /// Whether owner, mode and type are already as an attribute of the file says, where owners
     /// are kept in attributes.
     pub recorded: bool,
@@ -95,7 +97,8 @@ impl LowerStat {
     }
 
     fn read(fd: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Self, FsError> {
-        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID;
+        let mask =
+            StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID | SUBVOLUME;
         rustix::fs::statx(fd, name, flags, mask).call("statx").map(|raw| Self::from(&raw))
     }
 
@@ -121,6 +124,9 @@ impl LowerStat {
     }
 }
 
+/// `STATX_SUBVOL`.
+const SUBVOLUME: StatxFlags = StatxFlags::from_bits_retain(0x8000);
+
 /// A handle as a number: file systems make no two alike, not even for a reused inode number. FUSE
 /// may, when a file is replaced unseen, so the type is part of it.
 fn digest(handle: &FileHandle, kind: i64) -> i64 {
@@ -132,9 +138,10 @@ fn digest(handle: &FileHandle, kind: i64) -> i64 {
 impl From<&Statx> for LowerStat {
     fn from(raw: &Statx) -> Self {
         let time = |t: rustix::fs::StatxTimestamp| Timestamp { sec: t.tv_sec, nsec: t.tv_nsec };
-        let has_birth = StatxFlags::from_bits_retain(raw.stx_mask).contains(StatxFlags::BTIME);
+        let told = StatxFlags::from_bits_retain(raw.stx_mask);
+        let has_birth = told.contains(StatxFlags::BTIME);
         let birth = raw.stx_btime;
-        let has_mount = StatxFlags::from_bits_retain(raw.stx_mask).contains(StatxFlags::MNT_ID);
+        let has_mount = told.contains(StatxFlags::MNT_ID);
         let mount = if has_mount { raw.stx_mnt_id } else { 0 };
         let born = birth.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(birth.tv_nsec));
         Self {
@@ -151,6 +158,7 @@ impl From<&Statx> for LowerStat {
             ctime: time(raw.stx_ctime),
             btime: has_birth.then(|| time(raw.stx_btime)),
             recorded: false,
+            subvolume: told.contains(SUBVOLUME).then_some(raw.stx_subvol),
             mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
             identity: Identity {
                 mount: u32::try_from(mount).unwrap_or(0),

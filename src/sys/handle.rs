@@ -29,6 +29,28 @@ pub struct FileHandle {
 
 /// The handle of the file that `fd` refers to (name_to_handle_at(2) with `AT_EMPTY_PATH`).
 pub fn name_to_handle(fd: impl AsFd) -> Result<FileHandle, Errno> {
+    to_handle(fd, 0)
+}
+
+/// What the handles of an overlay say of the layer that a file is in: its file system's UUID, and
+/// whether it is the upper one. The same for every file there (`struct ovl_fb`, fs/overlayfs). `None`
+/// on other file systems, and before Linux 6.6.
+pub fn layer_of(fd: impl AsFd) -> Option<[u8; 21]> {
+    const OVERLAY: i32 = 0xf8; // OVL_FILEID_V1
+    // Padding, version, magic, length, flags, type, UUID; then comes the file's own handle.
+    const PADDING: usize = 3;
+    const LENGTH: usize = PADDING + 2;
+    const TYPE: usize = PADDING + 4;
+    let handle = to_handle(fd, AT_HANDLE_FID).ok().filter(|handle| handle.kind == OVERLAY)?;
+    let mut layer: [u8; 21] = handle.data.get(PADDING..PADDING + 21)?.try_into().ok()?;
+    (layer[LENGTH - PADDING], layer[TYPE - PADDING]) = (0, 0);
+    Some(layer)
+}
+
+/// `AT_HANDLE_FID`: a handle that tells files apart and need not lead to them (Linux 6.5).
+const AT_HANDLE_FID: libc::c_int = 0x200;
+
+fn to_handle(fd: impl AsFd, flags: libc::c_int) -> Result<FileHandle, Errno> {
     let mut raw =
         RawHandle { bytes: u32::try_from(MAX_HANDLE).unwrap_or(0), kind: 0, data: [0; MAX_HANDLE] };
     let mut mount_id: libc::c_int = 0;
@@ -41,7 +63,7 @@ pub fn name_to_handle(fd: impl AsFd) -> Result<FileHandle, Errno> {
             c"".as_ptr(),
             &raw mut raw,
             &raw mut mount_id,
-            libc::AT_EMPTY_PATH,
+            libc::AT_EMPTY_PATH | flags,
         )
     };
     check(ret)?;
