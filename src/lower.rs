@@ -201,11 +201,7 @@ impl LowerTree {
 
     /// The number by which a file is shown. `file` is a descriptor of it, and asked for only when
     /// its device has not been seen before.
-    pub fn shown_number<F: AsFd>(
-        &self,
-        stat: &LowerStat,
-        file: impl FnOnce() -> Option<F>,
-    ) -> u64 {
+    pub fn shown_number<F: AsFd>(&self, stat: &LowerStat, file: impl FnOnce() -> Option<F>) -> u64 {
         self.numbers.shown(stat, file)
     }
 

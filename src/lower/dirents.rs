@@ -56,8 +56,63 @@ fn file_type(kind: u8) -> FileType {
 pub struct DirStream {
     buffer: Vec<u8>,
     start: usize,
-    /// The offset of the entry at `start`.
+    /// The lower offset of the entry at `start`.
     position: u64,
+    offsets: Offsets,
+}
+
+/// What a directory's offsets are.
+///
+/// The mount's callers must be able to keep them in 31 bits: readdir(3) of a 32-bit program fails
+/// otherwise (`EOVERFLOW`), or seekdir(3) goes to a wrong place. They are, on most file systems. An
+/// ext4 takes a hash of 63 bits from its 64-bit callers, such as this server, whose upper half is
+/// what it would give a 32-bit one. That half is what is told here. It says nearly always as much: of
+/// 100,000 names some two pairs share it, and then a return to between the two gives the first of
+/// them once more. Going on where a listing stands is not concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Offsets {
+    #[default]
+    Unknown,
+    /// They are told as they are.
+    Plain,
+    /// The hashes of an ext4.
+    Hashes,
+}
+
+/// The end of an ext4 directory (`EXT4_HTREE_EOF_64BIT`, and `…_32BIT`).
+const END: u64 = 0x7fff_ffff_ffff_ffff;
+const SHORT_END: u64 = 0x7fff_ffff;
+
+impl Offsets {
+    /// Learns from the first record: an offset in the directory's bytes is small. An overlay passes
+    /// on what its layer says.
+    fn of(first: &Dirent<'_>, dir: BorrowedFd<'_>) -> Self {
+        const HASHING: [i64; 2] = [libc::EXT4_SUPER_MAGIC, libc::OVERLAYFS_SUPER_MAGIC];
+        let is_long = u32::try_from(first.next).is_err();
+        if is_long && rustix::fs::fstatfs(dir).is_ok_and(|fs| HASHING.contains(&fs.f_type)) {
+            Offsets::Hashes
+        } else {
+            Offsets::Plain
+        }
+    }
+
+    /// A lower offset as it is told.
+    fn told(self, lower: u64) -> u64 {
+        match self {
+            Offsets::Hashes if lower == END => SHORT_END,
+            Offsets::Hashes => lower >> 32,
+            Offsets::Plain | Offsets::Unknown => lower,
+        }
+    }
+
+    /// The lower offset for one that was told.
+    fn lower(self, told: u64) -> u64 {
+        match self {
+            Offsets::Hashes if told == SHORT_END => END,
+            Offsets::Hashes if told < SHORT_END => told << 32,
+            _ => told,
+        }
+    }
 }
 
 impl DirStream {
@@ -69,28 +124,48 @@ impl DirStream {
         offset: u64,
         mut visit: impl FnMut(Dirent<'_>) -> Result<bool, FsError>,
     ) -> Result<(), FsError> {
-        if offset != self.position || offset == 0 {
-            rustix::fs::seek(dir, SeekFrom::Start(offset)).call("lseek")?;
-            self.buffer.clear();
-            self.start = 0;
-            self.position = offset;
+        if offset == 0 || offset != self.offsets.told(self.position) {
+            self.seek(dir, offset)?;
         }
         loop {
             if self.start >= self.buffer.len() && !self.fill(dir)? {
                 return Ok(());
             }
             let rest = &self.buffer[self.start..];
-            let Some((dirent, after)) = parse(rest) else {
+            let Some((mut dirent, after)) = parse(rest) else {
                 self.start = self.buffer.len();
                 continue;
             };
             let (next, length) = (dirent.next, rest.len() - after.len());
+            if self.position == 0 {
+                self.offsets = Offsets::of(&dirent, dir);
+            }
+            dirent.next = self.offsets.told(next);
             if !visit(dirent)? {
                 return Ok(());
             }
             self.start += length;
             self.position = next;
         }
+    }
+
+    fn seek(&mut self, dir: BorrowedFd<'_>, offset: u64) -> Result<(), FsError> {
+        self.start = 0;
+        if offset != 0 && self.offsets == Offsets::Unknown {
+            // Told by another server, or to another reader: what it means the beginning tells.
+            self.start_at(dir, 0)?;
+            self.fill(dir)?;
+            let first = parse(&self.buffer).map(|(first, _)| first);
+            self.offsets = first.map_or(Offsets::Plain, |first| Offsets::of(&first, dir));
+        }
+        self.start_at(dir, self.offsets.lower(offset))
+    }
+
+    fn start_at(&mut self, dir: BorrowedFd<'_>, position: u64) -> Result<(), FsError> {
+        rustix::fs::seek(dir, SeekFrom::Start(position)).call("lseek")?;
+        self.buffer.clear();
+        self.position = position;
+        Ok(())
     }
 
     fn fill(&mut self, dir: BorrowedFd<'_>) -> Result<bool, FsError> {
@@ -130,6 +205,19 @@ mod tests {
         let (second, rest) = parse(rest).unwrap();
         assert_eq!((second.next, second.name.as_bytes()), (2, &b"\xffodd\n"[..]));
         assert!(parse(rest).is_none());
+    }
+
+    #[test]
+    fn offsets_that_are_hashes_are_told_in_31_bits() {
+        let hashes = Offsets::Hashes;
+        for (lower, told) in
+            [(0, 0), (1 << 32, 1), (0x7fff_fffe_1234_5678, 0x7fff_fffe), (END, SHORT_END)]
+        {
+            assert_eq!(hashes.told(lower), told);
+            assert_eq!(hashes.lower(told) >> 32, lower >> 32);
+        }
+        assert_eq!((hashes.lower(SHORT_END), hashes.lower(END)), (END, END));
+        assert_eq!((Offsets::Plain.told(END), Offsets::Plain.lower(7)), (END, 7));
     }
 
     proptest! {
