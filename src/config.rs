@@ -98,6 +98,8 @@ pub struct MountFlags {
     pub nodiratime: bool,
     /// Access times are always updated.
     pub strictatime: bool,
+    /// Access times are updated when the file has changed since, as asked for by name.
+    pub relatime: bool,
     /// Every write is synchronous.
     pub sync: bool,
     /// Every directory change is synchronous.
@@ -106,6 +108,13 @@ pub struct MountFlags {
     pub lazytime: bool,
     /// Symbolic links are not followed (Linux 5.10).
     pub nosymfollow: bool,
+}
+
+impl MountFlags {
+    /// One of the three, or none.
+    pub fn set_atime(&mut self, noatime: bool, strictatime: bool, relatime: bool) {
+        (self.noatime, self.strictatime, self.relatime) = (noatime, strictatime, relatime);
+    }
 }
 
 /// What makes the mount (`backend=`).

@@ -239,6 +239,11 @@ impl LowerTree {
         self.root.as_fd()
     }
 
+    /// The root as a mount that is the server's own; `None` where it is everybody's.
+    pub fn private_mount(&self) -> Option<BorrowedFd<'_>> {
+        self.private.then(|| self.root())
+    }
+
     /// This process is the one that serves: what it changes itself is no news. If it takes over from
     /// another, what that one has turned off is on again.
     pub fn serves_here(&mut self, takes_over: bool) {

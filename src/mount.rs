@@ -18,4 +18,5 @@ pub mod remount;
 pub mod sandbox;
 pub mod serve;
 mod supervise;
+mod times;
 pub mod upgrade;

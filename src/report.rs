@@ -24,6 +24,9 @@ pub enum Question {
     Report,
     /// What rights somebody has on a path; the rest of the argument says whose and where.
     Rights,
+    /// To have access times kept otherwise, after a remount; the rest of the argument is the number
+    /// that says how.
+    Times,
 }
 
 impl Question {
@@ -32,12 +35,14 @@ impl Question {
         match self {
             Question::Report => b'R',
             Question::Rights => b'E',
+            Question::Times => b'T',
         }
     }
 
     /// The question that a byte means.
     pub fn from_code(code: u8) -> Option<Self> {
-        [Question::Report, Question::Rights].into_iter().find(|question| question.code() == code)
+        let all = [Question::Report, Question::Rights, Question::Times];
+        all.into_iter().find(|question| question.code() == code)
     }
 }
 

@@ -1,12 +1,15 @@
 //! `idshift mount`: check, mount, and serve until the mount is taken away.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cli::help;
+use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::config::{Backend, MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
@@ -16,6 +19,7 @@ use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
 use crate::mount::{daemon, log, policies, remount, serve, upgrade};
 use crate::plain;
+use crate::report::Question;
 use crate::shift::explain::explain_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
@@ -187,15 +191,39 @@ fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<da
 fn change(call: &Call, origin: Origin) -> Result<u8, StartError> {
     let mount = remount::target(&call.mountpoint)?;
     // mount(8) has put the present flags into the string; a person gives only what changes.
+    let before = remount::present_flags(&mount)?;
     let present = match origin {
-        Origin::Command => remount::present_flags(&mount)?,
+        Origin::Command => before,
         Origin::MountProgram => MountFlags::default(),
     };
     let options = Options::parse(&call.options, origin, present)?;
     if !call.fake {
         remount::remount(&mount, &options)?;
+        if let Some(times) = remount::new_times(before, &options) {
+            change_times(&mount.mountpoint, &times)?;
+        }
     }
     Ok(0)
+}
+
+/// Access times are kept by the mount that the server reads through.
+fn change_times(mountpoint: &Path, times: &[u8]) -> Result<(), StartError> {
+    let failed = |why: &str| {
+        let point = plain::path(mountpoint);
+        StartError::Mount(format!(
+            "'{point}' is remounted, but access times are kept as before: {why}; mount it anew"
+        ))
+    };
+    let answer = Asking::start(mountpoint, Question::Times, times)
+        .and_then(|mut asking| asking.wait(Instant::now() + PATIENCE));
+    match answer.map_err(|error| failed(&error.to_string()))? {
+        Answer::Text(..) => Ok(()),
+        Answer::Hung => Err(failed("its server does not answer")),
+        Answer::Failed(_, Errno::NOTSUP) => Err(failed("the lower mount could not be cloned here")),
+        // A server of before.
+        Answer::Failed(_, Errno::INVAL) => Err(failed("its server is of an older version")),
+        Answer::Failed(_, errno) => Err(failed(&errno.to_string())),
+    }
 }
 
 /// Enters the mount namespace that `-N` of mount(8) names. This process has one thread here.

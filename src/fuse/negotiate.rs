@@ -35,6 +35,8 @@ macro_rules! features {
 // Not asked for: FUSE_ATOMIC_O_TRUNC. With it OPEN truncates before the kernel has asked whether the
 // file is a program that runs, or whether a security module (Landlock) forbids it: both then refused
 // what had been done, and the reply had no room for the new mode.
+// Nor FUSE_ASYNC_DIO. With it the kernel drops no pages after an asynchronous direct write, so that
+// pages which somebody has read meanwhile stay old.
 features! {
     FUSE_ASYNC_READ 0 "2.6.20" "several reads of one file at once" else "one at a time";
     FUSE_POSIX_LOCKS 1 "2.6.15" "with locks=lower: fcntl(2) locks are held on the lower files"
@@ -51,7 +53,6 @@ features! {
         else "one lookup per listed file";
     FUSE_READDIRPLUS_AUTO 14 "3.9" "… but only for listings that use them"
         else "always with attributes";
-    FUSE_ASYNC_DIO 15 "3.13" "direct I/O in parallel" else "direct I/O one request at a time";
     FUSE_PARALLEL_DIROPS 18 "4.7" "several lookups in one directory at once"
         else "one at a time per directory";
     FUSE_WRITEBACK_CACHE 16 "3.15" "with io=cached,cache=exclusive: small writes are gathered"

@@ -26,6 +26,7 @@ mod listing;
 mod locks;
 mod names;
 
+pub use ask::change_times_by;
 pub(super) use locks::LockWaiters;
 
 /// Everything that a request needs.

@@ -17,6 +17,7 @@ use super::notify::{self, Notifier};
 use super::report::About;
 use super::request::Request;
 use super::root;
+pub use super::server::change_times_by;
 use super::server::{LockWaiters, Server};
 use super::trust::Keeping;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};

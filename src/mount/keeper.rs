@@ -10,7 +10,7 @@
 mod ask;
 mod attendant;
 
-use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -58,7 +58,13 @@ pub struct Line(Mutex<OwnedFd>);
 
 impl Keeper {
     /// Starts the keeper, which takes over the guard. This process must have one thread.
-    pub fn start(config: &MountConfig, guard: Option<Guard>) -> Result<Self, StartError> {
+    ///
+    /// `mount` is the server's own mount of the lower directory, where it has one.
+    pub fn start(
+        config: &MountConfig,
+        guard: Option<Guard>,
+        mount: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, StartError> {
         let failed = |what: &'static str| {
             move |errno: Errno| StartError::System { what: what.into(), source: errno.into() }
         };
@@ -74,7 +80,8 @@ impl Keeper {
             Forked::Child => {
                 // It must hear of the server's end.
                 drop((ours, to_log));
-                Attendant::new(config, guard, server, theirs, from_server).attend()
+                let lower = mount.and_then(|mount| rustix::io::fcntl_dupfd_cloexec(mount, 0).ok());
+                Attendant::new(config, guard, lower, server, (theirs, from_server)).attend()
             }
             Forked::Parent(process) => {
                 // Never dropped here: undoing it is the keeper's part. But its lock stays with this
@@ -98,6 +105,8 @@ impl Keeper {
         let keeper = Self { line: Arc::new(Line(Mutex::new(line))), process, log, guard };
         let line = keeper.line();
         caller::look_up_by(move |tid, fact| line.fact(tid, fact));
+        let line = keeper.line();
+        crate::fuse::session::change_times_by(move |bits| line.times(bits));
         keeper
     }
 
@@ -147,6 +156,18 @@ impl Line {
                 "cannot unmount, because the process that would do it has gone ({errno}); 'idshift \
                  umount' does it"
             );
+        }
+    }
+
+    /// Has the access times of the server's own mount kept as a remount asks.
+    fn times(&self, bits: u64) -> Result<(), Errno> {
+        let line = self.lock();
+        let mut answer = [0; 4];
+        send(&line, Ask::Times(bits))?;
+        read_exact(&line, &mut answer)?;
+        match i32::from_ne_bytes(answer) {
+            0 => Ok(()),
+            errno => Err(Errno::from_raw_os_error(errno)),
         }
     }
 

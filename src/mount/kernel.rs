@@ -15,7 +15,7 @@ use crate::config::{Backend, GuardMode, MountConfig, MountFlags, Ownership};
 use crate::error::StartError;
 use crate::fuse::negotiate::WITHOUT_IDMAP;
 use crate::host::mountinfo::FUSE_TYPE;
-use crate::mount::guard;
+use crate::mount::{guard, times};
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
@@ -257,17 +257,12 @@ fn attributes(flags: MountFlags) -> (MountAttrs, MountAttrs) {
         (flags.nodev, MountAttrs::NODEV),
         (flags.noexec, MountAttrs::NOEXEC),
         (flags.nosymfollow, MountAttrs::NOSYMFOLLOW),
-        (flags.nodiratime, MountAttrs::NODIRATIME),
-        (flags.noatime, MountAttrs::NOATIME),
-        // One field with noatime, which wins: both at once are EINVAL.
-        (flags.strictatime && !flags.noatime, MountAttrs::STRICTATIME),
     ];
+    let (times, clear) = times::asked(flags);
     let set = wanted
         .into_iter()
         .filter_map(|(given, attr)| given.then_some(attr))
-        .fold(MountAttrs::empty(), MountAttrs::union);
-    let clear =
-        if set.intersects(MountAttrs::ATIME) { MountAttrs::ATIME } else { MountAttrs::empty() };
+        .fold(times, MountAttrs::union);
     (set, clear)
 }
 

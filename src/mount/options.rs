@@ -132,9 +132,9 @@ impl Options {
             "nolazytime" => flags.lazytime = false,
             "nodiratime" => flags.nodiratime = true,
             "diratime" => flags.nodiratime = false,
-            "noatime" => (flags.noatime, flags.strictatime) = (true, false),
-            "strictatime" => (flags.noatime, flags.strictatime) = (false, true),
-            "relatime" => (flags.noatime, flags.strictatime) = (false, false),
+            "noatime" => flags.set_atime(true, false, false),
+            "strictatime" => flags.set_atime(false, true, false),
+            "relatime" => flags.set_atime(false, false, true),
             "atime" => flags.noatime = false,
             // The kernel's default is relatime; its opposite is what mount(8) calls strictatime.
             "norelatime" | "nostrictatime" => flags.strictatime = false,

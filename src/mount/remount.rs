@@ -12,6 +12,7 @@ use crate::config::{MountFlags, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
 use crate::mount::options::{Options, Origin};
+use crate::mount::times;
 use crate::plain;
 
 /// The idshift mount at `mountpoint`.
@@ -34,7 +35,20 @@ pub fn target(mountpoint: &Path) -> Result<Mount, StartError> {
 /// The flags that `mount` has now.
 pub fn present_flags(mount: &Mount) -> Result<MountFlags, StartError> {
     let both = [mount.fs_options.as_str(), mount.options.as_str()];
-    Options::parse(&both, Origin::MountProgram, MountFlags::default()).map(|now| now.flags)
+    let mut flags = Options::parse(&both, Origin::MountProgram, MountFlags::default())?.flags;
+    // That one the kernel does not name.
+    flags.strictatime = !flags.noatime && !flags.relatime;
+    Ok(flags)
+}
+
+/// How the server is to keep access times from now on, as it takes that (`Question::Times`); `None`
+/// if that stays.
+pub fn new_times(before: MountFlags, options: &Options) -> Option<[u8; 8]> {
+    let MountFlags { noatime, nodiratime, strictatime, relatime, .. } = options.flags;
+    // As the kernel does it: what is not mentioned is kept.
+    let mentioned = noatime || nodiratime || strictatime || relatime;
+    let (before, after) = (times::encode(before), times::encode(options.flags));
+    (mentioned && before != after).then_some(after.to_ne_bytes())
 }
 
 /// Gives `mount` the flags of `options`.
@@ -98,7 +112,7 @@ fn kernel_flags(flags: MountFlags) -> Kernel {
         (flags.noatime, Kernel::NOATIME),
         (flags.nodiratime, Kernel::NODIRATIME),
         (flags.strictatime, Kernel::STRICTATIME),
-        (!flags.noatime && !flags.strictatime, Kernel::RELATIME),
+        (flags.relatime, Kernel::RELATIME),
         (flags.sync, Kernel::SYNCHRONOUS),
         (flags.dirsync, Kernel::DIRSYNC),
         (flags.lazytime, Kernel::LAZYTIME),

@@ -16,7 +16,7 @@ use super::fuse::{self, Mounted};
 use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, Supervised};
 use super::upgrade::{Connected, Taken};
-use super::{facts, guard, ownership, policies, sandbox};
+use super::{facts, guard, ownership, policies, sandbox, times};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::FileSystem;
@@ -47,8 +47,9 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let cached = prepare_limits()?;
     let (mut lower, guard) = guard::open_lower(config, cached)?;
+    times::prepare(config, &lower);
     // Kept to the end: then the guard is undone.
-    let keeper = Keeper::start(config, guard)?;
+    let keeper = Keeper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower)?;
     let connection = connect(fs, config, keeping, cache)?;

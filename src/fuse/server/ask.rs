@@ -14,6 +14,7 @@ use crate::report::{Question, ROOM};
 use crate::shift::access::Person;
 use crate::shift::id::Id;
 use rustix::io::Errno;
+use std::sync::OnceLock;
 
 impl Server {
     /// Answers a question: `EPERM` but for root and the user who runs the server, `EMSGSIZE` if the
@@ -45,6 +46,12 @@ impl Server {
                     report.take_one_off("open_files");
                 }
                 report.to_string()
+            }
+            Question::Times => {
+                let bits = input.get(1..9).and_then(|bits| bits.try_into().ok());
+                let bits = bits.map(u64::from_ne_bytes).ok_or(FsError::Refused(Errno::INVAL))?;
+                change_times(bits).map_err(FsError::Refused)?;
+                String::new()
             }
             Question::Rights => self.rights(input.get(1..).unwrap_or_default())?,
         };
@@ -84,6 +91,22 @@ impl Server {
         told.extend(["lower   ", &plain::line(&lower), "\n"]);
         Ok(told)
     }
+}
+
+type ChangeTimes = dyn Fn(u64) -> Result<(), Errno> + Send + Sync;
+
+/// Who changes the mount that the server reads through, which may not do that itself.
+static TIMES: OnceLock<Box<ChangeTimes>> = OnceLock::new();
+
+/// From now on this is asked to have access times kept otherwise; the first one stays.
+pub fn change_times_by(change: impl Fn(u64) -> Result<(), Errno> + Send + Sync + 'static) {
+    if TIMES.set(Box::new(change)).is_err() {
+        tracing::debug!("somebody else changes access times already");
+    }
+}
+
+fn change_times(bits: u64) -> Result<(), Errno> {
+    TIMES.get().map_or(Err(Errno::NOTSUP), |change| change(bits))
 }
 
 const TOO_LONG: FsError = FsError::Refused(Errno::MSGSIZE);

@@ -14,6 +14,8 @@ pub(super) enum Ask {
     Fact(Fact, u32),
     /// The mount is there and has this number: end its connection if the server is killed.
     Mounted(u64),
+    /// Keep access times on the server's own mount as these bits say (`mount::times`).
+    Times(u64),
     /// The mount is gone: undo what was done for it outside.
     Finish,
     /// Say this number back, after everything that was asked for before.
@@ -32,6 +34,7 @@ impl Ask {
                 (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
             }
             Ask::Mounted(mount) => (b'M', mount),
+            Ask::Times(bits) => (b'T', bits),
             Ask::Finish => (b'F', 0),
             Ask::Echo(number) => (b'E', number),
         };
@@ -46,6 +49,7 @@ impl Ask {
         match kind {
             b'U' => Some(Ask::Unmount(number)),
             b'M' => Some(Ask::Mounted(number)),
+            b'T' => Some(Ask::Times(number)),
             b'F' => Some(Ask::Finish),
             b'E' => Some(Ask::Echo(number)),
             kind => {
@@ -63,7 +67,8 @@ mod tests {
     #[test]
     fn messages_mean_what_was_meant() {
         let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
-        let others = [Ask::Unmount(u64::MAX), Ask::Mounted(5), Ask::Finish, Ask::Echo(7)];
+        let others =
+            [Ask::Unmount(u64::MAX), Ask::Mounted(5), Ask::Times(16), Ask::Finish, Ask::Echo(7)];
         for ask in facts.into_iter().chain(others) {
             assert_eq!(Ask::decode(ask.encode()), Some(ask));
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,7 +22,7 @@ use crate::host::mountinfo;
 use crate::lower::caller;
 use crate::lower::proc_path;
 use crate::mount::guard::Guard;
-use crate::mount::{fuse, log, sandbox};
+use crate::mount::{fuse, log, sandbox, times};
 use crate::plain;
 use crate::sys::process;
 
@@ -33,6 +33,8 @@ const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 pub(super) struct Attendant {
     mountpoint: PathBuf,
     guard: Option<Guard>,
+    /// The server's own mount of the lower directory.
+    lower: Option<OwnedFd>,
     asked: OwnedFd,
     /// `None` once nobody can send anything there.
     logged: Option<OwnedFd>,
@@ -46,16 +48,16 @@ impl Attendant {
     pub(super) fn new(
         config: &MountConfig,
         mut guard: Option<Guard>,
+        lower: Option<OwnedFd>,
         server: Pid,
-        asked: OwnedFd,
-        logged: OwnedFd,
+        (asked, logged): (OwnedFd, OwnedFd),
     ) -> Self {
         if let Err(error) = settle_down(config) {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
         guard.iter_mut().for_each(Guard::leave_lock);
         let mountpoint = config.mountpoint.clone();
-        Self { mountpoint, guard, asked, logged: Some(logged), server, mounted: None }
+        Self { mountpoint, guard, lower, asked, logged: Some(logged), server, mounted: None }
     }
 
     /// Serves until the server has ended.
@@ -95,6 +97,10 @@ impl Attendant {
             Some(Ask::Mounted(number)) => {
                 self.mounted = Some(number);
             }
+            Some(Ask::Times(bits)) => {
+                let errno = self.keep_times(bits).map_or_else(Errno::raw_os_error, |()| 0);
+                write_all(&self.asked, &errno.to_ne_bytes())?;
+            }
             Some(Ask::Finish) => {
                 drop(self.guard.take());
                 write_all(&self.asked, &[0])?;
@@ -103,6 +109,11 @@ impl Attendant {
             None => return Ok(false), // no server says that
         }
         Ok(true)
+    }
+
+    fn keep_times(&self, bits: u64) -> Result<(), Errno> {
+        let (set, clear) = times::decode(bits).ok_or(Errno::INVAL)?;
+        times::change(self.lower.as_ref().ok_or(Errno::NOTSUP)?.as_fd(), set, clear)
     }
 
     fn answer(&self, text: Option<&str>) -> Result<(), Errno> {
