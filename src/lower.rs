@@ -16,6 +16,7 @@ pub mod dirents;
 pub mod inode;
 pub mod kept;
 pub mod locks;
+mod made;
 mod mounts;
 mod numbers;
 pub mod open_files;
@@ -39,10 +40,12 @@ use rustix::mount::OpenTreeFlags;
 use crate::error::{CallExt, FsError, StartError};
 use crate::state::State;
 use crate::sys::handle;
+use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use descriptors::{Descriptors, Usage};
 use dirents::Dirent;
 use inode::{Inode, Place};
 use locks::LockOwners;
+use made::Made;
 use mounts::Mounts;
 use numbers::Numbers;
 use open_files::OpenFiles;
@@ -68,6 +71,8 @@ pub struct LowerTree {
     births: Births,
     /// By which numbers files are shown.
     numbers: Numbers,
+    /// Which files have contents without a size.
+    made: Made,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
     /// What the next server must know, should this one be killed.
@@ -168,6 +173,8 @@ impl LowerTree {
             Some(_) => Births::Tell,
             None => Births::None,
         };
+        let mut made = Made::default();
+        made.look_at(root.as_fd());
         Ok(Self {
             root: Arc::new(root),
             handle_mount,
@@ -175,6 +182,7 @@ impl LowerTree {
             mounts: Mounts::default(),
             handles,
             births,
+            made,
             numbers: Numbers::new(stat.identity(), submounts, fs_type),
             submounts,
             inodes: table(Arc::clone(&state), identity(births, &stat), stat.kind())?,
@@ -224,11 +232,12 @@ impl LowerTree {
     }
 
     /// Says what is mounted below, by paths from the root.
-    pub fn number_mounts(&self, mut paths: Vec<PathBuf>) {
+    pub fn know_mounts(&mut self, mut paths: Vec<PathBuf>) {
         paths.sort_unstable();
         for path in paths {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let Ok(mount) = rustix::fs::openat(&self.root, &path, flags, Mode::empty()) {
+                self.made.look_at(mount.as_fd());
                 self.numbers.enter_mount(mount.as_fd(), path.as_os_str().as_encoded_bytes());
             }
         }
@@ -393,17 +402,30 @@ fn unusable(path: &Path, what: &str, errno: Errno) -> StartError {
     }
 }
 
-/// A detached clone of the mount that `path` is on, rooted at `path` (open_tree(2), Linux 5.2).
+/// Whether the server can have a mount of this directory for itself.
+pub fn has_private_mount(path: &Path) -> bool {
+    clone_mount(path, false).is_ok()
+}
+
+/// A detached clone of the mount that `path` is on, rooted at `path` (open_tree(2), Linux 5.2). Cut
+/// off from the propagation of mounts: what is mounted there later, perhaps by this program, must not
+/// appear in it.
 fn clone_mount(path: &Path, submounts: bool) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let recursive = flags | OpenTreeFlags::AT_RECURSIVE;
     let first = if submounts { recursive } else { flags };
-    rustix::mount::open_tree(CWD, path, first).or_else(|errno| match errno {
+    let clone = rustix::mount::open_tree(CWD, path, first).or_else(|errno| match errno {
         // In a user namespace, mounts below that came from outside are locked to the one above
         // and can only be cloned together with it.
         Errno::INVAL if !submounts => rustix::mount::open_tree(CWD, path, recursive),
         _ => Err(errno),
-    })
+    })?;
+    let none = MountAttrs::empty();
+    let private = Change { set: none, clear: none, private: true, userns: None, recursive: true };
+    match mount_setattr(clone.as_fd(), private) {
+        Ok(()) | Err(Errno::NOSYS) => Ok(clone),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The path under which the kernel resolves a descriptor of ours to exactly its file, symlink or

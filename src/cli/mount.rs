@@ -104,6 +104,15 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     }
     options.maps.extend(call.maps.iter().cloned());
     let background = daemon::Background::this_process()?;
+    // `mount -a` asks for what is there already where the mount table does not tell it so: where what
+    // is mounted is not the file system's own root (`fuse/root.rs`).
+    if origin == Origin::MountProgram
+        && call.namespace.is_none()
+        && !options.remount
+        && check::is_there_already(&call.lower, &call.mountpoint, &options)
+    {
+        return Ok(0);
+    }
     if background.is_none() && !call.foreground && !call.fake && !options.remount {
         return daemon::start();
     }

@@ -65,10 +65,14 @@ impl FileSystem {
         // The kernel asks for whole pages, also where a file ends at the largest offset there is.
         let room = i64::MAX.cast_unsigned().saturating_sub(offset);
         let size = usize::try_from(room.min(size.into())).unwrap_or(0);
+        let made = self.lower.has_made_files()
+            && self.lower.is_surely_made(&self.lower.inode(file.nodeid)?);
         let mut done = 0;
         while done < size {
             match append_at(fd.as_fd(), buffer, size - done, offset + done as u64) {
                 Ok(0) => break,
+                // More may come only when something happens, or be another file's by then.
+                Ok(_) if made => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,

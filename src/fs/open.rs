@@ -65,6 +65,11 @@ impl FileSystem {
         self.opened(&inode, kept, fd)
     }
 
+    /// Whether the file's contents are made when they are read, so that its size says nothing.
+    pub fn is_made(&self, nodeid: u64, flags: u32) -> Result<bool, FsError> {
+        self.lower.is_made(&self.regular(nodeid)?, OFlags::from_bits_retain(flags))
+    }
+
     /// The lower file, for the kernel to read and write by itself.
     pub fn backing_file(&self, nodeid: u64) -> Result<BackingFile, FsError> {
         let fd = self.lower.path_fd(&self.regular(nodeid)?)?;

@@ -49,6 +49,7 @@ pub(super) const EXPIRE_ONLY: u32 = 1;
 
 /// `FOPEN_*`: how the kernel treats an open file.
 pub(super) mod fopen {
+    pub(in super::super) const DIRECT_IO: u32 = 1 << 0;
     pub(in super::super) const KEEP_CACHE: u32 = 1 << 1;
     pub(in super::super) const CACHE_DIR: u32 = 1 << 3;
     pub(in super::super) const PASSTHROUGH: u32 = 1 << 7;

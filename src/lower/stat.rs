@@ -97,8 +97,7 @@ impl LowerStat {
     }
 
     fn read(fd: BorrowedFd<'_>, name: &OsStr, flags: AtFlags) -> Result<Self, FsError> {
-        let mask =
-            StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID | SUBVOLUME;
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME | StatxFlags::MNT_ID | SUBVOLUME;
         rustix::fs::statx(fd, name, flags, mask).call("statx").map(|raw| Self::from(&raw))
     }
 

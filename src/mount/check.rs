@@ -42,14 +42,14 @@ pub struct Request {
 /// stays.
 ///
 /// The mount point may be the lower directory itself, or a directory above it: the server holds
-/// the lower directory open before it mounts, so that it is only hidden from others. It may not be
-/// inside the lower directory, where the mount would contain itself.
+/// the lower directory open before it mounts, so that it is only hidden from others. It may be inside
+/// the lower directory where the server has a mount of its own, which does not contain the new one.
 pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
     let maps = maps(&options.maps)?;
     let (lower, lower_is) = checked_lower(&lower)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
-    not_inside(&mountpoint, &lower, &lower_is)?;
+    not_inside(&mountpoint, &lower, &lower_is, &options)?;
     ownership::check(&options.ownership, options.policies)?;
     let standing = Standing::of_this_process();
     policies::check(options.policies, &maps, &lower_is, standing)?;
@@ -178,24 +178,55 @@ fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> 
     }
 }
 
-/// Refuses a mount point below the lower directory, also when it is reached by another path (a
-/// bind mount), which is why directories are compared and not only names.
-fn not_inside(mountpoint: &Path, lower: &Path, lower_is: &Metadata) -> Result<(), StartError> {
-    let inside = mountpoint.ancestors().skip(1).any(|above| {
+/// Whether this directory is shown at this mount point already.
+pub fn is_there_already(lower: &Path, mountpoint: &Path, options: &Options) -> bool {
+    let Ok(resolved) = mountinfo::resolve_mountpoint(mountpoint) else { return false };
+    let Ok(Some(mount)) = mountinfo::at(&resolved) else { return false };
+    let source = match &options.fsname {
+        Some(name) => name.into(),
+        None => lower.canonicalize().unwrap_or_else(|_| lower.to_owned()).into_os_string(),
+    };
+    mount.is_idshift() && mount.source == source
+}
+
+/// Refuses a mount point that the server would reach from the lower directory, by whatever path it is
+/// given (a bind mount): directories are compared, and not only names.
+///
+/// A server with a mount of its own, cloned before the new one is there, never meets that. Without
+/// `submounts` none goes where another file system lies between the two.
+fn not_inside(
+    mountpoint: &Path,
+    lower: &Path,
+    lower_is: &Metadata,
+    options: &Options,
+) -> Result<(), StartError> {
+    let is_lower = |above: &Path| {
         above == lower
             || above
                 .metadata()
                 .is_ok_and(|it| (it.dev(), it.ino()) == (lower_is.dev(), lower_is.ino()))
-    });
-    if !inside || mountpoint == lower {
+    };
+    let Some(inside) = mountpoint.ancestors().skip(1).position(is_lower) else { return Ok(()) };
+    if mountpoint == lower {
         return Ok(());
     }
+    let elsewhere = |between: &Path| between.metadata().is_ok_and(|it| it.dev() != lower_is.dev());
+    let apart = mountpoint.ancestors().take(inside + 1).any(elsewhere);
+    let alone = !options.submounts && options.guard == GuardMode::None;
+    if alone && (apart || crate::lower::has_private_mount(lower)) {
+        return Ok(());
+    }
+    let without = match options {
+        _ if alone => "",
+        Options { submounts: true, .. } => ", or leave 'submounts' out",
+        _ => ", or leave 'guard=' out",
+    };
     Err(StartError::Path {
         role: MOUNTPOINT,
         path: mountpoint.to_owned(),
         why: format!(
             "is inside the lower directory '{}', so the mount would contain itself; choose a \
-             mount point outside of it",
+             mount point outside of it{without}",
             plain::path(lower)
         ),
     })

@@ -15,8 +15,20 @@ use crate::config::{MountConfig, MountFlags};
 use crate::fuse::root;
 use crate::sys::kernel;
 
-/// The first kernel that clones part of a mount that is not attached anywhere (`may_copy_tree`).
-const SINCE: (u32, u32) = (6, 15);
+/// Whether what is mounted should not be the file system's own root (`fuse/root.rs`). Where it need
+/// not, programs that read the mount table see the mount as they see others.
+fn root_costs() -> bool {
+    match kernel::release() {
+        // The first that clones part of a mount that is not attached anywhere (`may_copy_tree`).
+        release if release < (6, 15, 0) => false,
+        // The fix that made it dear is in the last ones of these series only.
+        (6, 15..=17, _) | (7, 0, _) => false,
+        (6, 18, patch) => patch >= 42,
+        (6, 19, _) => false,
+        (7, 1, patch) => patch >= 6,
+        _ => true,
+    }
+}
 
 /// A mount without a place.
 pub(super) struct Detached {
@@ -32,7 +44,7 @@ impl Detached {
         device: &OwnedFd,
         mountpoint: OwnedFd,
     ) -> Result<Self, Errno> {
-        if kernel::version() < SINCE {
+        if !root_costs() {
             return Err(Errno::NOSYS);
         }
         let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;

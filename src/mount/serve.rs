@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::fs::FileSystem;
 use crate::fuse::notify;
 use crate::fuse::session::{Connection, Machine, Settings};
 use crate::fuse::trust::Keeping;
+use crate::host::mountinfo;
 use crate::lower::watch::{Scope, Watch};
 use crate::lower::{LowerTree, cred};
 use crate::plain;
@@ -47,6 +49,7 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let cached = prepare_limits()?;
     let (mut lower, guard) = guard::open_lower(config, cached)?;
+    lower.know_mounts(mounts_below(config));
     times::prepare(config, &lower);
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard, lower.private_mount())?;
@@ -94,6 +97,7 @@ fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, St
     let Connected { device, root, memory, groups } = taken.connected()?;
     let state = State::left(memory).map_err(failed("cannot use what the servers know"))?;
     let mut lower = LowerTree::left(root, &config.lower, config.submounts, cached, state)?;
+    lower.know_mounts(mounts_below(config));
     let keeping = match (groups, config.cache) {
         (Some(groups), _) => {
             lower.go_on_watching(groups).map_err(failed("cannot go on listening"))?;
@@ -196,6 +200,18 @@ fn file_system(config: &MountConfig, lower: LowerTree) -> Result<FileSystem, Sta
     Ok(fs)
 }
 
+/// What is mounted below the lower directory and will be shown, by its path from there.
+fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
+    if !config.submounts {
+        return Vec::new();
+    }
+    let below = |mount: mountinfo::Mount| {
+        let path = mount.mountpoint.strip_prefix(&config.lower).ok()?.to_owned();
+        (!path.as_os_str().is_empty()).then_some(path)
+    };
+    mountinfo::read().unwrap_or_default().into_iter().filter_map(below).collect()
+}
+
 /// Remembered for good, as far as the kernel's clock goes.
 const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
@@ -239,7 +255,7 @@ fn settings(fs: &FileSystem, config: &MountConfig, keeping: Keeping, cache: Stri
         stack_depth: stack_depth(fs),
         lower_locks: config.locks == LockMode::Lower,
         io: config.io,
-        judges_opening: !config.policies.is_default_for_writing(),
+        judges_opening: !config.policies.is_default_for_writing() || fs.lower.has_made_files(),
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         idmap: config.idmap,
         threads: config.threads.unwrap_or_else(default_threads),

@@ -24,6 +24,12 @@ impl Server {
         if self.fs.before_writing(nodeid, args.flags)? {
             let _known = self.device.forget_attributes(nodeid);
         }
+        if self.fs.is_made(nodeid, args.flags)? {
+            let opened = self.fs.open(nodeid, args.flags, false)?;
+            let fh = opened.handle();
+            payload.push(&wire::OpenOut { fh, open_flags: fopen::DIRECT_IO, backing_id: 0 });
+            return Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }));
+        }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
         let opened = self.fs.open(nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
