@@ -334,7 +334,9 @@ mod tests {
     use super::*;
 
     fn message(lower: &Path, mountpoint: &Path) -> String {
-        let options = Options { maps: vec!["b:0:1000:1".to_owned()], ..Options::default() };
+        let maps = vec!["b:0:1000:1".to_owned()];
+        // Without, a mount point inside may do.
+        let options = Options { maps, submounts: true, ..Options::default() };
         let request = Request {
             lower: lower.to_owned(),
             mountpoint: mountpoint.to_owned(),

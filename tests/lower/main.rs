@@ -5,7 +5,8 @@ mod coherent;
 #[path = "../common/mod.rs"]
 mod common;
 mod lowers;
+mod trees;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(common::modules!(lowers; coherent))
+    common::runner::main(common::modules!(lowers, trees; coherent))
 }

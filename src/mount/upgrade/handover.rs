@@ -225,10 +225,11 @@ mod tests {
 
     #[test]
     fn another_version_says_so_whatever_follows() {
-        let mut bytes = b"version=2\0unheard=of\0".to_vec();
-        assert!(Handover::from_bytes(&bytes).unwrap_err().contains("version 2"));
-        bytes[8] = b'1';
-        assert!(Handover::from_bytes(&bytes).unwrap_err().contains("'unheard'"));
+        let other = format!("version={}\0unheard=of\0", state::VERSION + 1);
+        let why = Handover::from_bytes(other.as_bytes()).unwrap_err();
+        assert!(why.contains(&format!("version {}", state::VERSION + 1)), "{why}");
+        let own = format!("version={}\0unheard=of\0", state::VERSION);
+        assert!(Handover::from_bytes(own.as_bytes()).unwrap_err().contains("'unheard'"));
     }
 
     #[test]

@@ -1,0 +1,435 @@
+//! Trees of several devices, files without sizes, directories with long offsets: what is shown of
+//! them must be right for programs that know nothing of a mount in between.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::fs::{RawDir, SeekFrom, seek};
+use rustix::mount::{UnmountFlags, unmount};
+use tempfile::TempDir;
+
+use crate::common::mount::temp_dir;
+use crate::common::program::idshift;
+use crate::common::raw::Mapping;
+use crate::common::restart::kill;
+use crate::common::runner::{needs_idshift, needs_program, needs_real_root, skip};
+use crate::common::storage::Storage;
+use crate::common::{CWD, Mode, Mount, OFlags, eventually, mkdir};
+
+const IDENTITY: &str = "map=identity";
+
+crate::common::tests!(
+    subvolumes_have_numbers_of_their_own,
+    copies_of_one_file_system_as_submounts,
+    layers_on_two_file_systems,
+    numbers_stay_when_the_server_is_killed,
+    offsets_fit_into_31_bits,
+    offsets_outlive_a_killed_server,
+    files_without_a_size,
+    access_times_are_kept_as_asked_for,
+    access_times_after_a_remount,
+    the_root_directory_can_be_shown,
+    what_is_mounted_is_found_by_mount_all,
+);
+
+fn run(program: &str, arguments: &[&str]) {
+    let out = Command::new(program).args(arguments).output().unwrap();
+    assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn storage(kind: &'static str, place: &Path) -> Storage {
+    needs_real_root("loop devices");
+    Storage::make(kind, place).unwrap_or_else(|why| skip(why))
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A mount that lies below, taken away at the end.
+struct Below(PathBuf);
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        unmount(&self.0, UnmountFlags::DETACH).ok();
+    }
+}
+
+/// The number of everything below `dir`, by path; checks that listings, mappings and stat(2) agree, and
+/// that no two have one number but those that are links of one file.
+fn numbers(root: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut all = BTreeMap::new();
+    let mut dirs = vec![root.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        // The kernel asks for attributes the first time only: both kinds of listing are looked at.
+        for _ in 0..3 {
+            for entry in fs::read_dir(&dir).unwrap() {
+                let entry = entry.unwrap();
+                let meta = entry.path().symlink_metadata().unwrap();
+                assert_eq!(entry.ino(), meta.ino(), "{}", entry.path().display());
+                all.insert(entry.path().strip_prefix(root).unwrap().to_owned(), meta.ino());
+            }
+        }
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = path.symlink_metadata().unwrap();
+            if meta.is_dir() {
+                dirs.push(path);
+            } else if meta.is_file() && meta.len() > 0 {
+                // Of what is passed through twice the kernel shows the file in the middle.
+                if let Some(number) = mapped_number(&path) {
+                    assert_eq!(number, meta.ino(), "/proc/self/maps");
+                }
+            }
+        }
+    }
+    let mut seen: BTreeMap<u64, &Path> = BTreeMap::from([(stat_number(root), root)]);
+    for (path, number) in &all {
+        if let Some(other) = seen.insert(*number, path) {
+            assert_eq!(other.parent(), path.parent(), "{} and {}", other.display(), path.display());
+            assert!(text(path).ends_with("link"), "{}", path.display());
+        }
+    }
+    all
+}
+
+fn stat_number(path: &Path) -> u64 {
+    path.symlink_metadata().unwrap().ino()
+}
+
+fn mapped_number(path: &Path) -> Option<u64> {
+    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY, Mode::empty()).unwrap();
+    let _mapping = Mapping::shared(file.as_fd(), 1, false).unwrap();
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps.lines().find(|line| line.ends_with(text(path)))?;
+    Some(line.split_whitespace().nth(4).unwrap().parse().unwrap())
+}
+
+/// A directory with a file that has two names, and another directory.
+fn fill(dir: &Path, what: &str) {
+    fs::write(dir.join("a"), what).unwrap();
+    fs::hard_link(dir.join("a"), dir.join("link")).unwrap();
+    fs::create_dir(dir.join("dir")).unwrap();
+    fs::write(dir.join("dir/b"), what).unwrap();
+}
+
+fn with_subvolumes(place: &TempDir) -> Storage {
+    let btrfs = storage("btrfs", place.path());
+    let at = |name: &str| btrfs.root.join(name);
+    fs::create_dir(at("d")).unwrap();
+    for name in ["d/one", "d/two", "d/one/inner"] {
+        run("btrfs", &["subvolume", "create", text(&at(name))]);
+        fill(&at(name), name);
+    }
+    run("btrfs", &["subvolume", "snapshot", text(&at("d/two")), text(&at("snap"))]);
+    btrfs
+}
+
+fn subvolumes_have_numbers_of_their_own() {
+    needs_idshift(); // natively each subvolume has a device number of its own
+    let dir = temp_dir();
+    let btrfs = with_subvolumes(&dir);
+    let look = |options: &str| {
+        let dir = temp_dir();
+        let mount = Mount::of(dir, btrfs.root.clone(), options);
+        let seen = numbers(&mount.up(""));
+        let copy = mount.beside().join("copy");
+        fs::create_dir(&copy).unwrap();
+        let tar = format!("tar -C '{}' -c . | tar -C '{}' -x", text(&mount.up("")), text(&copy));
+        run("sh", &["-c", &tar]);
+        for name in ["d/one", "d/two", "d/one/inner"] {
+            assert_eq!(fs::read_to_string(copy.join(name).join("link")).unwrap(), name);
+        }
+        mount.unmount();
+        seen
+    };
+    let first = look(IDENTITY);
+    assert_eq!(first.len(), 21, "{first:?}");
+    // The devices get other numbers when the file system is mounted anew.
+    let device = btrfs.root.join("snap").metadata().unwrap().dev();
+    let image = dir.path().join("btrfs.img");
+    unmount(&btrfs.root, UnmountFlags::empty()).unwrap();
+    let other = storage("btrfs", temp_dir().path());
+    run("btrfs", &["subvolume", "create", text(&other.root.join("x"))]);
+    run("mount", &["-o", "loop", text(&image), text(&btrfs.root)]);
+    assert_ne!(btrfs.root.join("snap").metadata().unwrap().dev(), device);
+    assert_eq!(look(IDENTITY), first);
+    assert_eq!(look("map=identity,submounts").len(), first.len());
+}
+
+/// Two copies of one image, which say the same of themselves.
+fn with_copies(place: &Path) -> (PathBuf, Vec<Below>) {
+    needs_idshift();
+    needs_real_root("loop devices");
+    let lower = place.join("tree");
+    fs::create_dir(&lower).unwrap();
+    let image = place.join("image");
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    run("mkfs.ext4", &["-q", text(&image)]);
+    let mut below = Vec::new();
+    for name in ["first", "second"] {
+        let (copy, point) = (place.join(name), lower.join(name));
+        fs::copy(&image, &copy).unwrap();
+        fs::create_dir(&point).unwrap();
+        run("mount", &["-o", "loop", text(&copy), text(&point)]);
+        below.push(Below(point.clone()));
+        fs::remove_dir(point.join("lost+found")).unwrap();
+        fill(&point, name);
+    }
+    (lower, below)
+}
+
+fn copies_of_one_file_system_as_submounts() {
+    let place = temp_dir();
+    let (lower, _below) = with_copies(place.path());
+    let look = |reverse: bool| {
+        let mount = Mount::of(temp_dir(), lower.clone(), "map=identity,submounts");
+        if reverse {
+            // Whichever is looked at first.
+            stat_number(&mount.up("second/a"));
+        }
+        let seen = numbers(&mount.up(""));
+        for name in ["first", "second"] {
+            assert_eq!(fs::read_to_string(mount.up(name).join("link")).unwrap(), name);
+        }
+        seen
+    };
+    let first = look(false);
+    assert_eq!(first.len(), 10);
+    assert_eq!(look(true), first);
+}
+
+fn numbers_stay_when_the_server_is_killed() {
+    let place = temp_dir();
+    let (lower, _below) = with_copies(place.path());
+    let mount = Mount::of(temp_dir(), lower, "map=identity,submounts,restart=on,cache=none");
+    eventually("the server is there", || mount.server_pid() != mount.main_pid());
+    let before = numbers(&mount.up(""));
+    kill(&mount);
+    assert_eq!(numbers(&mount.up("")), before);
+}
+
+fn layers_on_two_file_systems() {
+    needs_idshift();
+    let place = temp_dir();
+    let (ext4, tmpfs) = (storage("ext4", place.path()), storage("tmpfs", place.path()));
+    let layers = ["upper", "work"].map(|name| tmpfs.root.join(name));
+    layers.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    let below = ext4.root.join("below");
+    fs::create_dir(&below).unwrap();
+    fill(&below, "below");
+    let lower = place.path().join("merged");
+    fs::create_dir(&lower).unwrap();
+    let options = format!(
+        "xino=off,lowerdir={},upperdir={},workdir={}",
+        text(&below),
+        text(&layers[0]),
+        text(&layers[1])
+    );
+    run("mount", &["-t", "overlay", "-o", &options, "none", text(&lower)]);
+    let merged = Below(lower);
+    // As many numbers as an ext4 gives first are taken by the upper layer's files.
+    for n in 0..40 {
+        fs::write(merged.0.join(format!("upper-{n}")), "upper").unwrap();
+    }
+    let mount = Mount::of(temp_dir(), merged.0.clone(), IDENTITY);
+    assert_eq!(numbers(&mount.up("")).len(), 44);
+}
+
+/// Names with the offsets behind them.
+fn listing(dir: &Path) -> Vec<(String, u64)> {
+    let fd = rustix::fs::openat(CWD, dir, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+    rest(fd.unwrap().as_fd())
+}
+
+fn rest(fd: std::os::fd::BorrowedFd<'_>) -> Vec<(String, u64)> {
+    let mut room = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut dir = RawDir::new(fd, &mut room);
+    let mut names = Vec::new();
+    while let Some(entry) = dir.next() {
+        let entry = entry.unwrap();
+        names.push((entry.file_name().to_str().unwrap().to_owned(), entry.next_entry_cookie()));
+    }
+    names
+}
+
+fn with_names(count: usize) -> (TempDir, Storage) {
+    needs_idshift();
+    let dir = temp_dir();
+    let ext4 = storage("ext4", dir.path());
+    for n in 0..count {
+        fs::write(ext4.root.join(format!("file-{n}")), "").unwrap();
+    }
+    (dir, ext4)
+}
+
+fn offsets_fit_into_31_bits() {
+    let (_dir, ext4) = with_names(3_000);
+    for options in ["cache=coherent", "cache=exclusive", "cache=none"] {
+        let options = format!("{IDENTITY},{options}");
+        let mount = Mount::of(temp_dir(), ext4.root.clone(), &options);
+        let names = listing(&mount.up(""));
+        assert_eq!(names.len(), 3_003);
+        assert!(names.iter().all(|(_, next)| i32::try_from(*next).is_ok()), "{options}");
+        // Two readers, in any order, by descriptors that know nothing of what has been read.
+        let open = || {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            rustix::fs::openat(CWD, mount.up(""), flags, Mode::empty()).unwrap()
+        };
+        let (one, other) = (open(), open());
+        for at in [2_900, 7, 1_500, 3_001, 0] {
+            for fd in [&one, &other, &open()] {
+                seek(fd, SeekFrom::Start(names[at].1)).unwrap();
+                assert_eq!(rest(fd.as_fd()), names[at + 1..], "{options} at {at}");
+            }
+        }
+        seek(&one, SeekFrom::Start(names[3_002].1)).unwrap();
+        assert_eq!(rest(one.as_fd()), [], "the end");
+    }
+}
+
+fn offsets_outlive_a_killed_server() {
+    let (_dir, ext4) = with_names(500);
+    let mount = Mount::of(temp_dir(), ext4.root.clone(), "map=identity,restart=on");
+    eventually("the server is there", || mount.server_pid() != mount.main_pid());
+    let names = listing(&mount.up(""));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let dir = rustix::fs::openat(CWD, mount.up(""), flags, Mode::empty()).unwrap();
+    seek(&dir, SeekFrom::Start(names[250].1)).unwrap();
+    kill(&mount);
+    assert_eq!(rest(dir.as_fd()), names[251..]);
+}
+
+fn files_without_a_size() {
+    needs_idshift();
+    for options in ["", ",io=cached", ",submounts"] {
+        let options = format!("{IDENTITY}{options}");
+        let mount = Mount::of(temp_dir(), "/proc".into(), &options);
+        let same = |name: &str| {
+            let name = Path::new(name);
+            assert_eq!(
+                fs::read_to_string(mount.up(name)).unwrap(),
+                fs::read_to_string(Path::new("/proc").join(name)).unwrap(),
+                "{} with {options}",
+                name.display()
+            );
+        };
+        ["sys/kernel/ostype", "cpuinfo", "filesystems", "1/comm"].into_iter().for_each(same);
+        let up = || fs::read_to_string(mount.up("uptime")).unwrap();
+        let first = up();
+        std::thread::sleep(Duration::from_millis(30));
+        assert_ne!(up(), first, "nothing is remembered");
+    }
+}
+
+/// Whether looking moves the access time of what was last read long ago, or since it was changed.
+fn moves(mount: &Mount, what: &str, long_ago: bool) -> bool {
+    let (below, above) = (mount.low(what), mount.up(what));
+    let flag = if long_ago { "@1000" } else { "now" };
+    run("touch", &["-h", "-a", "-d", flag, text(&below)]);
+    // Seen by the mount before it is looked at.
+    let atime = || {
+        let meta = below.symlink_metadata().unwrap();
+        (meta.atime(), meta.atime_nsec())
+    };
+    let before = atime();
+    std::thread::sleep(Duration::from_millis(30));
+    match what {
+        "file" => drop(fs::read(&above).unwrap()),
+        "dir" => assert_eq!(fs::read_dir(&above).unwrap().count(), 1),
+        _ => drop(fs::read_link(&above).unwrap()),
+    }
+    std::thread::sleep(Duration::from_millis(30));
+    atime() != before
+}
+
+fn with_times(options: &str) -> Mount {
+    needs_real_root("the flags of mounts that another user namespace has made are settled");
+    Mount::with(&format!("{IDENTITY},cache=none{options}"), |lower| {
+        fs::write(lower.join("file"), "x").unwrap();
+        mkdir(&lower.join("dir"), 0o755).unwrap();
+        fs::write(lower.join("dir/a"), "").unwrap();
+        std::os::unix::fs::symlink("file", lower.join("link")).unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+    })
+}
+
+/// What the kernel's mount does: file, directory and link last looked at long ago; a file read since.
+fn check_times(mount: &Mount, what: &str, expected: [bool; 4]) {
+    let seen = [("file", true), ("dir", true), ("link", true), ("file", false)];
+    assert_eq!(seen.map(|(name, long_ago)| moves(mount, name, long_ago)), expected, "{what}");
+}
+
+fn access_times_are_kept_as_asked_for() {
+    for (options, expected) in [
+        (",noatime", [false; 4]),
+        (",relatime", [true, true, true, false]),
+        (",strictatime", [true; 4]),
+        (",nodiratime,relatime", [true, false, true, false]),
+        (",nodiratime,strictatime", [true, false, true, true]),
+    ] {
+        check_times(&with_times(options), options, expected);
+    }
+}
+
+fn access_times_after_a_remount() {
+    needs_idshift();
+    let mount = with_times("");
+    for (options, expected) in [
+        ("noatime", [false; 4]),
+        ("ro", [false; 4]),
+        ("rw,strictatime", [true; 4]),
+        ("ro", [true; 4]),
+        ("nodiratime", [true, false, true, true]),
+        ("diratime,relatime", [true, true, true, false]),
+    ] {
+        let options = format!("remount,{options}");
+        let lower = mount.low("");
+        let done = idshift(&[&"mount", &"-o", &options, &lower, &mount.up("")]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        check_times(&mount, &options, expected);
+    }
+}
+
+fn the_root_directory_can_be_shown() {
+    needs_idshift();
+    let mount = Mount::of(temp_dir(), "/".into(), "map=identity,ro");
+    for name in ["etc", "usr", "proc"] {
+        assert!(mount.up(name).is_dir());
+    }
+    let inside = mount.up(mount.up("").strip_prefix("/").unwrap());
+    if let Ok(mut inside) = fs::read_dir(&inside) {
+        assert!(inside.next().is_none(), "the mount does not contain itself");
+    }
+}
+
+fn what_is_mounted_is_found_by_mount_all() {
+    needs_idshift();
+    needs_real_root("mount(8)");
+    needs_program("unshare");
+    let dir = temp_dir();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["lower", "upper", "bin"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    let line =
+        format!("{} {} fuse.idshift map=identity 0 0\n", text(&at("lower")), text(&at("upper")));
+    fs::write(at("fstab"), line).unwrap();
+    // mount(8) looks for its helpers in these directories alone.
+    let script = format!(
+        "set -e; mount --make-rprivate /; mount -t tmpfs none /usr/sbin
+         ln -s '{}' /usr/sbin/mount.fuse.idshift
+         trap 'umount {point}' EXIT
+         mount -T {fstab} -a; mount -T {fstab} -a
+         test $(grep -c ' {point} ' /proc/self/mountinfo) = 1",
+        crate::common::machine().binary.display(),
+        point = text(&at("upper")),
+        fstab = text(&at("fstab")),
+    );
+    run("unshare", &["-m", "--", "sh", "-c", &script]);
+}
