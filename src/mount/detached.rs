@@ -21,10 +21,9 @@ fn root_costs() -> bool {
     match kernel::release() {
         // The first that clones part of a mount that is not attached anywhere (`may_copy_tree`).
         release if release < (6, 15, 0) => false,
-        // The fix that made it dear is in the last ones of these series only.
-        (6, 15..=17, _) | (7, 0, _) => false,
+        // What makes it dear is in the last ones of these series only.
         (6, 18, patch) => patch >= 42,
-        (6, 19, _) => false,
+        (6, 15..=19, _) | (7, 0, _) => false,
         (7, 1, patch) => patch >= 6,
         _ => true,
     }

@@ -219,7 +219,9 @@ fn layers_on_two_file_systems() {
     let place = temp_dir();
     let (ext4, tmpfs) = (storage("ext4", place.path()), storage("tmpfs", place.path()));
     let layers = ["upper", "work"].map(|name| tmpfs.root.join(name));
-    layers.iter().for_each(|dir| fs::create_dir(dir).unwrap());
+    for dir in &layers {
+        fs::create_dir(dir).unwrap();
+    }
     let below = ext4.root.join("below");
     fs::create_dir(&below).unwrap();
     fill(&below, "below");
