@@ -94,6 +94,17 @@ pub struct LowerTree {
     watch: Option<Watch>,
 }
 
+/// See [`LowerTree::keys`].
+#[derive(Debug)]
+pub struct Keys<'t> {
+    /// By what files are opened by their handles.
+    pub mounts: Vec<BorrowedFd<'t>>,
+    /// What listens to changes.
+    pub groups: Vec<BorrowedFd<'t>>,
+    /// Whether single inodes are listened to, for which marks are made while requests are answered.
+    pub single_inodes: bool,
+}
+
 /// What the times of birth that statx(2) gives are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Births {
@@ -251,6 +262,18 @@ impl LowerTree {
     /// The root as a mount that is the server's own; `None` where it is everybody's.
     pub fn private_mount(&self) -> Option<BorrowedFd<'_>> {
         self.private.then(|| self.root())
+    }
+
+    /// The descriptors with which more could be reached than the lower tree, if others were in their
+    /// places.
+    pub fn keys(&self) -> Keys<'_> {
+        let watch = self.watch();
+        let mounts = [Some(self.handle_mount.as_fd()), watch.map(Watch::mount)];
+        Keys {
+            mounts: mounts.into_iter().flatten().collect(),
+            groups: watch.map(Watch::groups).into_iter().flatten().collect(),
+            single_inodes: watch.is_some_and(Watch::is_of_single_inodes),
+        }
     }
 
     /// This process is the one that serves: what it changes itself is no news. If it takes over from

@@ -3,6 +3,7 @@
 //! Descriptors come in as `BorrowedFd` and go out as `OwnedFd`; what fails returns a bare
 //! [`rustix::io::Errno`]. Nothing here knows what the calls are for.
 
+pub mod apart;
 pub mod cred;
 pub mod dirents;
 pub mod fanotify;

@@ -2,7 +2,6 @@
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -97,9 +96,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     // Wrong usage is found before a second process is started.
     let mut options = Options::parse(&call.options, origin, MountFlags::default())?;
     if let Some(how) = &call.go_on {
-        if upgrade::go_on(how, options)? == upgrade::Went::On {
-            ServiceManager::find().tell("STOPPING=1");
-        }
+        upgrade::go_on(how, options)?;
         return Ok(0);
     }
     options.maps.extend(call.maps.iter().cloned());
@@ -159,14 +156,13 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         return Ok(0);
     }
     let verbose = call.verbose;
-    let manager = Arc::new(ServiceManager::find());
-    let told = Arc::clone(&manager);
+    let manager = ServiceManager::find();
+    // Its socket is closed then: a server that was taken over has nothing to tell it.
     let ready = move |config: &MountConfig| {
         say(verbose, config, "is shown");
-        answers(config, &told, background);
+        answers(config, &manager, background);
     };
     serve::serve(&config, Box::new(ready))?;
-    manager.tell("STOPPING=1");
     Ok(0)
 }
 

@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use rustix::fs::OFlags;
 use rustix::process::Resource;
 
 use super::negotiate::{FEATURES, FUSE_ALLOW_IDMAP, FUSE_PASSTHROUGH, Feature, WITHOUT_IDMAP};
 use super::server::Server;
 use crate::report::Report;
+use crate::sys::apart;
 
 /// What does not change while the mount is there, and what only the notifier counts.
 pub(super) struct About {
@@ -156,7 +158,8 @@ struct Memory {
 
 impl Memory {
     fn open() -> Self {
-        Self { statm: File::open("/proc/self/statm").ok(), page: rustix::param::page_size() }
+        let statm = apart::open("/proc/self/statm", OFlags::RDONLY).ok().map(File::from);
+        Self { statm, page: rustix::param::page_size() }
     }
 
     /// Resident, in bytes.

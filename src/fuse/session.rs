@@ -25,6 +25,7 @@ use super::workers::{self, Turn};
 pub use super::workers::{Machine, WORKER};
 use crate::config::IoMode;
 use crate::fs::FileSystem;
+use crate::lower::Keys;
 use crate::lower::watch::Watch;
 use crate::report::Report;
 use crate::state::{BUFFER, State};
@@ -167,6 +168,11 @@ impl Connection {
     /// The lower directory.
     pub fn lower(&self) -> BorrowedFd<'_> {
         self.server.fs.lower.root()
+    }
+
+    /// See [`Keys`].
+    pub fn keys(&self) -> Keys<'_> {
+        self.server.fs.lower.keys()
     }
 
     /// Closes what can be opened again: before a fork, after which both processes would.

@@ -19,6 +19,8 @@ pub struct Mount {
     pub id: u64,
     /// The number of the mount that it lies on.
     pub parent: u64,
+    /// The number of the file system's device, `MAJOR:MINOR` in one.
+    pub device: u64,
     /// The directory of the file system that is its root.
     pub root: OsString,
     /// Where it is.
@@ -86,14 +88,16 @@ fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let parent = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let root = unescape(fields.nth(1)?);
+    let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+    let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    let root = unescape(fields.next()?);
     let mountpoint = unescape(fields.next()?).into();
     let options = text(fields.next()?);
     fields.by_ref().find(|field| *field == b"-")?;
     let fs_type = text(fields.next()?);
     let source = unescape(fields.next()?);
     let fs_options = text(fields.next().unwrap_or_default());
-    Some(Mount { id, parent, root, mountpoint, options, fs_type, source, fs_options })
+    Some(Mount { id, parent, device, root, mountpoint, options, fs_type, source, fs_options })
 }
 
 fn text(field: &[u8]) -> String {
@@ -155,6 +159,7 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].id, 36);
+        assert_eq!(mounts[0].device, rustix::fs::makedev(98, 0));
         assert_eq!(mounts[0].root, "/mnt1");
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt2"));
         assert_eq!(mounts[0].options, "rw,noatime");

@@ -243,6 +243,11 @@ impl Watch {
         [self.names.as_fd(), self.inodes.as_fd()]
     }
 
+    /// By what handles that events name are opened.
+    pub(super) fn mount(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
+    }
+
     /// See [`LowerTree::serves_here`].
     pub(super) fn serves_here(&mut self, takes_over: bool) {
         self.own_pid = std::process::id();

@@ -4,15 +4,17 @@ use std::fmt::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags as Flags, UnmountFlags};
 
 use crate::config::{MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
+use crate::host::mountinfo;
 use crate::lower::proc_path;
 use crate::plain;
+use crate::sys::apart;
 
 use super::detached::Detached;
 use super::fusermount;
@@ -89,8 +91,7 @@ fn open_mountpoint(config: &MountConfig) -> Result<OwnedFd, StartError> {
 }
 
 fn open_device() -> Result<OwnedFd, StartError> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, "/dev/fuse", flags, Mode::empty()).map_err(|errno| {
+    apart::open("/dev/fuse", OFlags::RDWR).map_err(|errno| {
         let hint = match errno {
             Errno::NOENT | Errno::NXIO | Errno::NODEV => {
                 "load the module with 'modprobe fuse'; in a container, pass the device in with \
@@ -139,16 +140,53 @@ fn mount_flags(flags: MountFlags) -> Flags {
     .fold(Flags::empty(), Flags::union)
 }
 
-/// Detaches the mount, so that nobody can enter it any more; it ends with its last open file.
-pub fn detach(mountpoint: &Path) -> Result<(), StartError> {
-    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-    match rustix::mount::unmount(mountpoint, flags) {
-        // Not mounted here any more: what was asked for.
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
-        Err(Errno::PERM) => fusermount::detach(mountpoint),
-        Err(errno) => Err(StartError::System {
-            what: format!("cannot unmount '{}'", plain::path(mountpoint)),
-            source: errno.into(),
-        }),
+/// Takes a mount of this program's own away, by its number: if it is still there and nothing else lies
+/// on it. Says in the log what is in the way.
+pub(super) fn detach_own(mountpoint: &Path, own: u64) {
+    match detach_mount(mountpoint, own) {
+        Ok(Shown::Own) => tracing::info!("unmounting '{}'", plain::path(mountpoint)),
+        // Another process of this mount was quicker.
+        Ok(Shown::None) => tracing::debug!("unmounted already"),
+        // It is not ours to take away.
+        Ok(Shown::Other) => {
+            tracing::error!("another mount covers '{}'", plain::path(mountpoint));
+        }
+        Err(error) => tracing::error!("{error}"),
+    }
+}
+
+/// What a mount point shows.
+enum Shown {
+    Own,
+    Other,
+    None,
+}
+
+fn detach_mount(mountpoint: &Path, own: u64) -> Result<Shown, StartError> {
+    let system = |source: std::io::Error| StartError::System {
+        what: format!("cannot unmount '{}'", plain::path(mountpoint)),
+        source,
+    };
+    let listed = mountinfo::at(mountpoint).map_err(system)?;
+    match listed.map(|mount| mount.id) {
+        None => return Ok(Shown::None),
+        Some(id) if id != own => return Ok(Shown::Other),
+        Some(_) => {}
+    }
+    // By a descriptor: the path may lead elsewhere by now, if somebody else owns a directory above it.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::open(mountpoint, flags, Mode::empty()).map_err(|e| system(e.into()))?;
+    match mountinfo::id_of(&held) {
+        Ok(id) if id != own => return Ok(Shown::Other),
+        // Linux 5.8 tells the number.
+        Ok(_) | Err(_) => {}
+    }
+    match rustix::mount::unmount(proc_path(&held), UnmountFlags::DETACH) {
+        Ok(()) => Ok(Shown::Own),
+        // It is no mount any more.
+        Err(Errno::INVAL) => Ok(Shown::None),
+        // It is checked by fusermount3 whose it is.
+        Err(Errno::PERM) => fusermount::detach(mountpoint).map(|()| Shown::Own),
+        Err(errno) => Err(system(errno.into())),
     }
 }

@@ -11,7 +11,7 @@
 //! Both are private: what is mounted on them later goes nowhere else. Several mounts of one lower
 //! directory share the two: the strongest guard that a running one asks for is in force, and there
 //! is no moment without one while any asks. Who asks is kept in a register (`register`) whose
-//! entries are locked by the servers, so that those of a killed server are known to be void. They
+//! entries are locked by the servers' keepers, so that those of a killed server are known to be void. They
 //! are cleared by the next mount, the next unmount, and `idshift unguard`.
 //!
 //! What this cannot do: a process that had a directory or program of the lower tree open before,
@@ -21,7 +21,7 @@ mod layers;
 mod register;
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::{GuardMode, MountConfig};
@@ -35,8 +35,8 @@ use register::{Place, Register};
 #[derive(Debug)]
 pub struct Guard {
     claim: PathBuf,
-    /// The lock that says that this server lives; the kernel lets go of it whatever ends it. Unset
-    /// in a process that only undoes the guard.
+    /// The lock that says that the guard is asked for; the kernel lets go of it when the process
+    /// that holds it ends, which is the server's keeper. Unset where that is another process.
     alive: Option<File>,
 }
 
@@ -102,15 +102,10 @@ fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
 }
 
 impl Guard {
-    /// What is locked as long as the guard is asked for.
-    pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
-        self.alive.as_ref().map(AsFd::as_fd)
-    }
-
-    /// Leaves the lock to the process that this one is a copy of: the guard is void when that ends,
-    /// and not a moment later.
-    pub(super) fn leave_lock(&mut self) {
+    /// Leaves the guard and its lock to a copy of this process.
+    pub(super) fn leave(mut self) {
         self.alive = None;
+        std::mem::forget(self);
     }
 }
 

@@ -6,11 +6,15 @@
 //! questions and for the log. It hears nothing but the fixed messages of `Ask`, so what could
 //! happen to the server cannot spread to it: at worst the mount is unmounted. When the server ends,
 //! however that comes, it ends too.
+//!
+//! What it does when it is told that the mount has ended would be wrong while that goes on. So it does
+//! not believe that, but ends the connection first (`connection`).
 
 mod ask;
 mod attendant;
+mod connection;
 
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,7 +41,6 @@ pub struct Keeper {
     line: Arc<Line>,
     process: Pid,
     log: RawFd,
-    guard: Option<RawFd>,
 }
 
 /// What a program must be given that goes on after this one; descriptors that nothing owns stay
@@ -48,8 +51,6 @@ pub(super) struct Leaves<'k> {
     pub(super) line: MutexGuard<'k, OwnedFd>,
     /// Where lines for the system log go.
     pub(super) log: RawFd,
-    /// What keeps the guard.
-    pub(super) guard: Option<RawFd>,
 }
 
 /// What leads to the keeper.
@@ -84,25 +85,24 @@ impl Keeper {
                 Attendant::new(config, guard, lower, server, (theirs, from_server)).attend()
             }
             Forked::Parent(process) => {
-                // Never dropped here: undoing it is the keeper's part. But its lock stays with this
-                // process too, which is the one that it speaks for.
-                let lock = guard.as_ref().and_then(Guard::lock).map(|lock| lock.as_raw_fd());
-                std::mem::forget(guard);
-                Ok(Self::new(ours, process, to_log, lock))
+                // Undoing it is the keeper's part, and so is its lock, which a server that was taken
+                // over could let go of.
+                guard.into_iter().for_each(Guard::leave);
+                Ok(Self::new(ours, process, to_log))
             }
         }
     }
 
     /// The keeper that another program has started, whose place this one has taken.
     pub(super) fn left(kept: Kept) -> Self {
-        let Kept { process, line, log, guard } = kept;
-        Self::new(line, process, log, guard.map(IntoRawFd::into_raw_fd))
+        let Kept { process, line, log } = kept;
+        Self::new(line, process, log)
     }
 
-    fn new(line: OwnedFd, process: Pid, to_log: OwnedFd, guard: Option<RawFd>) -> Self {
+    fn new(line: OwnedFd, process: Pid, to_log: OwnedFd) -> Self {
         let log = to_log.as_raw_fd();
         log::send_through(to_log);
-        let keeper = Self { line: Arc::new(Line(Mutex::new(line))), process, log, guard };
+        let keeper = Self { line: Arc::new(Line(Mutex::new(line))), process, log };
         let line = keeper.line();
         caller::look_up_by(move |tid, fact| line.fact(tid, fact));
         let line = keeper.line();
@@ -111,7 +111,7 @@ impl Keeper {
     }
 
     pub(super) fn leaves(&self) -> Leaves<'_> {
-        Leaves { process: self.process, line: self.line.lock(), log: self.log, guard: self.guard }
+        Leaves { process: self.process, line: self.line.lock(), log: self.log }
     }
 
     /// For threads that ask the keeper.
@@ -148,10 +148,9 @@ impl Line {
         }
     }
 
-    /// Has the mount taken away, if the mount point still shows the one with this number
-    /// (`mount_id`).
-    pub fn unmount(&self, mount: u64) {
-        if let Err(errno) = send(&self.lock(), Ask::Unmount(mount)) {
+    /// Has the mount taken away, if the mount point still shows it.
+    pub fn unmount(&self) {
+        if let Err(errno) = send(&self.lock(), Ask::Unmount) {
             tracing::error!(
                 "cannot unmount, because the process that would do it has gone ({errno}); 'idshift \
                  umount' does it"
@@ -171,11 +170,19 @@ impl Line {
         }
     }
 
-    /// Has the connection of this mount ended if the server, which is the process that has started
-    /// the keeper, is killed. The kernel does that by itself, but for one case: a notification that
-    /// waits for a lock, whose holder waits for the server's answer, keeps the connection open.
+    /// Says which mount it is all about, by the kernel's number for it, and waits until the keeper
+    /// knows: once, before any caller can have had the server say something else.
     pub fn mounted(&self, mount: u64) -> Result<(), Errno> {
-        send(&self.lock(), Ask::Mounted(mount))
+        let line = self.lock();
+        send(&line, Ask::Mounted(mount))?;
+        read_exact(&line, &mut [0])
+    }
+
+    /// Has the connection ended if the server, which is the process that has started the keeper, is
+    /// killed. The kernel does that by itself, but for one case: a notification that waits for a
+    /// lock, whose holder waits for the server's answer, keeps the connection open.
+    pub fn notifies(&self) -> Result<(), Errno> {
+        send(&self.lock(), Ask::Notifies)
     }
 
     /// Passes over what the keeper has answered to a server that was killed before it read that.

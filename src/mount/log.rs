@@ -4,8 +4,8 @@
 //! The level comes from `log=`, else from `IDSHIFT_LOG`, else it is `info`. It is either one word
 //! (`warn`) or a filter as `tracing-subscriber` reads it (`info,idshift::fs=trace`).
 
-use std::io::{self, IsTerminal};
-use std::os::fd::OwnedFd;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +49,7 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
     .map_err(StartError::Usage)?;
     let registry = tracing_subscriber::registry();
     let terminal = tracing_subscriber::fmt::layer()
-        .with_writer(io::stderr)
+        .with_writer(|| Stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal());
     // The filter comes last, over layers with a filter of their own: only then does `tracing` know the
@@ -118,19 +118,45 @@ static IN_BACKGROUND: AtomicBool = AtomicBool::new(false);
 static THROUGH: OnceLock<OwnedFd> = OnceLock::new();
 
 /// From now on lines for the system log go to this socket. Whoever reads them there hands them to
-/// [`to_system`].
+/// [`pass_on`].
 pub(super) fn send_through(socket: OwnedFd) {
     if THROUGH.set(socket).is_err() {
         tracing::debug!("the log has its way already");
     }
 }
 
-/// Sends a line that another process has written for the system log.
-pub(super) fn to_system(line: &[u8]) {
+/// Where that is.
+pub(super) fn through() -> Option<BorrowedFd<'static>> {
+    THROUGH.get().map(AsFd::as_fd)
+}
+
+/// Passes on what another process has written for the log: a line for the system's, or whatever it
+/// had for stderr.
+pub(super) fn pass_on(line: &[u8]) {
     static SOCKET: OnceLock<Option<UnixDatagram>> = OnceLock::new();
+    if !is_in_background() {
+        Stderr.write_all(line).ok(); // always `Ok`
+        return;
+    }
     let socket = SOCKET.get_or_init(|| Syslog::new().ok().map(|syslog| syslog.socket));
     // A line that cannot be delivered has nowhere else to go.
     socket.as_ref().and_then(|socket| socket.send_to(line, SYSLOG).ok());
+}
+
+/// Stderr. What cannot be written is lost: a terminal that has gone, or a reader that does not keep
+/// up with a server, must not stop it.
+#[derive(Debug, Clone, Copy)]
+struct Stderr;
+
+impl io::Write for Stderr {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(text).ok();
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Sends each line as one datagram to `/dev/log`. The address is given with each line, so that a

@@ -23,20 +23,27 @@ pub mod landlock;
 pub mod rights;
 mod room;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use rustix::thread::CapabilitySet;
 
+use super::log;
+use calls::Pins;
+
 use crate::config::MountConfig;
 use crate::host::privilege::Standing;
+use crate::lower::Keys;
 use crate::sys;
+use crate::sys::apart;
 
 /// Confines this process, which must have one thread: the others would keep what they have. To be
 /// called when everything that needs a path, a socket or another process has been done.
 ///
 /// What this kernel or user cannot do is left out, with a line in the log for each part.
-pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>) {
+pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, keys: Keys<'_>) {
     let standing = Standing::of_this_process();
     let steps: [(&str, &str, Result<(), String>); 6] = [
         ("open descriptors", "descriptors of whoever started it stay open", close_inherited()),
@@ -44,7 +51,7 @@ pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>) {
         ("environment", "its environment stays in memory", said(sys::process::wipe_environment())),
         ("files", "it can open files outside of the lower directory", leave_host(lower, standing)),
         ("capabilities", "it keeps its capabilities", give_up_rights(config, standing)),
-        ("system calls", "it may make any system call", filter_calls()),
+        ("system calls", "it may make any system call", filter_calls(&keys.into())),
     ];
     for (part, meaning, result) in steps {
         match result {
@@ -58,7 +65,35 @@ pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>) {
     }
 }
 
-fn said(result: Result<(), rustix::io::Errno>) -> Result<(), String> {
+/// Takes away the standard streams of this process that may lead to a terminal or to a file of the
+/// host. What is written there goes to the keeper, if anybody is to read it.
+pub fn shut_streams() {
+    let shut = || {
+        let null = apart::open("/dev/null", OFlags::RDWR)?;
+        let out = log::through().filter(|_| !log::is_in_background());
+        let out = out.unwrap_or_else(|| null.as_fd());
+        rustix::stdio::dup2_stdin(&null)?;
+        if !leads_nowhere(rustix::stdio::stdout()) {
+            rustix::stdio::dup2_stdout(out)?;
+        }
+        if !leads_nowhere(rustix::stdio::stderr()) {
+            rustix::stdio::dup2_stderr(out)?;
+        }
+        Ok::<(), Errno>(())
+    };
+    if let Err(errno) = shut() {
+        tracing::warn!("sandbox: standard streams: {errno}; they stay what they were");
+    }
+}
+
+/// Whether it is a pipe or a socket that is on no file system of the host's.
+fn leads_nowhere(stream: BorrowedFd<'_>) -> bool {
+    const OF_THE_KERNEL: [u64; 2] = [0x5049_5045, 0x534f_434b]; // PIPEFS, SOCKFS (linux/magic.h)
+    rustix::fs::fstatfs(stream)
+        .is_ok_and(|found| OF_THE_KERNEL.contains(&(found.f_type.cast_unsigned() & 0xffff_ffff)))
+}
+
+fn said(result: Result<(), Errno>) -> Result<(), String> {
     result.map_err(|errno| errno.to_string())
 }
 
@@ -93,7 +128,7 @@ fn give_up_rights(config: &MountConfig, standing: Standing) -> Result<(), String
     said(rights::keep(kept))
 }
 
-fn filter_calls() -> Result<(), String> {
+fn filter_calls(pins: &Pins) -> Result<(), String> {
     said(rustix::thread::set_no_new_privs(true))?;
-    filter::install()
+    filter::install(pins)
 }

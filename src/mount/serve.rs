@@ -38,11 +38,12 @@ const RESERVED: u64 = 64;
 /// The most descriptors worth caching: beyond it a reopen by handle costs less than the memory.
 const MAX_CACHED: u64 = 4096;
 
-/// Mounts, calls `ready` once the mount answers, and serves until it is unmounted. SIGTERM, SIGINT
-/// and SIGHUP unmount it, SIGUSR1 writes a report into the log.
+/// Mounts, calls `ready` once there is nothing left that the server needs, and serves until it is
+/// unmounted. SIGTERM, SIGINT and SIGHUP unmount it, SIGUSR1 writes a report into the log.
 ///
 /// From the sandbox on there are no paths, and no other process can be started: whatever needs one
-/// is done before, or by the keeper. `ready` is called inside. No thread may be started before it.
+/// is done before, or by the keeper. `ready` is called before, so that what it tells others by is
+/// not open inside; requests that come then wait a moment. No thread may be started before it.
 pub fn serve(
     config: &MountConfig,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
@@ -57,6 +58,7 @@ pub fn serve(
     let fs = file_system(config, lower)?;
     let connection = connect(fs, config, keeping, cache)?;
     let mount = mount_id(&config.mountpoint);
+    keeper.line().mounted(mount).map_err(gone)?;
     let notifies = keeping == Keeping::Notified;
     run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)
 }
@@ -136,17 +138,27 @@ fn run(
         what: what.to_owned(),
         source: errno.into(),
     };
+    let mut ready = Some(ready);
+    // The last that is done with what a server must not have.
+    let mut close_up = || {
+        if let Some(ready) = ready.take() {
+            ready(config);
+        }
+        if config.sandbox == Sandbox::On {
+            sandbox::shut_streams();
+        }
+    };
     // All that comes before the first request in the process that serves.
     let begin = |connection: &mut Connection, left: Option<&HashSet<RawFd>>| {
         connection.begin(left).map_err(|errno| failed("the server cannot begin", errno))?;
         if left.is_some() {
-            keeper.line().resume().map_err(|errno| failed("the keeper has gone", errno))?;
+            keeper.line().resume().map_err(gone)?;
         }
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
         if config.sandbox == Sandbox::On {
-            sandbox::enter(config, connection.lower());
+            sandbox::enter(config, connection.lower(), connection.keys());
         }
-        let unmount = unmounting(config, keeper.line(), mount);
+        let unmount = unmounting(config, keeper.line());
         wait_for_signals(signals, connection.reporter(), unmount)
     };
     let serve = |connection: Connection| {
@@ -164,21 +176,28 @@ fn run(
             served
         };
         let supervised = Supervised { config, keeper: &keeper, mount, taken };
-        supervise::run(connection, supervised, || ready(config), serve)
+        close_up();
+        supervise::run(connection, supervised, serve)
     } else {
         let mut connection = connection;
         if notifies {
-            keeper.line().mounted(mount).map_err(|errno| failed("the keeper has gone", errno))?;
+            keeper.line().notifies().map_err(gone)?;
         }
-        begin(&mut connection, None)?;
-        ready(config);
-        serve(connection)
+        close_up();
+        begin(&mut connection, None).and_then(|()| serve(connection))
     };
-    if served.is_ok() {
-        tracing::info!("unmounted");
+    match &served {
+        Ok(()) => tracing::info!("unmounted"),
+        // With the keeper goes the way to whoever reads what this process writes.
+        Err(error) if config.sandbox == Sandbox::On => complain!("idshift: {error}"),
+        Err(_) => {}
     }
     drop(keeper);
     served
+}
+
+fn gone(errno: Errno) -> StartError {
+    StartError::System { what: "the keeper has gone".into(), source: errno.into() }
 }
 
 /// Everything that requests ask for.
@@ -386,16 +405,12 @@ fn no_signals(source: std::io::Error) -> StartError {
     StartError::System { what: "cannot wait for signals".into(), source }
 }
 
-/// Has the keeper take the mount with this number away.
-fn unmounting(
-    config: &MountConfig,
-    keeper: Arc<Line>,
-    mount: u64,
-) -> impl Fn(i32) + Send + 'static {
+/// Has the keeper take the mount away.
+fn unmounting(config: &MountConfig, keeper: Arc<Line>) -> impl Fn(i32) + Send + 'static {
     let mountpoint = config.mountpoint.clone();
     move |signal| {
         tracing::info!(signal, "unmounting '{}'", plain::path(&mountpoint));
-        keeper.unmount(mount);
+        keeper.unmount();
     }
 }
 

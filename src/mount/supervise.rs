@@ -4,6 +4,10 @@
 //! The server is a fork that shares the table of descriptors: /dev/fuse, the lower tree and the open
 //! files stay open when it is killed. What they are is in [`crate::state`], which both have mapped.
 //! The supervisor itself has one thread, reads no request and looks at no lower file.
+//!
+//! A server is confined, and the supervisor is not. So while one lives whose threads can still make
+//! calls, the supervisor opens no directory and nothing else that leads to the host's files: the
+//! server could use it. Files in `/proc` lead nowhere.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,8 +30,6 @@ use super::upgrade::{self, Taken};
 use crate::config::{MountConfig, Sandbox};
 use crate::error::StartError;
 use crate::fuse::session::{Connection, WORKER};
-use crate::host::mountinfo;
-use crate::plain;
 use crate::state::{Number, State};
 use crate::sys::process::{self, Arrived, Forked, Signals};
 
@@ -55,37 +57,37 @@ const SERVERS_SIGNALS: [Signal; 5] =
 /// Takes the mount away, if it is still there and nothing lies on it.
 pub(super) struct Unmounter {
     mountpoint: PathBuf,
-    own: Option<u64>,
+    own: u64,
 }
 
 impl Unmounter {
     /// For the mount of this number.
     pub(super) fn new(config: &MountConfig, mount: u64) -> Self {
-        Self { own: Some(mount), mountpoint: config.mountpoint.clone() }
+        Self { own: mount, mountpoint: config.mountpoint.clone() }
     }
 
-    /// Detaches the mount: it ends with its last open file.
+    /// Detaches the mount: it ends with its last open file. While no server lives: the descriptor for
+    /// the mount point leads up to the host's root.
     pub(super) fn detach(&self) {
-        match shown(&self.mountpoint) {
-            // Another process of this mount was quicker.
-            None => return,
-            // Another file system may have been mounted over ours: that is not ours to take away.
-            now if now != self.own => {
-                tracing::error!("another mount covers '{}'", plain::path(&self.mountpoint));
-                return;
+        fuse::detach_own(&self.mountpoint, self.own);
+    }
+
+    /// The same beside a server, in a copy of this process whose descriptors that does not share.
+    fn detach_apart(&self) {
+        let ended = match process::fork() {
+            Ok(Forked::Child) => {
+                fuse::detach_own(&self.mountpoint, self.own);
+                std::process::exit(0)
             }
-            _ => {}
-        }
-        tracing::info!("unmounting '{}'", plain::path(&self.mountpoint));
-        if let Err(error) = fuse::detach(&self.mountpoint) {
-            tracing::error!("{error}");
+            Ok(Forked::Parent(copy)) => {
+                rustix::process::waitpid(Some(copy), WaitOptions::empty()).map(drop)
+            }
+            Err(errno) => Err(errno),
+        };
+        if let Err(errno) = ended {
+            tracing::error!(%errno, "cannot unmount");
         }
     }
-}
-
-/// The mount that a path shows just now, by the kernel's number for it.
-fn shown(mountpoint: &std::path::Path) -> Option<u64> {
-    mountinfo::at(mountpoint).ok().flatten().map(|mount| mount.id)
 }
 
 /// What a supervisor must know beside the connection.
@@ -98,13 +100,11 @@ pub(super) struct Supervised<'a> {
     pub(super) taken: Option<Taken>,
 }
 
-/// Has servers serve the connection until it ends. `ready` is called once, when the first one has
-/// been started: whoever makes a request from then on gets an answer. `serve` is what a server does,
-/// in its own process; for all but the first it gets the descriptors that were open before.
+/// Has servers serve the connection until it ends. `serve` is what a server does, in its own process;
+/// for all but the first it gets the descriptors that were open before.
 pub(super) fn run(
     connection: Connection,
     supervised: Supervised<'_>,
-    ready: impl FnOnce(),
     serve: impl Fn(Connection, Option<&HashSet<RawFd>>) -> Result<(), StartError>,
 ) -> Result<(), StartError> {
     let system = |errno: Errno| StartError::System {
@@ -136,29 +136,38 @@ pub(super) fn run(
     // What is left of servers of the program before this one is no part of it.
     let left = taken.as_ref().map(|taken| &taken.of_servers);
     base.retain(|number| left.is_none_or(|left| !left.contains(number)));
-    let mut ready = Some(ready);
+    let mut is_first = true;
     let mut early = 0;
     let mut stuck: Vec<Pid> = Vec::new();
     loop {
         let started = Instant::now();
-        let is_first = ready.is_some() && taken.is_none();
         let pid = match process::fork_sharing_descriptors().map_err(system)? {
             Forked::Child => {
-                let left = (!is_first).then_some(&base);
+                let left = (!is_first || taken.is_some()).then_some(&base);
                 std::process::exit(be_server(config, || {
                     serve(ManuallyDrop::into_inner(connection), left)
                 }))
             }
             Forked::Parent(pid) => pid,
         };
-        if let Some(ready) = ready.take() {
-            ready();
+        if is_first {
             taken.iter().for_each(Taken::tell);
         }
+        is_first = false;
         stuck.retain(|&pid| matches!(ended(pid), Ok(None)));
         let left = || upgrade::handover(config, &connection, keeper, mount);
         let server = Attended { pid, state: &state, unmounter: &unmounter };
-        let (end, wanted_by) = attend(&server, &signals, left).map_err(system)?;
+        let (end, wanted_by) = match attend(&server, &signals, left) {
+            Ok(attended) => attended,
+            // Nobody would look after the server any more.
+            Err(errno) => {
+                let ended =
+                    rustix::process::kill_process(pid, Signal::KILL).and_then(|()| followed(pid));
+                unmounter.detach();
+                tracing::debug!(?ended, "a server that cannot be attended");
+                return Err(system(errno));
+            }
+        };
         if matches!(end, End::Stuck) {
             stuck.push(pid);
         }
@@ -262,6 +271,10 @@ fn attend(
             Err(errno) => return Err(errno),
         }
         if process::has_stuck_threads(server.pid) {
+            // A first thread can also end by itself, and leave others that make calls: what the next
+            // server opens before it is confined would be open to them. Past this no thread gets back
+            // to instructions of its own, also one that cannot end yet.
+            rustix::process::kill_process(server.pid, Signal::KILL)?;
             if let Some(status) = followed(server.pid)? {
                 return Ok((End::Status(status), wanted_by));
             }
@@ -293,7 +306,7 @@ impl Attended<'_> {
             return rustix::process::kill_process(self.pid, Signal::USR1);
         }
         if signal != Signal::CHILD.as_raw() && signal != upgrade::SIGNAL.as_raw() {
-            self.unmounter.detach();
+            self.unmounter.detach_apart();
         }
         Ok(())
     }

@@ -32,8 +32,8 @@ use crate::sys::process::{self, Forked};
 use asked::Asked;
 pub use asked::{ANSWER, BINARY, REQUEST, SUPERVISOR};
 use handover::Handover;
+pub use taking::go_on;
 pub(super) use taking::{Connected, Kept, Taken};
-pub use taking::{Went, go_on};
 
 /// By which the supervisor is asked.
 pub const SIGNAL: Signal = Signal::USR2;
@@ -145,7 +145,6 @@ pub(super) fn handover(
         memory: number(leaves.memory),
         groups: leaves.groups.map(|groups| groups.map(number)),
         keeper: (keeps.process.as_raw_nonzero().get(), number(keeps.line.as_fd()), keeps.log),
-        guard: keeps.guard,
         answer: -1,
     }
 }

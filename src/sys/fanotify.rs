@@ -45,6 +45,16 @@ bitflags::bitflags! {
     }
 }
 
+/// What [`watch_inode`] does.
+pub const MARK_INODE: u32 = libc::FAN_MARK_ADD;
+/// What [`forget_inodes`] does.
+pub const FORGET_MARKS: u32 = libc::FAN_MARK_FLUSH;
+/// What [`ignore`] does.
+pub const LEAVE_OUT: u32 =
+    libc::FAN_MARK_ADD | libc::FAN_MARK_EVICTABLE | libc::FAN_MARK_IGNORE_SURV;
+/// What [`ignore`] does to take that back.
+pub const TAKE_BACK: u32 = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORE_SURV;
+
 /// Makes a group (fanotify_init(2)), whose descriptor never blocks. Its queue is limited, as
 /// `/proc/sys/fs/fanotify/max_queued_events` says.
 pub fn group(report: Report) -> Result<OwnedFd, Errno> {
@@ -91,17 +101,14 @@ pub fn watch_inode(
 ) -> Result<(), Errno> {
     let (group, dir) = (group.as_fd().as_raw_fd(), dir.as_raw_fd());
     // SAFETY: `path` is a C string that outlives the call.
-    let ret =
-        unsafe { libc::fanotify_mark(group, libc::FAN_MARK_ADD, mask.bits(), dir, path.as_ptr()) };
+    let ret = unsafe { libc::fanotify_mark(group, MARK_INODE, mask.bits(), dir, path.as_ptr()) };
     check(ret).map(drop)
 }
 
 /// Leaves out events of one inode, or takes that back. The inode can still be evicted from the
 /// kernel's memory, and then the exception ends (`FAN_MARK_EVICTABLE`, Linux 5.19).
 pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Result<(), Errno> {
-    let action =
-        if ignored { libc::FAN_MARK_ADD | libc::FAN_MARK_EVICTABLE } else { libc::FAN_MARK_REMOVE };
-    let flags = action | libc::FAN_MARK_IGNORE_SURV;
+    let flags = if ignored { LEAVE_OUT } else { TAKE_BACK };
     let group = group.as_fd().as_raw_fd();
     // SAFETY: `path` is a C string that outlives the call.
     let ret =
@@ -113,8 +120,7 @@ pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Resul
 pub fn forget_inodes(group: impl AsFd) -> Result<(), Errno> {
     let group = group.as_fd().as_raw_fd();
     // SAFETY: without a path the call takes numbers alone.
-    let ret = unsafe {
-        libc::fanotify_mark(group, libc::FAN_MARK_FLUSH, 0, libc::AT_FDCWD, std::ptr::null())
-    };
+    let ret =
+        unsafe { libc::fanotify_mark(group, FORGET_MARKS, 0, libc::AT_FDCWD, std::ptr::null()) };
     check(ret).map(drop)
 }

@@ -85,10 +85,13 @@ fn be_alone() -> Result<(), Errno> {
     Err(Errno::BUSY)
 }
 
-/// How many threads this process has.
+/// How many threads this process has. Opens no directory: from one in `/proc` a link leads to the
+/// host's root, and a supervisor shares its descriptors with a server that must not get there.
 fn threads() -> Result<usize, Errno> {
     let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    Ok(std::fs::read_dir("/proc/self/task").map_err(failed)?.count())
+    let status = std::fs::read_to_string("/proc/self/status").map_err(failed)?;
+    let count = status.lines().find_map(|line| line.strip_prefix("Threads:"));
+    count.and_then(|count| count.trim().parse().ok()).ok_or(Errno::IO)
 }
 
 /// Overwrites the environment where the kernel has put it, and forgets it. `EBUSY` if the process
@@ -161,6 +164,16 @@ pub fn has_stuck_threads(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()));
     // After the name, which is in brackets and may hold anything, comes the state.
     stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+}
+
+/// When a process was started, in ticks since the system was: its number with this is never used again.
+/// `None` if it has ended.
+pub fn began(process: Pid) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
+    // After the name, which is in brackets and may hold anything: state, parent, …; it is the 22nd.
+    let mut rest = stat.rsplit_once(") ")?.1.split(' ');
+    let lives = !matches!(rest.next()?, "Z" | "X");
+    rest.nth(18)?.parse().ok().filter(|_| lives)
 }
 
 /// The names of a process's threads that have not ended.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::last_errno;
@@ -14,10 +14,13 @@ use super::last_errno;
 /// What offsets and lengths must be multiples of.
 pub const PAGE_BYTES: usize = 4096;
 
-/// A new, empty file in memory of this length; what is never written takes no room.
+/// A new, empty file in memory of this length, which it keeps whatever anybody does: whoever has
+/// mapped it would be killed where it has become shorter. What is never written takes no room.
 pub fn create(name: &str, length: usize) -> Result<OwnedFd, Errno> {
-    let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = rustix::fs::memfd_create(name, flags)?;
     rustix::fs::ftruncate(&file, length as u64)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(file)
 }
 
@@ -76,8 +79,8 @@ impl Deref for Words {
         #[allow(clippy::cast_ptr_alignment)] // a page is aligned for words
         let first = address.cast::<AtomicU64>();
         // SAFETY: the mapping is this long, aligned to a page, zeroed by the kernel, and stays as long as
-        // `self`; all who reach it do so through atomics. The file is not made shorter: nobody calls
-        // ftruncate after `create`.
+        // `self`; all who reach it do so through atomics. The file is sealed against being made
+        // shorter.
         unsafe { std::slice::from_raw_parts(first, length / 8) }
     }
 }
@@ -150,5 +153,14 @@ mod tests {
         bytes[24] = 6;
         assert_eq!(a[3].load(SeqCst), 6);
         assert!(Words::map(&file, 3 * PAGE_BYTES, 1024).is_err(), "past the end");
+    }
+
+    #[test]
+    fn nobody_changes_the_length() {
+        let file = create("test", 2 * PAGE_BYTES).unwrap();
+        for length in [0, 4 * PAGE_BYTES] {
+            assert_eq!(rustix::fs::ftruncate(&file, length as u64), Err(Errno::PERM), "{length}");
+        }
+        assert_eq!(rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE), Err(Errno::PERM));
     }
 }

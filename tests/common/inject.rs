@@ -66,6 +66,19 @@ impl Stopped {
         }
     }
 
+    /// Has the thread end itself, and lets go of it: the others live on.
+    pub(crate) fn end_thread(self) -> Result<(), Errno> {
+        let mut now = self.before;
+        now.rip -= 2;
+        now.rax = libc::SYS_exit.cast_unsigned();
+        now.orig_rax = u64::MAX;
+        now.rdi = 0;
+        set_registers(self.pid, &now)?;
+        let pid = self.pid;
+        std::mem::forget(self);
+        ptrace(libc::PTRACE_DETACH, pid, 0, 0)
+    }
+
     fn put(&self, at: u64, bytes: &[u8]) -> Result<(), Errno> {
         for (n, chunk) in bytes.chunks(8).enumerate() {
             let mut word = [0; 8];

@@ -204,9 +204,12 @@ fn spawn_server(
     options: &str,
     descriptors: Option<u64>,
 ) -> Child {
-    let log = File::create(dir.path().join("server.log")).unwrap();
+    let mut log = File::create(dir.path().join("server.log")).unwrap();
+    // Through a pipe, as under a service manager: what is written to a file goes by way of the keeper.
+    let (mut written, to) = std::io::pipe().unwrap();
+    thread::spawn(move || std::io::copy(&mut written, &mut log).ok());
     let mut command = server_command(options, lower, upper);
-    command.stdout(log.try_clone().unwrap()).stderr(log);
+    command.stdout(to.try_clone().unwrap()).stderr(to);
     raw::die_with_parent(&mut command);
     if let Some(limit) = descriptors {
         raw::limit_descriptors(&mut command, limit);

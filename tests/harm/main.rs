@@ -3,10 +3,17 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(target_arch = "x86_64")]
+mod descriptors;
 mod faults;
 mod hostile;
 mod sandbox;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(common::modules!(hostile, sandbox; faults))
+    #[cfg(target_arch = "x86_64")]
+    let all = common::modules!(hostile, sandbox, descriptors; faults);
+    // The calls of another process are made by hand on x86_64 only.
+    #[cfg(not(target_arch = "x86_64"))]
+    let all = common::modules!(hostile, sandbox; faults);
+    common::runner::main(all)
 }

@@ -15,6 +15,8 @@ tests! {
     nothing_from_inside,
     only_its_own_files_from_inside,
     without_a_sandbox,
+    threads_do_not_outlive_the_first,
+    memory_keeps_its_length,
     ordinary_user_opens_the_lower_tree_alone,
     no_environment_and_no_dumps,
     nothing_inherited,
@@ -144,14 +146,24 @@ fn without_a_sandbox() {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
+fn threads_do_not_outlive_the_first() {
+    nothing_from_inside();
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn memory_keeps_its_length() {
+    nothing_from_inside();
+}
+
+#[cfg(not(target_arch = "x86_64"))]
 fn ordinary_user_opens_the_lower_tree_alone() {
     nothing_from_inside();
 }
 
 #[cfg(target_arch = "x86_64")]
 use from_inside::{
-    nothing_from_inside, only_its_own_files_from_inside, ordinary_user_opens_the_lower_tree_alone,
-    without_a_sandbox,
+    memory_keeps_its_length, nothing_from_inside, only_its_own_files_from_inside,
+    ordinary_user_opens_the_lower_tree_alone, threads_do_not_outlive_the_first, without_a_sandbox,
 };
 
 /// The server's own thread is made to call.
@@ -165,7 +177,9 @@ mod from_inside {
     use super::common::mount::{free, temp_dir};
     use super::common::program::{copy_program, program, servers_of};
     use super::common::runner::{needs_program, needs_real_root};
-    use super::common::{Caller, Errno, MAP, Mount, machine, put_dir, put_file, raw, skip};
+    use super::common::{
+        Caller, Errno, MAP, Mount, eventually, machine, put_dir, put_file, raw, restart, skip,
+    };
     use super::{serving, status};
 
     const CWD: Arg<'static> = N(libc::AT_FDCWD as i64);
@@ -363,6 +377,40 @@ mod from_inside {
         let handle = inject::file_handle(std::os::fd::AsFd::as_fd(&file));
         rustix::mount::unmount(&other, rustix::mount::UnmountFlags::DETACH).unwrap();
         handle.unwrap()
+    }
+
+    /// A server whose first thread ends by itself shows as dead, and others of its threads would
+    /// share their descriptors with the next server before that is confined.
+    pub(super) fn threads_do_not_outlive_the_first() {
+        let mount = restarting();
+        let server = mount.server_pid();
+        stopped(server).end_thread().unwrap();
+        eventually("all of it has ended", || !Path::new(&format!("/proc/{server}/task")).exists());
+        eventually("a new server serves", || {
+            mount.server_pid() != server && fs::read(mount.up("inside")).is_ok()
+        });
+    }
+
+    fn restarting() -> Mount {
+        let mount = restart::mounted("");
+        fs::write(mount.up("inside"), "in").unwrap();
+        mount
+    }
+
+    /// Whoever maps the memory that servers and supervisor share must not be killed by its end.
+    pub(super) fn memory_keeps_its_length() {
+        let mount = restarting();
+        let server = mount.server_pid();
+        let is_memory = |fd: &i64| {
+            let leads_to = fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap_or_default();
+            leads_to.to_string_lossy().starts_with("/memfd:idshift")
+        };
+        let memory = descriptors(server).into_iter().find(is_memory).expect("the memory");
+        let inside = stopped(server);
+        for length in [0, 1 << 50] {
+            let cut = inside.call(libc::SYS_ftruncate, &[N(memory), N(length)]);
+            assert_eq!(cut, Err(Errno::PERM), "{length}");
+        }
     }
 
     /// The same calls, where nothing stops them: so the tests above can fail.

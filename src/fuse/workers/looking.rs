@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
+
+use crate::sys::apart;
+
 /// How long a reader looks for the next request before it sleeps.
 const LOOK: Duration = Duration::from_micros(50);
 /// Processor pauses between two looks: together about a microsecond.
@@ -54,7 +58,8 @@ impl Machine {
     /// Looks at it.
     pub fn look() -> Self {
         let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { cpus, load: File::open("/proc/loadavg").ok() }
+        let load = apart::open("/proc/loadavg", OFlags::RDONLY).ok().map(File::from);
+        Self { cpus, load }
     }
 
     fn running(&self) -> Option<usize> {

@@ -3,7 +3,9 @@
 //!
 //! `lock` is held while anything changes. `NAMESPACE-HASH/` stands for one lower path in one mount
 //! namespace: `lower` is the path, `layers` the mounts ([`Layers`]), each `claim-…` a mount that
-//! asks for a guard. A claim is locked (flock(2)) by its server as long as that lives.
+//! asks for a guard. A claim is locked (flock(2)) by its server's keeper, which ends with the server. The
+//! server cannot let go of it; and should the keeper be killed alone, the claim stays as long as the
+//! process that made it.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -13,10 +15,12 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
+use rustix::process::Pid;
 
 use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::plain;
+use crate::sys::process;
 
 const DIR: &str = "/run/idshift/guard";
 
@@ -125,7 +129,9 @@ impl Place {
         let file = File::create(&path).map_err(failed("make", &path))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| failed("lock", &path)(errno.into()))?;
-        fs::write(&path, mode.name()).map_err(failed("write", &path))?;
+        let began = process::began(rustix::process::getpid()).unwrap_or_default();
+        let text = format!("{}\n{began}\n", mode.name());
+        fs::write(&path, text).map_err(failed("write", &path))?;
         Ok((path, file))
     }
 
@@ -168,13 +174,21 @@ pub(super) fn withdraw(claim: &Path) {
 
 fn live_claim(path: &Path) -> Option<Claim> {
     let name = path.file_name()?.to_str()?.strip_prefix("claim-")?;
-    let pid = name.split('-').next()?.parse().ok()?;
+    let pid: u32 = name.split('-').next()?.parse().ok()?;
     let file = File::open(path).ok()?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+    let text = fs::read_to_string(path).ok()?;
+    let mut lines = text.lines();
+    let mode = GuardMode::from_name(lines.next()?.trim())?;
+    let began = lines.next().and_then(|line| line.parse().ok());
+    let lives = || {
+        let process = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        began.filter(|_| process::began(process) == began)
+    };
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() && lives().is_none()
+    {
         withdraw(path);
         return None;
     }
-    let mode = GuardMode::from_name(fs::read_to_string(path).ok()?.trim())?;
     Some(Claim { pid, mode })
 }
 
@@ -258,7 +272,9 @@ mod tests {
         let claim = Claim { pid: std::process::id(), mode: GuardMode::Hide };
         assert_eq!(place.live(), [claim]);
         drop(alive);
-        assert_eq!(place.live(), []);
+        assert_eq!(place.live(), [claim], "whoever made it lives");
+        fs::write(&path, "hide\n1\n").unwrap();
+        assert_eq!(place.live(), [], "another process with its number");
         assert!(!path.exists());
     }
 

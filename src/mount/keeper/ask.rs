@@ -8,15 +8,17 @@ pub(super) type Message = [u8; 9];
 /// What the server can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ask {
-    /// Take the mount away, if the mount point shows the mount of this number.
-    Unmount(u64),
+    /// Take the mount away, if the mount point shows it.
+    Unmount,
     /// What `/proc` says of a caller.
     Fact(Fact, u32),
-    /// The mount is there and has this number: end its connection if the server is killed.
+    /// The mount is there and has this number. Heard once, from a server that is not confined yet.
     Mounted(u64),
     /// Keep access times on the server's own mount as these bits say (`mount::times`).
     Times(u64),
-    /// The mount is gone: undo what was done for it outside.
+    /// The server tells the kernel of changes: end its connection if it is killed.
+    Notifies,
+    /// The mount is gone: end its connection, should it not be, and undo what was done for it outside.
     Finish,
     /// Say this number back, after everything that was asked for before.
     Echo(u64),
@@ -28,13 +30,14 @@ impl Ask {
 
     pub(super) fn encode(self) -> Message {
         let (kind, number) = match self {
-            Ask::Unmount(mount) => (b'U', mount),
+            Ask::Unmount => (b'U', 0),
             Ask::Fact(fact, tid) => {
                 let kind = Self::KINDS.iter().find(|(_, known)| *known == fact);
                 (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
             }
             Ask::Mounted(mount) => (b'M', mount),
             Ask::Times(bits) => (b'T', bits),
+            Ask::Notifies => (b'N', 0),
             Ask::Finish => (b'F', 0),
             Ask::Echo(number) => (b'E', number),
         };
@@ -47,9 +50,10 @@ impl Ask {
         let [kind, number @ ..] = message;
         let number = u64::from_ne_bytes(number);
         match kind {
-            b'U' => Some(Ask::Unmount(number)),
+            b'U' => Some(Ask::Unmount),
             b'M' => Some(Ask::Mounted(number)),
             b'T' => Some(Ask::Times(number)),
+            b'N' => Some(Ask::Notifies),
             b'F' => Some(Ask::Finish),
             b'E' => Some(Ask::Echo(number)),
             kind => {
@@ -67,8 +71,14 @@ mod tests {
     #[test]
     fn messages_mean_what_was_meant() {
         let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
-        let others =
-            [Ask::Unmount(u64::MAX), Ask::Mounted(5), Ask::Times(16), Ask::Finish, Ask::Echo(7)];
+        let others = [
+            Ask::Unmount,
+            Ask::Mounted(5),
+            Ask::Notifies,
+            Ask::Times(16),
+            Ask::Finish,
+            Ask::Echo(7),
+        ];
         for ask in facts.into_iter().chain(others) {
             assert_eq!(Ask::decode(ask.encode()), Some(ask));
         }

@@ -8,22 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
 use super::ask::{Ask, Message};
-use super::{NOTHING, mount_id, read_exact, write_all};
+use super::connection::Connection;
+use super::{NOTHING, read_exact, write_all};
 use crate::config::MountConfig;
-use crate::host::mountinfo;
 use crate::lower::caller;
-use crate::lower::proc_path;
 use crate::mount::guard::Guard;
 use crate::mount::{fuse, log, sandbox, times};
-use crate::plain;
 use crate::sys::process;
 
 /// How often the keeper looks whether a server that sends notifications has been killed.
@@ -40,14 +36,16 @@ pub(super) struct Attendant {
     logged: Option<OwnedFd>,
     /// Who has started this process.
     server: Pid,
-    /// The mount whose connection may have to be ended.
-    mounted: Option<u64>,
+    /// The mount, once it is there.
+    mounted: Option<Connection>,
+    /// Whether to look if the server has been killed.
+    looks: bool,
 }
 
 impl Attendant {
     pub(super) fn new(
         config: &MountConfig,
-        mut guard: Option<Guard>,
+        guard: Option<Guard>,
         lower: Option<OwnedFd>,
         server: Pid,
         (asked, logged): (OwnedFd, OwnedFd),
@@ -55,14 +53,17 @@ impl Attendant {
         if let Err(error) = settle_down(config) {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
-        guard.iter_mut().for_each(Guard::leave_lock);
         let mountpoint = config.mountpoint.clone();
-        Self { mountpoint, guard, lower, asked, logged: Some(logged), server, mounted: None }
+        let logged = Some(logged);
+        Self { mountpoint, guard, lower, asked, logged, server, mounted: None, looks: false }
     }
 
     /// Serves until the server has ended.
     pub(super) fn attend(mut self) -> ! {
         while let Ok(true) = self.turn() {}
+        // It could also be a server that has closed its end and lives. The guard's lock ends with
+        // this process.
+        self.end_connection();
         // What the server said last.
         self.pass_log_on();
         // Nothing of the copied server is to be dropped here.
@@ -73,18 +74,16 @@ impl Attendant {
     fn turn(&mut self) -> Result<bool, Errno> {
         let mut fds = vec![PollFd::new(&self.asked, PollFlags::IN)];
         fds.extend(self.logged.as_ref().map(|logged| PollFd::new(logged, PollFlags::IN)));
-        let patience = self.mounted.map(|_| LOOK_AT_SERVER);
+        let patience = self.looks.then_some(LOOK_AT_SERVER);
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let asked = !fds[0].revents().is_empty();
         self.pass_log_on();
-        if let Some(mount) = self.mounted
-            && process::has_stuck_threads(self.server)
-        {
-            self.mounted = None;
-            self.end_connection(mount);
+        if self.looks && process::has_stuck_threads(self.server) {
+            self.looks = false;
+            self.end_connection();
         }
         if !asked {
             return Ok(true);
@@ -92,17 +91,20 @@ impl Attendant {
         let mut message = Message::default();
         read_exact(&self.asked, &mut message)?;
         match Ask::decode(message) {
-            Some(Ask::Unmount(mount)) => self.unmount(mount),
+            Some(Ask::Unmount) => self.unmount(),
             Some(Ask::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
             Some(Ask::Mounted(number)) => {
-                self.mounted = Some(number);
+                // Whoever says it once more is another than the one that has mounted.
+                self.mounted.get_or_insert_with(|| Connection::of(number));
+                write_all(&self.asked, &[0])?;
             }
             Some(Ask::Times(bits)) => {
                 let errno = self.keep_times(bits).map_or_else(Errno::raw_os_error, |()| 0);
                 write_all(&self.asked, &errno.to_ne_bytes())?;
             }
+            Some(Ask::Notifies) => self.looks = true,
             Some(Ask::Finish) => {
-                drop(self.guard.take());
+                self.finish();
                 write_all(&self.asked, &[0])?;
             }
             Some(Ask::Echo(number)) => write_all(&self.asked, &number.to_ne_bytes())?,
@@ -127,7 +129,7 @@ impl Attendant {
         let mut line = vec![0; 64 * 1024];
         while let Some(logged) = &self.logged {
             match rustix::io::read(logged, &mut line) {
-                Ok(length) if length > 0 => log::to_system(&line[..length]),
+                Ok(length) if length > 0 => log::pass_on(&line[..length]),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 // The end, or what no server sends; waiting for more would never sleep.
@@ -136,40 +138,33 @@ impl Attendant {
         }
     }
 
-    /// Ends the connection, and leaves the mount where it is: nobody is to write below it by mistake.
-    fn end_connection(&self, mount: u64) {
-        let failed = |errno: Errno| tracing::warn!("the connection of a killed server: {errno}");
-        // As long as this is open the mount is busy, and a forced unmount does no more than end
-        // the connection (`fuse_umount_begin`). By the descriptor, since another mount may take the
-        // place at any moment.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let held = match rustix::fs::open(&self.mountpoint, flags, Mode::empty()) {
-            Ok(held) => held,
-            Err(errno) => return failed(errno),
-        };
-        if mountinfo::id_of(&held) != Ok(mount) {
-            return;
+    /// Undoes the guard, if the mount does not go on.
+    fn finish(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        let ended = self.mounted.as_ref().map_or(Ok(()), |mount| mount.end(&self.mountpoint));
+        match ended {
+            Ok(()) => drop(guard),
+            Err(errno) => {
+                tracing::error!(
+                    "it cannot be found out whether the mount goes on ({errno}): its guard stays; \
+                     'idshift unguard' undoes it"
+                );
+                guard.leave();
+            }
         }
-        match rustix::mount::unmount(proc_path(&held), UnmountFlags::FORCE) {
-            Ok(()) | Err(Errno::BUSY) => {}
-            Err(errno) => failed(errno),
+    }
+
+    fn end_connection(&self) {
+        if let Some(Err(errno)) = self.mounted.as_ref().map(|mount| mount.end(&self.mountpoint)) {
+            tracing::debug!("the connection of a server that has ended: {errno}");
         }
     }
 
     /// By a thread of its own: unmounting may wait for the server, which may wait for an answer.
-    fn unmount(&self, mount: u64) {
+    fn unmount(&self) {
+        let Some(mount) = self.mounted.as_ref().map(Connection::mount) else { return };
         let mountpoint = self.mountpoint.clone();
-        let unmounting = move || {
-            // Another file system may have been mounted over ours: that is not ours to take away.
-            let shown = mount_id(&mountpoint);
-            if shown == 0 {
-                tracing::debug!("unmounted already");
-            } else if shown != mount {
-                tracing::error!("another mount covers '{}'", plain::path(&mountpoint));
-            } else if let Err(error) = fuse::detach(&mountpoint) {
-                tracing::error!("{error}");
-            }
-        };
+        let unmounting = move || fuse::detach_own(&mountpoint, mount);
         if let Err(error) = std::thread::Builder::new().spawn(unmounting) {
             tracing::error!("cannot unmount: {error}");
         }

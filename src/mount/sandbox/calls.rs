@@ -5,7 +5,7 @@
 
 use libc::{
     SYS_brk, SYS_capget, SYS_capset, SYS_chdir, SYS_clock_getres, SYS_clock_gettime,
-    SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_copy_file_range, SYS_dup, SYS_dup3,
+    SYS_clock_nanosleep, SYS_clone, SYS_clone3, SYS_close, SYS_copy_file_range, SYS_dup,
     SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_faccessat, SYS_faccessat2, SYS_fadvise64,
     SYS_fallocate, SYS_fanotify_mark, SYS_fchmod, SYS_fchmodat, SYS_fchmodat2, SYS_fchown,
     SYS_fchownat, SYS_fcntl, SYS_fdatasync, SYS_fgetxattr, SYS_flistxattr, SYS_flock,
@@ -25,6 +25,10 @@ use libc::{
     SYS_wait4, SYS_write, SYS_writev,
 };
 
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use crate::lower::Keys;
+use crate::sys::fanotify::{FORGET_MARKS, LEAVE_OUT, MARK_INODE, TAKE_BACK};
 use crate::sys::fuse::{BACKING_CLOSE, BACKING_OPEN};
 use crate::sys::ioctl::FileIoctl;
 
@@ -53,6 +57,8 @@ pub struct Narrow {
 pub enum When {
     /// It is this number.
     Is(u8, u32),
+    /// It is any other.
+    Not(u8, u32),
     /// Of these bits, exactly those of the second number are set.
     Bits(u8, u32, u32),
     /// It is a null pointer.
@@ -83,11 +89,8 @@ pub const FEATURES: &[Feature] = &[
         name: "changing names",
         calls: &[SYS_mkdirat, SYS_mknodat, SYS_symlinkat, SYS_linkat, SYS_unlinkat, SYS_renameat2],
     },
-    Feature { name: "file handles", calls: &[SYS_name_to_handle_at, SYS_open_by_handle_at] },
-    Feature {
-        name: "descriptors",
-        calls: &[SYS_close, SYS_dup, SYS_dup3, SYS_fstat, SYS_fstatfs, SYS_statfs],
-    },
+    Feature { name: "file handles", calls: &[SYS_name_to_handle_at] },
+    Feature { name: "descriptors", calls: &[SYS_dup, SYS_fstat, SYS_fstatfs, SYS_statfs] },
     Feature {
         name: "attributes",
         calls: &[
@@ -136,7 +139,6 @@ pub const FEATURES: &[Feature] = &[
     },
     Feature { name: "ending the keeper", calls: &[SYS_shutdown, SYS_wait4] },
     Feature { name: "locks", calls: &[SYS_flock] },
-    Feature { name: "cache=coherent", calls: &[SYS_fanotify_mark] },
     Feature {
         name: "acting as the caller",
         calls: &[SYS_setfsuid, SYS_setfsgid, SYS_setgroups, SYS_umask, SYS_capget, SYS_capset],
@@ -195,13 +197,63 @@ pub const FEATURES: &[Feature] = &[
             libc::SYS_lstat,
             libc::SYS_readlink,
             libc::SYS_time,
-            libc::SYS_dup2,
         ],
     },
 ];
 
+/// Descriptors by whose numbers the filter knows what a call is about. They were opened before the
+/// filter was there and stay: they cannot be closed, nor others be put in their places.
+///
+/// With any descriptor in its first argument `open_by_handle_at` opens every file of the file system
+/// that this one is on, and `fanotify_mark` listens to all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pins {
+    /// By what files are opened by their handles.
+    pub mounts: Vec<RawFd>,
+    /// What listens to changes (`fanotify`).
+    pub groups: Vec<RawFd>,
+    /// Whether it listens to single inodes.
+    pub single_inodes: bool,
+}
+
+impl From<Keys<'_>> for Pins {
+    fn from(keys: Keys<'_>) -> Self {
+        let numbers = |all: Vec<BorrowedFd<'_>>| all.iter().map(AsRawFd::as_raw_fd).collect();
+        let Keys { mounts, groups, single_inodes } = keys;
+        Self { mounts: numbers(mounts), groups: numbers(groups), single_inodes }
+    }
+}
+
+impl Pins {
+    /// What is allowed with them, and nothing else that could move them: neither `dup2`, `dup3` nor
+    /// `close_range` is listed anywhere.
+    fn calls(&self) -> Vec<Narrow> {
+        let is = |fd: &RawFd| When::Is(0, bits(*fd));
+        let open =
+            |fd| Narrow { name: "file handles", call: SYS_open_by_handle_at, when: vec![is(fd)] };
+        // Marks on whole file systems have been made before; later ones are on single inodes.
+        let marks: &[u32] =
+            if self.single_inodes { &[MARK_INODE, FORGET_MARKS] } else { &[LEAVE_OUT, TAKE_BACK] };
+        let mark = |fd| {
+            marks.iter().map(move |flags| Narrow {
+                name: "cache=coherent",
+                call: SYS_fanotify_mark,
+                when: vec![is(fd), When::Is(1, *flags)],
+            })
+        };
+        let pinned = self.mounts.iter().chain(&self.groups);
+        let close = Narrow {
+            name: "descriptors",
+            call: SYS_close,
+            when: pinned.map(|fd| When::Not(0, bits(*fd))).collect(),
+        };
+        let opens = self.mounts.iter().map(open);
+        opens.chain(self.groups.iter().flat_map(mark)).chain([close]).collect()
+    }
+}
+
 /// The calls that are needed with some arguments only.
-pub fn narrow() -> Vec<Narrow> {
+pub fn narrow(pins: &Pins) -> Vec<Narrow> {
     let one = |name, call, when: &[When]| Narrow { name, call, when: when.to_vec() };
     let mut all = vec![
         // Threads of this process; no other process, and no namespace.
@@ -236,6 +288,7 @@ pub fn narrow() -> Vec<Narrow> {
     let requests = FileIoctl::ALL.iter().map(|ioctl| ioctl.request());
     let requests = requests.chain([BACKING_OPEN, BACKING_CLOSE]);
     all.extend(requests.map(|request| one("ioctls", SYS_ioctl, &[When::Is(1, request)])));
+    all.extend(pins.calls());
     all
 }
 

@@ -16,22 +16,22 @@ use seccompiler::{
     TargetArch,
 };
 
-use super::calls::{FEATURES, When, narrow};
+use super::calls::{FEATURES, Pins, When, narrow};
 use crate::sys::seccomp::{self, Instruction};
 
 /// Puts the filter on this process, for good. `no_new_privs` must be set.
-pub(super) fn install() -> Result<(), String> {
+pub(super) fn install(pins: &Pins) -> Result<(), String> {
     let step = |program: Vec<Instruction>, log| {
         seccomp::install(&program, log).map_err(|errno| format!("seccomp(2): {errno}"))
     };
     step(clone3_is_missing()?, false)?;
     // The last one: it allows no further filters.
-    step(allow_list()?, true)
+    step(allow_list(pins)?, true)
 }
 
-fn allow_list() -> Result<Vec<Instruction>, String> {
+fn allow_list(pins: &Pins) -> Result<Vec<Instruction>, String> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for one in narrow() {
+    for one in narrow(pins) {
         let conditions = one.when.iter().map(|when| condition(*when)).collect::<Result<_, _>>();
         let rule = conditions.and_then(SeccompRule::new).map_err(|error| error.to_string())?;
         rules.entry(one.call).or_default().push(rule);
@@ -63,6 +63,9 @@ fn condition(when: When) -> Result<SeccompCondition, seccompiler::BackendError> 
     use SeccompCmpArgLen::{Dword, Qword};
     match when {
         When::Is(at, value) => SeccompCondition::new(at, Dword, SeccompCmpOp::Eq, u64::from(value)),
+        When::Not(at, value) => {
+            SeccompCondition::new(at, Dword, SeccompCmpOp::Ne, u64::from(value))
+        }
         When::Bits(at, mask, value) => {
             let masked = SeccompCmpOp::MaskedEq(u64::from(mask));
             SeccompCondition::new(at, Dword, masked, u64::from(value))
@@ -80,13 +83,17 @@ fn errno(errno: Errno) -> SeccompAction {
 mod tests {
     use super::*;
 
+    fn some_pins() -> Pins {
+        Pins { mounts: vec![4, 9], groups: vec![7, 8], single_inodes: false }
+    }
+
     #[test]
     fn a_call_is_listed_once_and_never_both_ways() {
         let mut seen = std::collections::BTreeSet::new();
         for call in FEATURES.iter().flat_map(|feature| feature.calls) {
             assert!(seen.insert(*call), "{call} is listed twice");
         }
-        for one in narrow() {
+        for one in narrow(&some_pins()) {
             assert!(!seen.contains(&one.call), "{} is allowed with any arguments", one.name);
             assert!(!one.when.is_empty(), "{}", one.name);
         }
@@ -122,18 +129,21 @@ mod tests {
             libc::SYS_pidfd_getfd,
             libc::SYS_kill,
             libc::SYS_setuid,
+            libc::SYS_dup3,
+            libc::SYS_close_range,
+            libc::SYS_recvmsg,
             libc::SYS_setresuid,
         ];
         let listed = |call: i64| {
             FEATURES.iter().any(|feature| feature.calls.contains(&call))
-                || narrow().iter().any(|one| one.call == call)
+                || narrow(&some_pins()).iter().any(|one| one.call == call)
         };
         assert_eq!(out.into_iter().find(|call| listed(*call)), None);
     }
 
     #[test]
     fn both_filters_compile() {
-        assert!(allow_list().unwrap().len() > 100);
+        assert!(allow_list(&some_pins()).unwrap().len() > 100);
         assert!(!clone3_is_missing().unwrap().is_empty());
     }
 }

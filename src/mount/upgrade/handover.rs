@@ -50,8 +50,6 @@ pub struct Handover {
     pub groups: Option<[RawFd; 2]>,
     /// The keeper, what leads to it, and to the log through it.
     pub keeper: (i32, RawFd, RawFd),
-    /// What keeps the guard.
-    pub guard: Option<RawFd>,
     /// Where whoever has asked waits for an answer.
     pub answer: RawFd,
 }
@@ -61,7 +59,7 @@ impl Handover {
     pub fn descriptors(&self) -> Vec<RawFd> {
         let named =
             [self.device, self.root, self.memory, self.keeper.1, self.keeper.2, self.answer];
-        named.into_iter().chain(self.groups.into_iter().flatten()).chain(self.guard).collect()
+        named.into_iter().chain(self.groups.into_iter().flatten()).collect()
     }
 
     /// Writes it down. The descriptor is closed by an exec, unless it is told not to be.
@@ -105,7 +103,6 @@ impl Handover {
             ("keeper", Some(keeper)),
             ("line", Some(line)),
             ("log", Some(log)),
-            ("guard", self.guard),
             ("answer", Some(self.answer)),
         ];
         for (key, value) in descriptors {
@@ -148,7 +145,6 @@ impl Handover {
                 b"keeper" => read.keeper.0 = descriptor()?,
                 b"line" => read.keeper.1 = descriptor()?,
                 b"log" => read.keeper.2 = descriptor()?,
-                b"guard" => read.guard = Some(descriptor()?),
                 b"answer" => read.answer = descriptor()?,
                 b"lower" => read.lower = path(),
                 b"mountpoint" => read.mountpoint = path(),
@@ -210,14 +206,13 @@ mod tests {
             memory: 5,
             groups: Some([6, 7]),
             keeper: (4711, 8, 9),
-            guard: None,
             answer: 10,
         }
     }
 
     #[test]
     fn what_is_left_is_read_as_it_was_written() {
-        for handover in [some(), Handover { groups: None, guard: Some(12), ..some() }] {
+        for handover in [some(), Handover { groups: None, ..some() }] {
             let mut file = handover.write().unwrap();
             assert_eq!(Handover::read(&mut file), Ok(handover));
         }

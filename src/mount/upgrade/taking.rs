@@ -40,22 +40,12 @@ pub(in crate::mount) struct Kept {
     pub(in crate::mount) process: Pid,
     pub(in crate::mount) line: OwnedFd,
     pub(in crate::mount) log: OwnedFd,
-    pub(in crate::mount) guard: Option<OwnedFd>,
-}
-
-/// What [`go_on`] has done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Went {
-    /// It has said that it could go on.
-    Nowhere,
-    /// It has served the mount to its end.
-    On,
 }
 
 /// Goes on with a mount, until it is unmounted; `how` is the value of [`super::OPTION`], `options`
 /// those of the command line, which is the one by which the mount was made. To be called before
 /// anything opens a descriptor.
-pub fn go_on(how: &str, options: Options) -> Result<Went, StartError> {
+pub fn go_on(how: &str, options: Options) -> Result<(), StartError> {
     let (number, checks) = match how.strip_suffix(",check") {
         Some(number) => (number, true),
         None => (how, false),
@@ -67,7 +57,7 @@ pub fn go_on(how: &str, options: Options) -> Result<Went, StartError> {
     if checks {
         serve::could_go_on(&config, &taken)?;
         say!("{READY}");
-        return Ok(Went::Nowhere);
+        return Ok(());
     }
     let place = if background { Place::Background } else { Place::Foreground };
     log::start(config.log.as_deref(), place)?;
@@ -75,7 +65,7 @@ pub fn go_on(how: &str, options: Options) -> Result<Went, StartError> {
     if let Err(errno) = rustix::thread::set_name(c"idshift") {
         tracing::debug!(%errno, "no name");
     }
-    serve::go_on(&config, taken).map(|()| Went::On)
+    serve::go_on(&config, taken)
 }
 
 fn nothing_left() -> StartError {
@@ -133,8 +123,7 @@ impl Taken {
     pub(in crate::mount) fn kept(&self) -> Result<Kept, StartError> {
         let (process, line, log) = self.handover.keeper;
         let process = Pid::from_raw(process).ok_or_else(nothing_left)?;
-        let guard = self.handover.guard.map(own).transpose()?;
-        Ok(Kept { process, line: own(line)?, log: own(log)?, guard })
+        Ok(Kept { process, line: own(line)?, log: own(log)? })
     }
 
     /// Tells whoever has asked that this program has begun; once.

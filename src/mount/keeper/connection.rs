@@ -1,0 +1,84 @@
+//! The mount's connection to its server, seen from outside.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags};
+
+use crate::host::mountinfo;
+use crate::lower::proc_path;
+
+/// A mount, and what ends its connection.
+pub(super) struct Connection {
+    mount: u64,
+    /// The file of the connection in the `fusectl` file system: writing to it ends that, or does
+    /// nothing where it has ended. `None` where the user may not.
+    abort: Option<File>,
+}
+
+impl Connection {
+    /// The connection of the mount with this number.
+    pub(super) fn of(mount: u64) -> Self {
+        let abort = abort_file(mount);
+        if let Err(errno) = &abort {
+            tracing::debug!(%errno, "no fusectl");
+        }
+        Self { mount, abort: abort.ok() }
+    }
+
+    pub(super) fn mount(&self) -> u64 {
+        self.mount
+    }
+
+    /// Ends it, and leaves the mount where it is: nobody is to write below it by mistake. Whatever the
+    /// server does or does not do, requests fail from then on.
+    pub(super) fn end(&self, mountpoint: &Path) -> Result<(), Errno> {
+        match &self.abort {
+            Some(abort) => (&mut &*abort)
+                .write_all(b"1")
+                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            None => self.end_by_force(mountpoint),
+        }
+    }
+
+    fn end_by_force(&self, mountpoint: &Path) -> Result<(), Errno> {
+        // As long as this is open the mount is busy, and a forced unmount does no more than end
+        // the connection (`fuse_umount_begin`). By the descriptor, since another mount may take the
+        // place at any moment.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = rustix::fs::open(mountpoint, flags, Mode::empty())?;
+        if mountinfo::id_of(&held)? != self.mount {
+            return Err(Errno::STALE);
+        }
+        match rustix::mount::unmount(proc_path(&held), UnmountFlags::FORCE) {
+            Ok(()) | Err(Errno::BUSY) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Through a mount of `fusectl` of its own: the host's may be missing, or covered. The number of a
+/// connection is that of its device.
+fn abort_file(mount: u64) -> Result<File, Errno> {
+    let mounts = mountinfo::read().map_err(|_| Errno::NOENT)?;
+    let mount = mounts.iter().find(|one| one.id == mount).ok_or(Errno::NOENT)?;
+    if rustix::fs::major(mount.device) != 0 {
+        return Err(Errno::NODEV);
+    }
+    let number = rustix::fs::minor(mount.device);
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(fusectl()?, format!("{number}/abort"), flags, Mode::empty()).map(File::from)
+}
+
+fn fusectl() -> Result<OwnedFd, Errno> {
+    let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_create(&context)?;
+    let flags = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
