@@ -180,11 +180,12 @@ fn live_claim(path: &Path) -> Option<Claim> {
     let mut lines = text.lines();
     let mode = GuardMode::from_name(lines.next()?.trim())?;
     let began = lines.next().and_then(|line| line.parse().ok());
-    let lives = || {
+    let made_by = || {
         let process = Pid::from_raw(i32::try_from(pid).ok()?)?;
         began.filter(|_| process::began(process) == began)
     };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() && lives().is_none()
+    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
+        && made_by().is_none()
     {
         withdraw(path);
         return None;
