@@ -123,9 +123,9 @@ fn none_leads_to_another_file_system() {
             }
             for group in all.keys() {
                 let flags = i64::from(libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM);
-                let mask = i64::try_from(libc::FAN_CREATE | libc::FAN_ONDIR).unwrap();
+                let events = i64::try_from(libc::FAN_CREATE | libc::FAN_ONDIR).unwrap();
                 for path in [N(0), At(b".\0")] {
-                    let mark = [N(*group), N(flags), N(mask), N(fd), path];
+                    let mark = [N(*group), N(flags), N(events), N(fd), path];
                     let marked = inside.call(libc::SYS_fanotify_mark, &mark);
                     assert_eq!(marked, Err(Errno::PERM), "{options}: {group} listens to {fd}");
                 }
