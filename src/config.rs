@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::shift::deny_groups::DenyGroups;
+use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::idmap::Maps;
 use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
@@ -64,6 +65,12 @@ pub struct Policies {
     pub deny_groups: DenyGroups,
     /// What becomes of set-ID bits that are set through the mount (`suid=`).
     pub set_id: SetIdPolicy,
+    /// What callers outside the map make (`creators=`).
+    pub creators: Creators,
+    /// What a change of owner to an id outside the map does (`chown=`).
+    pub foreign_owners: ForeignOwners,
+    /// Whether nobody makes devices (`owned-by=`).
+    pub no_devices: bool,
 }
 
 impl Policies {

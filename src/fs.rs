@@ -50,7 +50,8 @@ use crate::error::FsError;
 use crate::lower::LowerTree;
 use crate::lower::cred::Creator;
 use crate::shift::acl::Unmapped;
-use crate::shift::id::{UpperGid, UpperUid};
+use crate::shift::foreign::{Born, Creators};
+use crate::shift::id::{LowerGid, LowerUid, UpperGid, UpperUid};
 use crate::shift::idmap::Maps;
 
 /// One shifted view of a lower tree.
@@ -95,15 +96,26 @@ impl FileSystem {
     /// The lower ids with which this caller's new files are born; an unmapped caller creates
     /// nothing (`fsuidgid_has_mapping`, include/linux/fs.h).
     fn creator(&self, caller: Caller, umask: u32) -> Result<Creator, FsError> {
-        let uid = caller.uid.and_then(|uid| self.maps.down_uid(uid));
-        let gid = caller.gid.and_then(|gid| self.maps.down_gid(gid));
-        match (uid, gid) {
-            (Some(uid), Some(gid)) => Ok(match &self.owners {
-                None => Creator { uid, gid, umask: umask & 0o777 },
-                Some(owners) => owners.creator(),
-            }),
-            _ => Err(FsError::UnmappedCaller),
-        }
+        let (uid, gid) = self.born(caller)?;
+        Ok(match &self.owners {
+            None => Creator { uid: uid.id(), gid: gid.id(), umask: umask & 0o777 },
+            Some(owners) => owners.creator(),
+        })
+    }
+
+    /// Whose a file is that this caller makes.
+    fn born(&self, caller: Caller) -> Result<(Born<LowerUid>, Born<LowerGid>), FsError> {
+        let policies = &self.policies;
+        let (uid, gid) = policies.unmapped.stand_in().unzip();
+        let uid = policies.creators.born(&self.maps.uids, caller.uid, uid);
+        let gid = policies.creators.born(&self.maps.gids, caller.gid, gid);
+        uid.zip(gid).ok_or(FsError::UnmappedCaller)
+    }
+
+    /// Whether what this caller makes is somebody else's: it makes no set-ID programs and no devices.
+    fn is_squashed(&self, caller: Caller) -> bool {
+        self.policies.creators == Creators::Squash
+            && self.born(caller).is_ok_and(|(uid, gid)| uid.is_squashed() || gid.is_squashed())
     }
 
     /// Refuses a new name for an existing file to an unmapped caller (`may_create`, fs/namei.c). One

@@ -8,6 +8,7 @@ mod facts;
 pub mod fuse;
 mod fusermount;
 pub mod guard;
+mod intent;
 pub mod keeper;
 pub mod kernel;
 pub mod log;

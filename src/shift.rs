@@ -13,6 +13,7 @@ pub mod attr;
 pub mod capability;
 pub mod deny_groups;
 pub mod explain;
+pub mod foreign;
 pub mod ownership;
 pub mod set_id;
 pub mod unmapped;

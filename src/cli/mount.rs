@@ -180,7 +180,9 @@ fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<da
         plain::path(&config.lower),
         plain::path(&config.mountpoint)
     );
-    for line in explain_with(&config.maps, config.policies.unmapped).lines() {
+    for line in
+        explain_with(&config.maps, config.policies.unmapped, config.policies.creators).lines()
+    {
         tracing::info!("{line}");
     }
     manager.tell(&format!(

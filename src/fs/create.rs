@@ -77,7 +77,7 @@ impl FileSystem {
         self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        let birth = self.birth(FileType::RegularFile, new.mode)?;
+        let birth = self.birth(FileType::RegularFile, new.mode, new.caller)?;
         let record = self.record_of_file(&new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let at = name.unwrap_or(OsStr::new("."));
@@ -131,7 +131,8 @@ impl FileSystem {
         let kind = FileType::from_raw_mode(new.mode);
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
-        let birth = self.birth(kind, new.mode)?;
+        self.may_make_node(new.mode, device, new.caller)?;
+        let birth = self.birth(kind, new.mode, new.caller)?;
         let mode = birth.mode();
         self.make(parent, name, kind, &new, |dir, name| {
             if !birth.goes_on() {
@@ -149,7 +150,7 @@ impl FileSystem {
         if let Some(owners) = &self.owners {
             return self.make_recorded(owners, parent, name, &new, &Special::Dir);
         }
-        let mode = self.birth(FileType::Directory, new.mode)?.mode();
+        let mode = self.birth(FileType::Directory, new.mode, new.caller)?.mode();
         self.make(parent, name, FileType::Directory, &new, |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
         })

@@ -20,7 +20,7 @@ use crate::shift::id::Id;
 use crate::shift::unmapped::UnmappedOwners;
 
 use super::attr::Of;
-use super::{Attr, FileSystem, Name, XattrReply};
+use super::{Attr, Caller, FileSystem, Name, XattrReply};
 
 mod told;
 
@@ -287,9 +287,8 @@ impl FileSystem {
         self.change_names(directory, asked)?;
         let Person { uid, groups } = &asked.person;
         let gid = groups.first().copied().unwrap_or(*uid);
-        let uid = Id::new(*uid).and_then(|uid| self.maps.down_uid(uid));
-        let gid = Id::new(gid).and_then(|gid| self.maps.down_gid(gid));
-        let (Some(uid), Some(gid)) = (uid, gid) else {
+        let caller = Caller { uid: Id::new(*uid), gid: Id::new(gid), tid: 0 };
+        let Ok((uid, gid)) = self.born(caller).map(|(uid, gid)| (uid.id(), gid.id())) else {
             let why =
                 "the user or the primary group is not in the map, so nothing new can be theirs";
             return Err((Errno::OVERFLOW, why.to_owned()));

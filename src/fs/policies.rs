@@ -10,11 +10,12 @@ use rustix::io::Errno;
 use crate::error::FsError;
 use crate::lower::kept;
 use crate::lower::stat::LowerStat;
+use crate::shift::foreign::is_harmless_node;
 use crate::shift::id::INVALID;
 use crate::shift::set_id::{SET_ID, SetIdPolicy};
 use crate::shift::unmapped::UnmappedOwners;
 
-use super::{Attr, FileSystem};
+use super::{Attr, Caller, FileSystem};
 
 impl FileSystem {
     /// Changes what is about to be reported of a file; `EACCES` where nothing is.
@@ -127,6 +128,23 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let denied = self.policies.set_id == SetIdPolicy::Deny || squashed;
         if denied && kind == FileType::RegularFile && mode & SET_ID != 0 {
+            return Err(FsError::Refused(Errno::PERM));
+        }
+        Ok(())
+    }
+}
+
+impl FileSystem {
+    /// Refuses devices where nobody makes any, and to callers who make things as somebody else:
+    /// `EPERM`.
+    pub(super) fn may_make_node(
+        &self,
+        mode: u32,
+        device: u64,
+        caller: Caller,
+    ) -> Result<(), FsError> {
+        let no_devices = self.policies.no_devices || self.is_squashed(caller);
+        if no_devices && !is_harmless_node(mode, device) {
             return Err(FsError::Refused(Errno::PERM));
         }
         Ok(())

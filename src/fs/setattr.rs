@@ -11,6 +11,7 @@ use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, Timestamp};
 use crate::lower::unopened::Access;
 use crate::lower::{THIS_FILE, proc_path};
+use crate::shift::foreign::Outside;
 use crate::shift::id::{UpperGid, UpperUid};
 
 use super::attr::Of;
@@ -63,13 +64,13 @@ impl FileSystem {
         // A new size needs the right to write; the rest is the owner's business.
         let refusal = if set.size.is_some() { Errno::ACCESS } else { Errno::OVERFLOW };
         self.may_change(fd, refusal)?;
-        let owner = self.lower_owner(set)?;
-        if owner.changes() || set.is_empty() {
+        if set.asks_owner() || set.is_empty() {
             let stat = LowerStat::of(fd)?;
+            let owner = self.lower_owner(set, &stat)?;
             // An order without fields comes before a write, from somebody who has the file open
             // for writing; else it is a chown(2).
-            if owner.changes() || !self.may_be_written(nodeid) {
-                self.may_clear_bits(caller, fd, &stat, owner.changes())?;
+            if set.asks_owner() || !self.may_be_written(nodeid) {
+                self.may_clear_bits(caller, fd, &stat, set.asks_owner())?;
             }
             self.store_owner(caller, fd, &stat, &owner)?;
         }
@@ -118,21 +119,29 @@ impl FileSystem {
         Ok(())
     }
 
-    pub(super) fn lower_owner(&self, set: &SetAttr) -> Result<Owner, FsError> {
-        let uid = set.uid.map(|id| id.and_then(|id| self.maps.down_uid(id)));
-        let gid = set.gid.map(|id| id.and_then(|id| self.maps.down_gid(id)));
-        if uid == Some(None) || gid == Some(None) {
-            return Err(FsError::UnmappedOwner);
-        }
-        Ok(Owner { uid: uid.flatten(), gid: gid.flatten() })
+    /// What to store when the owner of a file is changed; `stat` is of that file.
+    pub(super) fn lower_owner(&self, set: &SetAttr, stat: &LowerStat) -> Result<Owner, FsError> {
+        let policy = self.policies.foreign_owners;
+        let (user, group) = self.policies.unmapped.stand_in().unzip();
+        let uid = set.uid.map(|id| policy.stores(&self.maps.uids, id, stat.uid, user));
+        let gid = set.gid.map(|id| policy.stores(&self.maps.gids, id, stat.gid, group));
+        let outside = |_: Outside| FsError::UnmappedOwner;
+        Ok(Owner {
+            uid: uid.transpose().map_err(outside)?.flatten(),
+            gid: gid.transpose().map_err(outside)?.flatten(),
+        })
     }
 }
 
 impl SetAttr {
+    /// Whether it is a change of owner, whatever becomes of it: set-ID bits go by it as by any.
+    pub(super) fn asks_owner(&self) -> bool {
+        self.uid.is_some() || self.gid.is_some()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        let owner = self.uid.is_some() || self.gid.is_some();
         let times = self.atime.is_some() || self.mtime.is_some();
-        !(owner || times || self.mode.is_some() || self.size.is_some())
+        !(self.asks_owner() || times || self.mode.is_some() || self.size.is_some())
     }
 }
 

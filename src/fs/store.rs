@@ -53,8 +53,13 @@ impl Birth {
 impl FileSystem {
     /// How a file of this type is born with these permission bits, which are as the caller asked
     /// for them: its umask is applied below.
-    pub(super) fn birth(&self, kind: FileType, mode: u32) -> Result<Birth, FsError> {
-        self.may_set_id(kind, mode, false)?;
+    pub(super) fn birth(
+        &self,
+        kind: FileType,
+        mode: u32,
+        caller: Caller,
+    ) -> Result<Birth, FsError> {
+        self.may_set_id(kind, mode, self.is_squashed(caller))?;
         let kept = if self.shadows(kind) { mode & SET_ID } else { 0 };
         Ok(Birth { mode: Mode::from_bits_truncate(mode & !kept), kept })
     }

@@ -13,6 +13,7 @@ use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
 use crate::mount::consent::Allowance;
+use crate::mount::intent;
 use crate::mount::options::Options;
 use crate::mount::ownership;
 use crate::mount::policies;
@@ -46,8 +47,10 @@ pub struct Request {
 /// the lower directory where the server has a mount of its own, which does not contain the new one.
 pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
-    let maps = maps(&options.maps)?;
     let (lower, lower_is) = checked_lower(&lower)?;
+    let owned_by = options.owned_by.clone();
+    let options = intent::settle(options, Some(&lower_is))?;
+    let maps = maps(&options.maps)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is, &options)?;
     ownership::check(&options.ownership, options.policies)?;
@@ -59,7 +62,14 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     if standing.mounts_itself() {
         allow_other = true;
     } else {
-        Allowance::of_this_user()?.check(&maps, &options.ownership)?;
+        Allowance::of_this_user()?.check(&maps, &options.ownership).map_err(
+            |error| match owned_by {
+                Some(who) => StartError::Usage(format!(
+                    "option 'owned-by={who}' maps the owner of LOWER to {who}: {error}"
+                )),
+                None => error,
+            },
+        )?;
         flags.nosuid = true;
         flags.nodev = true;
         known_to_fusermount(flags)?;
@@ -128,7 +138,8 @@ pub fn maps(specs: &[String]) -> Result<Maps, StartError> {
         return Err(StartError::Usage(
             "no id map is given: say which stored ids are shown as which, for example \
              '-o map=b:0:100000:65536' (stored 0, 1, 2, … are shown as 100000, 100001, …), or \
-             '-o map=identity' to show them as they are"
+             '-o map=identity' to show them as they are, or '-o owned-by=1000' to show everything as \
+             user 1000's"
                 .to_owned(),
         ));
     }

@@ -4,6 +4,7 @@ use crate::config::{IoMode, LockMode, MountConfig, Ownership};
 use crate::fs::FileSystem;
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::explain::explain_with;
+use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::id::Id;
 use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
@@ -38,7 +39,7 @@ fn cut(text: String) -> String {
 }
 
 fn map(config: &MountConfig) -> String {
-    let text = explain_with(&config.maps, config.policies.unmapped);
+    let text = explain_with(&config.maps, config.policies.unmapped, config.policies.creators);
     let mut lines: Vec<&str> = text.lines().take(MAP_LINES).collect();
     if text.lines().count() > MAP_LINES {
         lines.push("…");
@@ -60,6 +61,15 @@ fn options(config: &MountConfig, cache: &str) -> Vec<String> {
         options.push(format!("ownership=xattr{label}"));
     }
     options.extend(unmapped(config.policies.unmapped).map(|value| format!("unmapped={value}")));
+    if config.policies.no_devices {
+        options.push("owned-by".to_owned());
+    }
+    if config.policies.creators == Creators::Squash {
+        options.push("creators=squash".to_owned());
+    }
+    if config.policies.foreign_owners == ForeignOwners::Ignore {
+        options.push("chown=ignore".to_owned());
+    }
     match config.policies.deny_groups {
         DenyGroups::Off => {}
         DenyGroups::Group => options.push("deny_groups=group".to_owned()),

@@ -17,6 +17,7 @@ use crate::fuse::negotiate::WITHOUT_IDMAP;
 use crate::host::mountinfo::FUSE_TYPE;
 use crate::mount::{guard, times};
 use crate::shift::deny_groups::DenyGroups;
+use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
 use crate::shift::set_id::SetIdPolicy;
@@ -110,6 +111,9 @@ fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
     let options = [
         ("unmapped=", config.policies.unmapped != UnmappedOwners::Overflow),
         ("deny_groups=", config.policies.deny_groups != DenyGroups::Off),
+        ("owned-by=", config.policies.no_devices),
+        ("creators=", config.policies.creators != Creators::Refuse),
+        ("chown=", config.policies.foreign_owners != ForeignOwners::Refuse),
         ("suid=", config.policies.set_id != SetIdPolicy::Pass),
         ("fsname=", config.source != config.lower.to_string_lossy()),
         ("sync", config.flags.sync),

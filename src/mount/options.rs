@@ -48,6 +48,8 @@ pub struct Options {
     pub io: IoMode,
     /// See [`LockMode`].
     pub locks: LockMode,
+    /// Whose everything is to be (`owned-by=`), as it was written.
+    pub owned_by: Option<String>,
     /// See [`Policies`].
     pub policies: Policies,
     /// Show what is mounted below the lower directory.
@@ -226,6 +228,9 @@ impl Options {
                 self.sandbox = choice(word, &[("on", Sandbox::On), ("off", Sandbox::Off)])?;
             }
             "restart" => self.restart = choice(word, &[("off", false), ("on", true)])?,
+            "owned-by" => {
+                self.owned_by = Some(needed(word, "owned-by=1000:1000")?.to_owned());
+            }
             "idmap" => self.no_idmap = choice(word, &[("allow", false), ("deny", true)])?,
             "threads" => self.threads = Some(threads(word)?),
             "log" => {

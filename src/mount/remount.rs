@@ -97,6 +97,9 @@ fn without_effect(options: &Options) -> Vec<&'static str> {
         ("submounts", options.submounts),
         ("backend=", options.backend != usual.backend),
         ("restart=", options.restart),
+        ("owned-by=", options.owned_by.is_some()),
+        ("creators=", options.policies.creators != policies.creators),
+        ("chown=", options.policies.foreign_owners != policies.foreign_owners),
         ("idmap=", options.no_idmap),
         ("threads=", options.threads.is_some()),
     ];

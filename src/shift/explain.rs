@@ -1,6 +1,7 @@
 //! Maps in words, for the person who gave them.
 
-use crate::shift::id::{INVALID, Id, Kind};
+use crate::shift::foreign::Creators;
+use crate::shift::id::{INVALID, Id, Kind, Upper};
 use crate::shift::idmap::{IdMap, Maps};
 use crate::shift::unmapped::UnmappedOwners;
 
@@ -19,21 +20,22 @@ use crate::shift::unmapped::UnmappedOwners;
 /// # Ok::<(), idshift::shift::map_error::MapError>(())
 /// ```
 pub fn explain(maps: &Maps) -> String {
-    explain_with(maps, UnmappedOwners::Overflow)
+    explain_with(maps, UnmappedOwners::Overflow, Creators::Refuse)
 }
 
-/// The same for a mount with this policy about all other ids.
-pub fn explain_with(maps: &Maps, unmapped: UnmappedOwners) -> String {
+/// The same for a mount with these policies about all other ids.
+pub fn explain_with(maps: &Maps, unmapped: UnmappedOwners, creators: Creators) -> String {
     let (user, group) = unmapped.stand_in().unzip();
-    let mut lines = explain_kind(&maps.uids, unmapped, user.map(Id::raw));
-    lines.extend(explain_kind(&maps.gids, unmapped, group.map(Id::raw)));
+    let mut lines = explain_kind(&maps.uids, unmapped, creators, user);
+    lines.extend(explain_kind(&maps.gids, unmapped, creators, group));
     lines.concat()
 }
 
 fn explain_kind<K: Kind>(
     map: &IdMap<K>,
     unmapped: UnmappedOwners,
-    stand_in: Option<u32>,
+    creators: Creators,
+    stand_in: Option<Id<K, Upper>>,
 ) -> Vec<String> {
     let line = |words: &str| format!("{}: {words}\n", K::NAME);
     if map.is_identity() {
@@ -48,7 +50,7 @@ fn explain_kind<K: Kind>(
         mapped += u64::from(extent.count());
     }
     if mapped < u64::from(INVALID) {
-        let shown = stand_in.unwrap_or(OVERFLOW);
+        let shown = stand_in.map_or(OVERFLOW, Id::raw);
         let effect = match unmapped {
             UnmappedOwners::Overflow | UnmappedOwners::Deny => "with no rights",
             UnmappedOwners::Restrict => "with the rights that owner, group and others all have",
@@ -59,9 +61,12 @@ fn explain_kind<K: Kind>(
             UnmappedOwners::Deny => "by its name alone".to_owned(),
             _ => format!("as {shown}, {effect}"),
         };
+        let created = match creators.born(map, None, stand_in) {
+            None => "can create nothing".to_owned(),
+            Some(born) => format!("creates what is stored as {}'s", born.id()),
+        };
         lines.push(line(&format!(
-            "any other lower id ⇒ shown {shown}; a caller with any other id in the \
-             mount can create nothing"
+            "any other lower id ⇒ shown {shown}; a caller with any other id in the mount {created}"
         )));
     }
     lines
@@ -102,10 +107,10 @@ mod tests {
         let maps =
             Maps::from_specs(&["b:0:0:5"], &|_: &std::path::Path| Ok(String::new())).unwrap();
         let (uid, gid) = (Id::new(1000).unwrap(), Id::new(7).unwrap());
-        let text = explain_with(&maps, UnmappedOwners::Squash(uid, gid));
+        let text = explain_with(&maps, UnmappedOwners::Squash(uid, gid), Creators::Refuse);
         assert!(text.contains("shown as 1000, who owns it"), "{text}");
         assert!(text.contains("shown as 7, who owns it"), "{text}");
-        let text = explain_with(&maps, UnmappedOwners::Deny);
+        let text = explain_with(&maps, UnmappedOwners::Deny, Creators::Refuse);
         assert!(text.contains("shown by its name alone;"), "{text}");
     }
 

@@ -6,10 +6,13 @@ mod common;
 mod consent;
 mod deny_groups;
 mod guard;
+mod intent;
 mod ownership;
 mod set_id;
 mod unmapped;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(common::modules!(consent, deny_groups, ownership, set_id, unmapped; guard))
+    common::runner::main(
+        common::modules!(consent, deny_groups, intent, ownership, set_id, unmapped; guard),
+    )
 }

@@ -24,13 +24,13 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.fd_to_set(&inode, set)?;
         let fd = fd.as_fd();
-        let owner = self.lower_owner(set)?;
         let lower = LowerStat::of(fd)?;
         let before = self.recorded(Of::Fd(fd), &lower)?;
+        let owner = self.lower_owner(set, &before)?;
         let mut after = before;
-        if owner.changes() || set.is_empty() {
-            if owner.changes() || !self.may_be_written(nodeid) {
-                self.may_clear_bits(caller, fd, &before, owner.changes())?;
+        if set.asks_owner() || set.is_empty() {
+            if set.asks_owner() || !self.may_be_written(nodeid) {
+                self.may_clear_bits(caller, fd, &before, set.asks_owner())?;
             }
             after.mode = self.mode_without_set_id(caller, fd, &before, owner.gid)?;
             after.uid = owner.uid.or(before.uid);

@@ -43,9 +43,8 @@ impl FileSystem {
         dir: BorrowedFd<'_>,
         kind: Kind,
     ) -> Result<Stored, FsError> {
-        let uid = new.caller.uid.and_then(|uid| self.maps.down_uid(uid));
-        let gid = new.caller.gid.and_then(|gid| self.maps.down_gid(gid));
-        let (Some(uid), Some(mut gid)) = (uid, gid) else { return Err(FsError::UnmappedCaller) };
+        let (uid, gid) = self.born(new.caller)?;
+        let (uid, mut gid) = (uid.id(), gid.id());
         let mut mode = new.mode & 0o7777 & !(new.umask & 0o777);
         let parent = self.recorded(Of::Fd(dir), &LowerStat::of(dir)?)?;
         if parent.mode & S_ISGID != 0 {

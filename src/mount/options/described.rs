@@ -105,6 +105,25 @@ pub const OWN: &[Described] = &[
          name alone",
     ),
     own(
+        &["owned-by"],
+        "owned-by=USER[:GROUP]",
+        "everything is shown as USER's, whoever it is stored as, and what anybody makes is stored as \
+         LOWER's owner: nobody gets set-ID programs or devices, and changes of owner are ignored; \
+         needs no map=",
+    ),
+    own(
+        &["creators"],
+        "creators=refuse | squash",
+        "callers outside the map make nothing (default), or what they make is as of the ids of \
+         unmapped=squash",
+    ),
+    own(
+        &["chown"],
+        "chown=refuse | ignore",
+        "giving a file to an id outside the map fails (default), or succeeds and changes nothing; \
+         nobody can then set set-ID bits or file capabilities",
+    ),
+    own(
         &["deny_groups"],
         "deny_groups=off | group | all",
         "whoever is not in a file's group has at most the group's rights (all: and the owner's), so \

@@ -5,6 +5,7 @@ use super::{bad, choice, needed};
 use crate::config::Policies;
 use crate::error::StartError;
 use crate::shift::deny_groups::DenyGroups;
+use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::id::{Id, UpperGid, UpperUid};
 use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
@@ -17,6 +18,16 @@ pub(super) fn apply(policies: &mut Policies, word: &Word) -> Result<bool, StartE
             policies.deny_groups = choice(
                 word,
                 &[("off", DenyGroups::Off), ("group", DenyGroups::Group), ("all", DenyGroups::All)],
+            )?;
+        }
+        "creators" => {
+            policies.creators =
+                choice(word, &[("refuse", Creators::Refuse), ("squash", Creators::Squash)])?;
+        }
+        "chown" => {
+            policies.foreign_owners = choice(
+                word,
+                &[("refuse", ForeignOwners::Refuse), ("ignore", ForeignOwners::Ignore)],
             )?;
         }
         // Without a value it is the opposite of nosuid.

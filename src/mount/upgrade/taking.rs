@@ -12,10 +12,10 @@ use super::handover::{Handover, READY};
 use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::sources::Host;
-use crate::mount::check;
 use crate::mount::log::{self, Place};
 use crate::mount::options::Options;
 use crate::mount::serve;
+use crate::mount::{check, intent};
 use crate::shift::idmap::Maps;
 use crate::sys::process;
 
@@ -105,7 +105,7 @@ impl Taken {
             return Err(StartError::Mount("the mount has no restart=on".to_owned()));
         }
         // As for every mount that root makes.
-        let options = Options { allow_other: true, ..options };
+        let options = intent::settle(Options { allow_other: true, ..options }, None)?;
         Ok(check::checked(options, lower.clone(), mountpoint.clone(), maps, !background))
     }
 
