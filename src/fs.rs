@@ -5,8 +5,9 @@
 //! nothing), find the inode, make one system call relative to a descriptor, read the attributes
 //! back, translate them up.
 
-mod again;
 mod attr;
+mod call;
+mod changes;
 mod create;
 mod dir;
 mod explain;
@@ -19,6 +20,7 @@ mod open;
 mod owners;
 mod policies;
 mod rename;
+mod replay;
 mod rights;
 mod setattr;
 mod shadow;
@@ -26,38 +28,58 @@ mod statfs;
 mod store;
 #[cfg(test)]
 mod tests;
+mod usage;
+mod validity;
 mod xattr;
 
-pub use attr::Attr;
+pub use attr::{Attr, KnownAttr};
+pub use call::{Call, Caller};
+pub use changes::Notices;
 pub use create::NewFile;
 pub use dir::DirEntry;
 pub use explain::{RightsOf, Want};
 pub use io::{Contents, Range, Write};
 pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
-pub use lookup::Entry;
+pub use lookup::{Entry, Found};
 pub use name::Name;
 pub use open::{BackingFile, Opened};
 pub use owners::{FOR_OTHERS, Owners};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
+pub use usage::Usage;
+pub use validity::{Abilities, Keeping, LONG, Valid};
 pub use xattr::XattrReply;
 
 use crate::config::IoMode;
 use crate::config::Policies;
 use crate::error::FsError;
 use crate::lower::LowerTree;
-use crate::lower::cred::Creator;
+use crate::lower::caller::{Callers, Fact};
+use crate::lower::cred::{Creator, Keep};
 use crate::shift::acl::Unmapped;
 use crate::shift::foreign::{Born, Creators};
-use crate::shift::id::{LowerGid, LowerUid, UpperGid, UpperUid};
+use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::idmap::Maps;
 
 /// One shifted view of a lower tree.
 pub struct FileSystem {
     /// The stored side.
-    pub lower: LowerTree,
+    lower: LowerTree,
+    maps: Maps,
+    unmapped_acl: Unmapped,
+    policies: Policies,
+    io: IoMode,
+    owners: Option<Owners>,
+    keeping: Keeping,
+    ids: Keep,
+    /// Who looks callers up.
+    callers: Callers,
+}
+
+/// How the lower tree is shown.
+pub struct Options {
     /// How ids are translated.
     pub maps: Maps,
     /// How an ACL entry is shown whose id has no upper counterpart.
@@ -68,31 +90,28 @@ pub struct FileSystem {
     pub io: IoMode,
     /// Where owners are kept, if not in the lower inodes.
     pub owners: Option<Owners>,
-}
-
-/// The process that makes a request, with the ids that the mount gives it: through an idmapped mount
-/// those of its idmap, so `/proc` may know the same process by others.
-///
-/// A request that makes an inode always says them. Where the mount may be idmapped
-/// (`FUSE_ALLOW_IDMAP`), the others never do ([`Caller::is_told`]): the kernel above has judged them.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    /// Its fsuid; `None` when it has none here, or is not told.
-    pub uid: Option<UpperUid>,
-    /// Its fsgid.
-    pub gid: Option<UpperGid>,
-    /// Its thread id, 0 when it is not visible from here.
-    pub tid: u32,
-}
-
-impl Caller {
-    /// Whether the request says who makes it.
-    pub fn is_told(&self) -> bool {
-        self.uid.is_some() || self.gid.is_some()
-    }
+    /// How what the kernel above remembers is kept true.
+    pub keeping: Keeping,
+    /// For how long threads keep the ids with which files are made.
+    pub ids: Keep,
 }
 
 impl FileSystem {
+    /// A view of this lower tree.
+    pub fn new(lower: LowerTree, options: Options) -> Self {
+        let Options { maps, unmapped_acl, policies, io, owners, keeping, ids } = options;
+        let callers = Callers::default();
+        Self { lower, maps, unmapped_acl, policies, io, owners, keeping, ids, callers }
+    }
+
+    /// From now on callers are looked up by `look_up`, for a server that has no `/proc`.
+    pub fn look_callers_up_by(
+        &self,
+        look_up: impl Fn(u32, Fact) -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.callers.look_up_by(look_up);
+    }
+
     /// The lower ids with which this caller's new files are born; an unmapped caller creates
     /// nothing (`fsuidgid_has_mapping`, include/linux/fs.h).
     fn creator(&self, caller: Caller, umask: u32) -> Result<Creator, FsError> {

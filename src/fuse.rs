@@ -19,6 +19,6 @@ mod request;
 pub mod root;
 mod server;
 pub mod session;
-pub mod trust;
+mod unattached;
 mod wire;
 mod workers;

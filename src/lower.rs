@@ -39,6 +39,7 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::error::{CallExt, FsError, StartError};
 use crate::state::State;
+use crate::state::slot::InFlight;
 use crate::sys::handle;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use descriptors::{Descriptors, Usage};
@@ -310,15 +311,26 @@ impl LowerTree {
     }
 
     /// Looks `name` up in `parent` and counts the lookup. The name is used here and not again.
-    pub fn lookup(&self, parent: &Inode, name: &OsStr) -> Result<(Lookup<'_>, LowerStat), FsError> {
+    pub fn lookup<'t>(
+        &'t self,
+        in_flight: InFlight<'t>,
+        parent: &Inode,
+        name: &OsStr,
+    ) -> Result<(Lookup<'t>, LowerStat), FsError> {
         let dir = self.path_fd(parent)?;
         let stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
         self.check_mount(parent, &stat)?;
-        Ok((self.intern(parent, name, &stat), stat))
+        Ok((self.intern(in_flight, parent, name, &stat), stat))
     }
 
     /// Counts a lookup of the file that `stat` describes, found as `name` in `parent`.
-    pub fn intern(&self, parent: &Inode, name: &OsStr, stat: &LowerStat) -> Lookup<'_> {
+    pub fn intern<'t>(
+        &'t self,
+        in_flight: InFlight<'t>,
+        parent: &Inode,
+        name: &OsStr,
+        stat: &LowerStat,
+    ) -> Lookup<'t> {
         let (identity, kind) = (self.identity(stat), stat.kind());
         if identity.mount != self.inodes.root_mount() && identity.dev == self.inodes.root_device() {
             // Found through another mount, it may be another inode to the kernel.
@@ -326,7 +338,7 @@ impl LowerTree {
                 watch.hear_own();
             }
         }
-        let mut lookup = self.inodes.intern(identity, kind, parent.nodeid, name);
+        let mut lookup = self.inodes.intern(in_flight, (identity, kind), parent.nodeid, name);
         self.renamed(lookup.take_former());
         self.note_found(parent, name);
         lookup
@@ -388,8 +400,8 @@ impl LowerTree {
     }
 
     /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
-    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
-        let gone = self.inodes.forget(nodeid, count);
+    pub fn forget(&self, in_flight: InFlight<'_>, nodeid: u64, count: u64) -> bool {
+        let gone = self.inodes.forget(in_flight, nodeid, count);
         if gone {
             // The row that named a descriptor is free by now.
             drop(self.descriptors.remove(nodeid));

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::FileType;
 
@@ -57,6 +58,15 @@ pub struct Attr {
     pub ctime: Timestamp,
     /// Birth, where the lower file system keeps it.
     pub btime: Option<Timestamp>,
+}
+
+/// Attributes, and for how long the kernel may remember them.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownAttr {
+    /// The attributes.
+    pub attr: Attr,
+    /// How long.
+    pub valid: Duration,
 }
 
 impl FileSystem {

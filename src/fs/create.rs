@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use crate::error::{CallExt, FsError};
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
+use crate::lower::table::Lookup;
 
 use crate::shift::ownership::{Kind, Stored};
 
@@ -16,13 +17,12 @@ use super::attr::Of;
 use super::open::Opened;
 use super::owners::{Special, private_file};
 use super::store::Birth;
-use super::{Caller, Entry, FileSystem, Name};
+use super::validity::How;
+use super::{Attr, Call, Entry, FileSystem, Place};
 
-/// Who makes a file, and how.
+/// How a file is made.
 #[derive(Debug, Clone, Copy)]
 pub struct NewFile {
-    /// Whose it will be.
-    pub caller: Caller,
     /// Type and permission bits as asked for, the umask not yet applied.
     pub mode: u32,
     /// The caller's umask; it counts only where the directory has no default ACL.
@@ -34,107 +34,116 @@ impl FileSystem {
     ///
     /// Another process may have made the name since the kernel looked: then the answer is
     /// `ESTALE`, on which the kernel looks again and decides anew whether the caller may open it.
-    pub fn create(
-        &self,
-        parent: u64,
-        name: Name<'_>,
+    pub fn create<'c>(
+        &'c self,
+        call: &Call<'c>,
+        place: Place<'_>,
         new: NewFile,
         flags: u32,
-    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
+    ) -> Result<(Entry<'c>, Opened<'c>), FsError> {
+        self.undo_making(call, place, false)?;
+        let since = self.since(place.parent);
         let kept = self.lower_flags(flags);
         let flags = kept | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = self.make_open(parent, Some(name.as_os_str()), new, (flags, kept));
-        made.map_err(|error| match error {
+        let name = Some(place.name.as_os_str());
+        let made = self.make_open(call, (place.parent, name), new, (flags, kept));
+        let (made, opened) = made.map_err(|error| match error {
             FsError::Os { call: "openat", errno: Errno::EXIST } => FsError::Stale,
             other => other,
-        })
+        })?;
+        Ok((self.entry(call, (since, How::Made), made), opened))
     }
 
     /// Makes a regular file without a name and opens it (`O_TMPFILE`).
-    pub fn tmpfile(
-        &self,
+    pub fn tmpfile<'c>(
+        &'c self,
+        call: &Call<'c>,
         parent: u64,
         new: NewFile,
         flags: u32,
-    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
+    ) -> Result<(Entry<'c>, Opened<'c>), FsError> {
+        let since = self.since(parent);
         let kept = self.lower_flags(flags);
         let unlinkable = OFlags::from_bits_retain(flags) & OFlags::EXCL;
         let flags = kept | unlinkable | OFlags::TMPFILE | OFlags::CLOEXEC;
-        self.make_open(parent, None, new, (flags, kept))
+        let (made, opened) = self.make_open(call, (parent, None), new, (flags, kept))?;
+        Ok((self.entry(call, (since, How::Made), made), opened))
     }
 
     /// Makes a regular file with a name or without one, opened with `flags`; of these `kept` are
     /// those by which it is opened again.
-    fn make_open(
-        &self,
-        parent: u64,
-        name: Option<&OsStr>,
+    fn make_open<'c>(
+        &'c self,
+        call: &Call<'c>,
+        (parent, name): (u64, Option<&OsStr>),
         new: NewFile,
         (flags, kept): (OFlags, OFlags),
-    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
-        let creator = self.creator(new.caller, new.umask)?;
+    ) -> Result<((Lookup<'c>, Attr), Opened<'c>), FsError> {
+        let creator = self.creator(call.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        let birth = self.birth(FileType::RegularFile, new.mode, new.caller)?;
-        let record = self.record_of_file(&new, dir.as_fd())?;
+        let birth = self.birth(FileType::RegularFile, new.mode, call.caller)?;
+        let record = self.record_of_file(call, new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let at = name.unwrap_or(OsStr::new("."));
-        let fd = self.as_creator(new.caller, creator, || {
+        let fd = self.as_creator(call.caller, creator, || {
             self.lower.retrying(|| rustix::fs::openat(&dir, at, flags, mode).call("openat"))
         })?;
         if let Some(record) = &record {
             self.record_born(&fd, record, dir.as_fd(), name)?;
         }
         // No walk ends at the empty name: while it has none, the open file leads to it.
-        self.born_open(&parent, name.unwrap_or_default(), fd, &birth, kept)
+        self.born_open(call, (&parent, name.unwrap_or_default()), fd, &birth, kept)
     }
 
     /// What the attribute of a new regular file will say, where owners are kept in attributes.
     fn record_of_file(
         &self,
-        new: &NewFile,
+        call: &Call<'_>,
+        new: NewFile,
         dir: BorrowedFd<'_>,
     ) -> Result<Option<Stored>, FsError> {
-        self.owners.as_ref().map(|_| self.born_as(new, dir, Kind::File)).transpose()
+        self.owners.as_ref().map(|_| self.born_as(call, new, dir, Kind::File)).transpose()
     }
 
-    fn born_open(
-        &self,
-        parent: &Inode,
-        name: &OsStr,
+    fn born_open<'c>(
+        &'c self,
+        call: &Call<'c>,
+        (parent, name): (&Inode, &OsStr),
         fd: OwnedFd,
         birth: &Birth,
         flags: OFlags,
-    ) -> Result<(Entry<'_>, Opened<'_>), FsError> {
+    ) -> Result<((Lookup<'c>, Attr), Opened<'c>), FsError> {
         Self::after_birth(fd.as_fd(), birth)?;
         let stat = LowerStat::of(&fd)?;
-        let lookup = self.lower.intern(parent, name, &stat);
+        let lookup = self.lower.intern(call.in_flight, parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
         let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
-        let opened = self.opened(inode, flags, Some(fd))?;
-        Ok((Entry { lookup, attr }, opened))
+        let opened = self.opened(call, inode, flags, Some(fd))?;
+        Ok(((lookup, attr), opened))
     }
 
     /// Makes a node of any type but a directory or a symbolic link.
-    pub fn mknod(
-        &self,
-        parent: u64,
-        name: Name<'_>,
+    pub fn mknod<'c>(
+        &'c self,
+        call: &Call<'c>,
+        place: Place<'_>,
         new: NewFile,
         rdev: u32,
-    ) -> Result<Entry<'_>, FsError> {
+    ) -> Result<Entry<'c>, FsError> {
+        self.undo_making(call, place, false)?;
         if let Some(owners) = &self.owners {
-            return self.make_recorded(owners, parent, name, &new, &Special::Node(rdev));
+            return self.make_recorded(call, owners, place, new, &Special::Node(rdev));
         }
         let kind = FileType::from_raw_mode(new.mode);
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
-        self.may_make_node(new.mode, device, new.caller)?;
-        let birth = self.birth(kind, new.mode, new.caller)?;
+        self.may_make_node(new.mode, device, call.caller)?;
+        let birth = self.birth(kind, new.mode, call.caller)?;
         let mode = birth.mode();
-        self.make(parent, name, kind, &new, |dir, name| {
+        self.make(call, place, (kind, new.umask), |dir, name| {
             if !birth.goes_on() {
                 return rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat");
             }
@@ -146,29 +155,35 @@ impl FileSystem {
     }
 
     /// Makes a directory.
-    pub fn mkdir(&self, parent: u64, name: Name<'_>, new: NewFile) -> Result<Entry<'_>, FsError> {
+    pub fn mkdir<'c>(
+        &'c self,
+        call: &Call<'c>,
+        place: Place<'_>,
+        new: NewFile,
+    ) -> Result<Entry<'c>, FsError> {
+        self.undo_making(call, place, false)?;
         if let Some(owners) = &self.owners {
-            return self.make_recorded(owners, parent, name, &new, &Special::Dir);
+            return self.make_recorded(call, owners, place, new, &Special::Dir);
         }
-        let mode = self.birth(FileType::Directory, new.mode, new.caller)?.mode();
-        self.make(parent, name, FileType::Directory, &new, |dir, name| {
+        let mode = self.birth(FileType::Directory, new.mode, call.caller)?.mode();
+        self.make(call, place, (FileType::Directory, new.umask), |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
         })
     }
 
     /// Makes a symbolic link; its target is stored as it is given.
-    pub fn symlink(
-        &self,
-        parent: u64,
-        name: Name<'_>,
-        caller: Caller,
+    pub fn symlink<'c>(
+        &'c self,
+        call: &Call<'c>,
+        place: Place<'_>,
         target: &OsStr,
-    ) -> Result<Entry<'_>, FsError> {
-        let new = NewFile { caller, mode: 0o777, umask: 0 };
+    ) -> Result<Entry<'c>, FsError> {
+        self.undo_making(call, place, true)?;
         if let Some(owners) = &self.owners {
-            return self.make_recorded(owners, parent, name, &new, &Special::Symlink(target));
+            let new = NewFile { mode: 0o777, umask: 0 };
+            return self.make_recorded(call, owners, place, new, &Special::Symlink(target));
         }
-        self.make(parent, name, FileType::Symlink, &new, |dir, name| {
+        self.make(call, place, (FileType::Symlink, 0), |dir, name| {
             rustix::fs::symlinkat(target, dir, name).call("symlinkat")
         })
     }
@@ -177,24 +192,24 @@ impl FileSystem {
     /// another type in its place by then, the answer is `ESTALE`, on which the kernel tries once
     /// more: a made file of a wrong type is an I/O error for it, and it would forget to drop the
     /// lookup (`create_new_entry` in fs/fuse/dir.c).
-    fn make(
-        &self,
-        parent: u64,
-        name: Name<'_>,
-        kind: FileType,
-        new: &NewFile,
-        call: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), FsError>,
-    ) -> Result<Entry<'_>, FsError> {
-        let creator = self.creator(new.caller, new.umask)?;
+    fn make<'c>(
+        &'c self,
+        call: &Call<'c>,
+        Place { parent, name }: Place<'_>,
+        (kind, umask): (FileType, u32),
+        make: impl FnOnce(BorrowedFd<'_>, &OsStr) -> Result<(), FsError>,
+    ) -> Result<Entry<'c>, FsError> {
+        let since = self.since(parent);
+        let creator = self.creator(call.caller, umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        self.as_creator(new.caller, creator, || call(dir.as_fd(), name.as_os_str()))?;
-        let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
+        self.as_creator(call.caller, creator, || make(dir.as_fd(), name.as_os_str()))?;
+        let (lookup, stat) = self.lower.lookup(call.in_flight, &parent, name.as_os_str())?;
         if stat.kind() != kind {
             return Err(FsError::Stale);
         }
         let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
-        Ok(Entry { lookup, attr })
+        Ok(self.entry(call, (since, How::Made), (lookup, attr)))
     }
 }

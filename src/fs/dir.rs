@@ -11,7 +11,8 @@ use crate::lower::open_files::{OpenFile, UNOPENED};
 use crate::lower::stat::LowerStat;
 
 use super::attr::Of;
-use super::{Entry, FileSystem};
+use super::validity::How;
+use super::{Call, Entry, FileSystem};
 
 /// One entry of a listing.
 #[derive(Debug, Clone, Copy)]
@@ -58,12 +59,14 @@ impl FileSystem {
 
     /// Lists names with their attributes, each counted as a lookup that `add` gives to the kernel
     /// or drops. `.` and `..` come without: they are no lookups.
-    pub fn readdirplus<'fs>(
-        &'fs self,
+    pub fn readdirplus<'c>(
+        &'c self,
+        call: &Call<'c>,
         dir: &OpenFile,
         offset: u64,
-        mut add: impl FnMut(DirEntry<'_>, Option<Entry<'fs>>) -> bool,
+        mut add: impl FnMut(DirEntry<'_>, Option<Entry<'c>>) -> bool,
     ) -> Result<(), FsError> {
+        let since = self.since(dir.inode.nodeid);
         let fd = self.lower.file_fd(dir)?;
         let mut stream = dir.dir.lock().unwrap_or_else(PoisonError::into_inner);
         stream.visit(fd.as_fd(), offset, |dirent| {
@@ -83,7 +86,7 @@ impl FileSystem {
             if self.lower.check_mount(&dir.inode, &stat).is_err() {
                 return Ok(add(shown, None)); // looking it up says why
             }
-            let lookup = self.lower.intern(&dir.inode, dirent.name, &stat);
+            let lookup = self.lower.intern(call.in_flight, &dir.inode, dirent.name, &stat);
             let inode = lookup.inode().ok_or(FsError::Stale)?;
             let listed = Of::Listed { dir: fd.as_fd(), name: dirent.name, inode };
             // What is not shown to anybody has a name all the same.
@@ -93,7 +96,8 @@ impl FileSystem {
             } else {
                 shown.ino = self.lower.listed_number(&dir.inode, fd.as_fd(), &dirent);
             }
-            Ok(add(shown, attr.map(|attr| Entry { lookup, attr })))
+            let entry = |attr| self.entry(call, (since, How::Listed), (lookup, attr));
+            Ok(add(shown, attr.map(entry)))
         })
     }
 }

@@ -20,7 +20,7 @@ use crate::shift::id::Id;
 use crate::shift::unmapped::UnmappedOwners;
 
 use super::attr::Of;
-use super::{Attr, Caller, FileSystem, Name, XattrReply};
+use super::{Attr, Call, Caller, FileSystem, Name, XattrReply};
 
 mod told;
 
@@ -109,8 +109,8 @@ type Verdict = Result<String, (Errno, String)>;
 impl FileSystem {
     /// Tells it. The first line is `allowed`, `denied ERRNO` or, if nothing particular is wanted,
     /// `told`; then come lines for a person.
-    pub fn rights_of(&self, asked: &RightsOf<'_>) -> Result<String, FsError> {
-        let walk = self.walk(asked.path)?;
+    pub fn rights_of(&self, call: &Call<'_>, asked: &RightsOf<'_>) -> Result<String, FsError> {
+        let walk = self.walk(call, asked.path)?;
         let mut lines = self.describe(&walk, asked);
         let wants = asked.want.map_or_else(|| walk.sensible(), |want| vec![want]);
         let mut first = "told".to_owned();
@@ -131,7 +131,7 @@ impl FileSystem {
         Ok(lines.join("\n") + "\n")
     }
 
-    fn walk(&self, path: &[u8]) -> Result<Walk, FsError> {
+    fn walk(&self, call: &Call<'_>, path: &[u8]) -> Result<Walk, FsError> {
         let mut walk = Walk { steps: Vec::new(), missing: false, hidden: None };
         let mut held: Vec<Lookup<'_>> = Vec::new();
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
@@ -143,10 +143,10 @@ impl FileSystem {
         while let (Some(name), None) = (names.next(), &walk.hidden) {
             let parent = held.last().map_or(ROOT_ID, Lookup::nodeid);
             let text = plain::line(&name.to_string_lossy());
-            match self.lookup(parent, Name::new(name)?) {
-                Ok(entry) => {
-                    let nodeid = entry.lookup.nodeid();
-                    held.push(entry.lookup);
+            match self.find(call, parent, Name::new(name)?) {
+                Ok((lookup, _)) => {
+                    let nodeid = lookup.nodeid();
+                    held.push(lookup);
                     walk.steps.push(self.step(nodeid, text)?);
                 }
                 Err(FsError::Refused(Errno::ACCESS)) => walk.hidden = Some(text),

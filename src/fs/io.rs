@@ -13,7 +13,7 @@ use crate::lower::stat::LowerStat;
 use crate::lower::unopened::Access;
 use crate::sys::file::append_at;
 
-use super::{Caller, FileSystem};
+use super::{Call, FileSystem};
 
 /// The most that one copy_file_range(2) moves (`MAX_RW_COUNT`); the reply has 32 bits for it.
 const MAX_COPY: u64 = 0x7fff_f000;
@@ -89,10 +89,14 @@ impl FileSystem {
     /// the file was opened, and what a memory map has changed is written where it belongs.
     pub fn write(
         &self,
-        caller: Caller,
+        call: &Call<'_>,
         file: Contents,
-        Write { offset, data, append, clear_privileges, whole }: Write<'_>,
+        write: Write<'_>,
     ) -> Result<usize, FsError> {
+        // What another server has appended already is not appended again.
+        let before = self.appended(call, file, &write)?;
+        let Write { offset, data, append, clear_privileges, whole } = write;
+        let data = &data[before..];
         let fd = self.target_fd(file, append)?;
         let how = if append { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
         let write = || {
@@ -110,12 +114,13 @@ impl FileSystem {
             }
             Ok(done)
         };
-        if clear_privileges {
+        let written = if clear_privileges {
             let stat = LowerStat::of(&fd)?;
-            self.clearing(caller, fd.as_fd(), &stat, write)
+            self.clearing(call.caller, fd.as_fd(), &stat, write)
         } else {
             write()
-        }
+        };
+        written.map(|written| before + written)
     }
 
     /// Brings a file's contents to the disk, and its attributes unless `data_only`.

@@ -6,12 +6,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::caller::{Capability, ProcCaller};
+use crate::lower::caller::Capability;
 use crate::lower::stat::LowerStat;
 use crate::sys::ioctl::{FileIoctl, file_ioctl};
 
 use super::attr::Of;
-use super::{Caller, FileSystem};
+use super::{Call, Caller, FileSystem};
 
 /// What an ioctl gives back.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +34,7 @@ impl FileSystem {
     /// not know them.
     pub fn ioctl(
         &self,
-        caller: Caller,
+        call: &Call<'_>,
         nodeid: u64,
         request: u32,
         input: &[u8],
@@ -51,7 +51,7 @@ impl FileSystem {
         let file = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::NONBLOCK)?;
         if ioctl.sets() {
             self.may_change(file.as_fd(), Errno::PERM)?;
-            self.may_set_flags(caller, file.as_fd(), ioctl, &value)?;
+            self.may_set_flags(call.caller, file.as_fd(), ioctl, &value)?;
         }
         file_ioctl(&file, ioctl, &mut value).call("ioctl")?;
         let wanted = usize::try_from(out_size).unwrap_or(0).min(value.len());
@@ -70,7 +70,7 @@ impl FileSystem {
         ioctl: FileIoctl,
         value: &[u8; 32],
     ) -> Result<(), FsError> {
-        let process = ProcCaller::read(caller.tid);
+        let process = self.callers.read(caller.tid);
         let shown = self.shown(Of::Fd(file), &LowerStat::of(file)?)?;
         let owns = !caller.is_told() || caller.uid.is_some_and(|uid| uid.raw() == shown.uid);
         if !owns && !process.may_act_as_owner(shown.uid) {

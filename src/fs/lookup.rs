@@ -2,13 +2,17 @@
 
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::stat::LowerStat;
-use crate::lower::table::Lookup;
+use crate::lower::table::{Lookup, ROOT_ID};
 
 use super::attr::Of;
-use super::{Attr, FileSystem, Name};
+use super::validity::{How, Valid};
+use super::{Attr, Call, FileSystem, KnownAttr, Name};
 
 /// A file that a request found or made: its counted lookup and its attributes.
 pub struct Entry<'fs> {
@@ -16,24 +20,90 @@ pub struct Entry<'fs> {
     pub lookup: Lookup<'fs>,
     /// The attributes, ids translated up.
     pub attr: Attr,
+    /// How long the kernel may remember both.
+    pub valid: Valid,
+}
+
+/// What a name stands for.
+#[allow(clippy::large_enum_variant)] // most are entries, and a box for each would cost more
+pub enum Found<'fs> {
+    /// This file.
+    Entry(Entry<'fs>),
+    /// Nothing, which the kernel may remember for this time.
+    Missing(Duration),
 }
 
 impl FileSystem {
-    /// Looks `name` up in the directory `parent`.
-    pub fn lookup(&self, parent: u64, name: Name<'_>) -> Result<Entry<'_>, FsError> {
+    /// Looks `name` up in the directory `parent`. `ENOENT` if it is not there and the kernel may not
+    /// remember that.
+    pub fn lookup<'c>(
+        &'c self,
+        call: &Call<'c>,
+        parent: u64,
+        name: Name<'_>,
+    ) -> Result<Found<'c>, FsError> {
+        let since = self.since(parent);
+        match self.find(call, parent, name) {
+            Ok(found) => Ok(Found::Entry(self.entry(call, (since, How::LookedUp), found))),
+            Err(error @ FsError::Os { errno: Errno::NOENT, .. }) => {
+                let time = self.valid_missing(since, parent, name);
+                if time.is_zero() { Err(error) } else { Ok(Found::Missing(time)) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks `name` up in the directory `parent`, for the server itself.
+    pub(super) fn find<'c>(
+        &'c self,
+        call: &Call<'c>,
+        parent: u64,
+        name: Name<'_>,
+    ) -> Result<(Lookup<'c>, Attr), FsError> {
         let parent = self.lower.inode(parent)?;
-        let (lookup, stat) = self.lower.lookup(&parent, name.as_os_str())?;
+        let (lookup, stat) = self.lower.lookup(call.in_flight, &parent, name.as_os_str())?;
         let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
-        Ok(Entry { lookup, attr })
+        Ok((lookup, attr))
     }
 
     /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
-    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
-        self.lower.forget(nodeid, count)
+    pub fn forget(&self, call: &Call<'_>, nodeid: u64, count: u64) -> bool {
+        self.lower.forget(call.in_flight, nodeid, count)
+    }
+
+    /// How many inodes of the message, which makes the server forget them, another server has
+    /// forgotten already.
+    pub fn forgotten(&self, call: &Call<'_>) -> u64 {
+        call.in_flight.forgotten()
     }
 
     /// The attributes of an inode, or of the file that a handle has open.
-    pub fn getattr(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
+    pub fn getattr(
+        &self,
+        call: &Call<'_>,
+        nodeid: u64,
+        handle: Option<u64>,
+    ) -> Result<KnownAttr, FsError> {
+        let Some(watch) = self.watch() else {
+            return Ok(KnownAttr { attr: self.attr_of(nodeid, handle)?, valid: self.valid_set() });
+        };
+        let mut ticket = watch.ticket();
+        let mut attr = self.attr_of(nodeid, handle)?;
+        if let Some(marked) = self.lower.hear_inode(watch, nodeid, attr.ctime) {
+            ticket = watch.ticket();
+            attr = self.attr_of(nodeid, handle)?;
+            watch.confirm(&marked, attr.ctime);
+        }
+        let valid = self.valid_attr(call, ticket, nodeid, &attr);
+        Ok(KnownAttr { attr, valid })
+    }
+
+    /// The attributes of the root, which nobody has asked for.
+    pub fn root_attr(&self) -> Result<Attr, FsError> {
+        self.attr_of(ROOT_ID, None)
+    }
+
+    fn attr_of(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
         if let Some(handle) = handle {
             let fd = self.open_fd(handle)?;
             return self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?);

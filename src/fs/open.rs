@@ -11,7 +11,7 @@ use crate::error::FsError;
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
 
-use super::FileSystem;
+use super::{Call, FileSystem};
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
@@ -57,12 +57,18 @@ impl FileSystem {
     /// Opening for writing is never put off: the lower file system may refuse it (immutable and
     /// append-only files, a read-only mount, a running program). `O_TRUNC` never arrives here: the
     /// kernel truncates when it has opened the file.
-    pub fn open(&self, nodeid: u64, flags: u32, passthrough: bool) -> Result<Opened<'_>, FsError> {
+    pub fn open(
+        &self,
+        call: &Call<'_>,
+        nodeid: u64,
+        flags: u32,
+        passthrough: bool,
+    ) -> Result<Opened<'_>, FsError> {
         let inode = self.regular(nodeid)?;
         let kept = self.lower_flags(flags);
         let put_off = passthrough && kept & OFlags::ACCMODE == OFlags::RDONLY;
         let fd = if put_off { None } else { Some(self.open_for_caller(&inode, kept)?) };
-        self.opened(&inode, kept, fd)
+        self.opened(call, &inode, kept, fd)
     }
 
     /// Whether the file's contents are made when they are read, so that its size says nothing.
@@ -84,11 +90,11 @@ impl FileSystem {
     }
 
     /// Opens a directory for listing.
-    pub fn opendir(&self, nodeid: u64) -> Result<Opened<'_>, FsError> {
+    pub fn opendir(&self, call: &Call<'_>, nodeid: u64) -> Result<Opened<'_>, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let fd = self.open_for_caller(&inode, flags)?;
-        self.opened(&inode, flags, Some(fd))
+        self.opened(call, &inode, flags, Some(fd))
     }
 
     /// Opens a lower file that stays open as long as a caller likes.
@@ -99,6 +105,7 @@ impl FileSystem {
 
     pub(super) fn opened(
         &self,
+        call: &Call<'_>,
         inode: &Inode,
         flags: OFlags,
         fd: Option<OwnedFd>,
@@ -106,7 +113,7 @@ impl FileSystem {
         if let Some(fd) = &fd {
             self.lower.opened_for_caller(fd);
         }
-        self.lower.open_files.insert(*inode, flags, fd)
+        self.lower.open_files.insert(call.in_flight, *inode, flags, fd)
     }
 
     /// The lower descriptor of an open file.
@@ -119,6 +126,11 @@ impl FileSystem {
     /// opened it, and without closing it.
     pub fn use_unopened(&self, opened: &Opened<'_>, named: bool) -> Result<(), FsError> {
         self.lower.use_unopened(&*self.lower.open_files.get(opened.handle())?, named)
+    }
+
+    /// Whether a file or directory is open under this handle number.
+    pub fn is_open(&self, handle: u64) -> bool {
+        self.lower.open_files.get(handle).is_ok()
     }
 
     /// Closes a file or directory. Returns whether it used a backing id.

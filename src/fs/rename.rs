@@ -9,7 +9,8 @@ use crate::error::{CallExt, FsError};
 use crate::lower::proc_path;
 
 use super::attr::Of;
-use super::{Caller, Entry, FileSystem, Name};
+use super::validity::How;
+use super::{Call, Entry, FileSystem, Name};
 
 /// A name in a directory.
 #[derive(Debug, Clone, Copy)]
@@ -22,16 +23,19 @@ pub struct Place<'a> {
 
 impl FileSystem {
     /// Removes a name that is not a directory's.
-    pub fn unlink(&self, place: Place<'_>) -> Result<(), FsError> {
-        self.remove(place, AtFlags::empty())
+    pub fn unlink(&self, call: &Call<'_>, place: Place<'_>) -> Result<(), FsError> {
+        self.remove(call, place, AtFlags::empty())
     }
 
     /// Removes an empty directory.
-    pub fn rmdir(&self, place: Place<'_>) -> Result<(), FsError> {
-        self.remove(place, AtFlags::REMOVEDIR)
+    pub fn rmdir(&self, call: &Call<'_>, place: Place<'_>) -> Result<(), FsError> {
+        self.remove(call, place, AtFlags::REMOVEDIR)
     }
 
-    fn remove(&self, place: Place<'_>, flags: AtFlags) -> Result<(), FsError> {
+    fn remove(&self, call: &Call<'_>, place: Place<'_>, flags: AtFlags) -> Result<(), FsError> {
+        if self.is_removed(call, place)? {
+            return Ok(());
+        }
         let parent = self.lower.inode(place.parent)?;
         let name = place.name.as_os_str();
         let dir = self.lower.path_fd(&parent)?;
@@ -47,12 +51,15 @@ impl FileSystem {
     /// (`may_create` in fs/namei.c).
     pub fn rename(
         &self,
-        caller: Caller,
+        call: &Call<'_>,
         from: Place<'_>,
         to: Place<'_>,
         flags: u32,
     ) -> Result<(), FsError> {
         let flags = RenameFlags::from_bits_retain(flags);
+        if self.is_renamed(call, from, to, flags)? {
+            return Ok(());
+        }
         let (old_parent, new_parent) =
             (self.lower.inode(from.parent)?, self.lower.inode(to.parent)?);
         let (old_name, new_name) = (from.name.as_os_str(), to.name.as_os_str());
@@ -64,13 +71,13 @@ impl FileSystem {
         }
         match self.lower.keep_before_unlink(&new_parent, new_name) {
             Ok(()) => {}
-            Err(FsError::Os { errno: Errno::NOENT, .. }) => self.may_name(caller)?,
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => self.may_name(call.caller)?,
             Err(error) => return Err(error),
         }
         if flags.contains(RenameFlags::EXCHANGE) {
-            self.note_before_exchange(old_dir.as_fd(), old_name);
+            self.note_before_exchange(call, old_dir.as_fd(), old_name);
         }
-        self.rename_as(caller, flags, || {
+        self.rename_as(call, flags, || {
             rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
                 .call("renameat2")
         })?;
@@ -84,20 +91,27 @@ impl FileSystem {
     /// A whiteout is a new device node, which has an owner like any new file.
     fn rename_as(
         &self,
-        caller: Caller,
+        call: &Call<'_>,
         flags: RenameFlags,
         rename: impl FnOnce() -> Result<(), FsError>,
     ) -> Result<(), FsError> {
         if flags.contains(RenameFlags::WHITEOUT) {
-            self.as_creator(caller, self.creator(caller, 0)?, rename)
+            self.as_creator(call.caller, self.creator(call.caller, 0)?, rename)
         } else {
             rename()
         }
     }
 
     /// Gives a file one more name.
-    pub fn link(&self, caller: Caller, nodeid: u64, to: Place<'_>) -> Result<Entry<'_>, FsError> {
-        self.may_name(caller)?;
+    pub fn link<'c>(
+        &'c self,
+        call: &Call<'c>,
+        nodeid: u64,
+        to: Place<'_>,
+    ) -> Result<Entry<'c>, FsError> {
+        self.undo_linking(call, nodeid, to)?;
+        let since = self.since(to.parent);
+        self.may_name(call.caller)?;
         let inode = self.lower.inode(nodeid)?;
         let parent = self.lower.inode(to.parent)?;
         let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);
@@ -113,7 +127,8 @@ impl FileSystem {
         };
         linked.call("linkat")?;
         let stat = crate::lower::stat::LowerStat::of(&fd)?;
-        let lookup = self.lower.intern(&parent, name, &stat);
-        Ok(Entry { lookup, attr: self.shown(Of::Fd(fd.as_fd()), &stat)? })
+        let lookup = self.lower.intern(call.in_flight, &parent, name, &stat);
+        let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
+        Ok(self.entry(call, (since, How::Made), (lookup, attr)))
     }
 }

@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 
 use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
-use crate::lower::cred::{self, Creator, with_groups, without_fsetid};
+use crate::lower::cred::{Creator, Keep, without_fsetid};
 use crate::lower::stat::LowerStat;
 use crate::shift::id::{INVALID, Id, LowerGid, UpperGid};
 
@@ -23,22 +23,23 @@ const S_IXGRP: u32 = 0o0010;
 
 impl FileSystem {
     /// Runs the one call that makes a file as its creator. Where somebody else judges that call by
-    /// its ids ([`cred::go_back_after_each_call`]), the creator's groups are among them.
+    /// its ids ([`Keep::OneCall`]), the creator's groups are among them.
     pub(super) fn as_creator<T>(
         &self,
         caller: Caller,
         creator: Creator,
         make: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        if !cred::goes_back() || self.owners.is_some() {
-            return cred::as_creator(creator, make);
+        let keep = self.ids;
+        if keep == Keep::UntilOthers || self.owners.is_some() {
+            return keep.as_creator(creator, make);
         }
-        let groups = self.groups_below(&ProcCaller::read(caller.tid));
-        cred::as_creator(creator, || with_groups(creator.gid, &groups, make))
+        let groups = self.groups_below(&self.callers.read(caller.tid));
+        keep.as_creator(creator, || keep.with_groups(creator.gid, &groups, make))
     }
 
     /// The caller's supplementary groups as lower ones; those that are not in the map are none.
-    fn groups_below(&self, process: &ProcCaller) -> Vec<LowerGid> {
+    fn groups_below(&self, process: &ProcCaller<'_>) -> Vec<LowerGid> {
         let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
         process.groups.iter().filter_map(|&raw| down(raw)).collect()
     }
@@ -58,19 +59,20 @@ impl FileSystem {
         self.drop_kept(fd, stat.kind())?;
         // Only of a file that its group cannot execute may a bit stay, for members.
         let groups = if stat.mode & S_ISGID != 0 && stat.mode & S_IXGRP == 0 {
-            self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, None)?
+            self.groups(caller, &self.callers.read(caller.tid), fd, stat, None)?
         } else {
             Groups::outside(stat.gid)
         };
-        groups.acting(|| without_fsetid(change))
+        groups.acting(self.ids, || without_fsetid(change))
     }
 
     /// Sets an ACL for a caller from outside the file's group, without `CAP_FSETID` over it.
     pub(super) fn as_outsider<T>(
+        &self,
         stat: &LowerStat,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        Groups::outside(stat.gid).acting(|| without_fsetid(change))
+        Groups::outside(stat.gid).acting(self.ids, || without_fsetid(change))
     }
 
     /// Runs a change of the file's owner or ACL as the caller would make it, so that the lower
@@ -87,8 +89,8 @@ impl FileSystem {
         if !has_privilege_bits(stat) {
             return change();
         }
-        let groups = self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, new_group)?;
-        groups.acting(|| without_fsetid(change))
+        let groups = self.groups(caller, &self.callers.read(caller.tid), fd, stat, new_group)?;
+        groups.acting(self.ids, || without_fsetid(change))
     }
 
     /// The mode that a file is left with by a change of owner (`new_group` is its new group) or of
@@ -106,7 +108,8 @@ impl FileSystem {
         }
         let mut mode = stat.mode & !S_ISUID;
         if mode & S_ISGID != 0 {
-            let groups = self.groups(caller, &ProcCaller::read(caller.tid), fd, stat, new_group)?;
+            let groups =
+                self.groups(caller, &self.callers.read(caller.tid), fd, stat, new_group)?;
             // With a new mode there is a check against the group that the file then has.
             let new_group = new_group.filter(|_| mode != stat.mode);
             let is_member = stat.gid.into_iter().chain(new_group).all(|gid| groups.contains(gid));
@@ -137,7 +140,7 @@ impl FileSystem {
         if caller.uid.is_some_and(|uid| uid.raw() == shown.uid) {
             return Ok(());
         }
-        let process = ProcCaller::read(caller.tid);
+        let process = self.callers.read(caller.tid);
         let all_stay = kept == 0
             && stat.mode & (S_ISUID | S_IXGRP) == 0
             && match stat.gid {
@@ -159,7 +162,7 @@ impl FileSystem {
     fn groups(
         &self,
         caller: Caller,
-        process: &ProcCaller,
+        process: &ProcCaller<'_>,
         fd: BorrowedFd<'_>,
         stat: &LowerStat,
         new_group: Option<LowerGid>,
@@ -197,8 +200,12 @@ impl Groups {
         self.own == group || self.all.contains(&group)
     }
 
-    fn acting<T>(&self, change: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
-        with_groups(self.own, &self.all, change)
+    fn acting<T>(
+        &self,
+        keep: Keep,
+        change: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        keep.with_groups(self.own, &self.all, change)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::shift::id::{UpperGid, UpperUid};
 
 use super::attr::Of;
 use super::store::Owner;
-use super::{Attr, Caller, Contents, FileSystem};
+use super::{Attr, Call, Caller, Contents, FileSystem, KnownAttr};
 
 /// What to change; what is `None` stays.
 #[derive(Debug, Clone, Copy, Default)]
@@ -54,7 +54,17 @@ impl FileSystem {
     /// With nothing to change it is the kernel's order to clear set-user-ID and set-group-ID bits
     /// and file capabilities before a write (`FUSE_HANDLE_KILLPRIV_V2`), or a `chown(-1, -1)`,
     /// which does the same.
-    pub fn setattr(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
+    pub fn setattr(
+        &self,
+        call: &Call<'_>,
+        nodeid: u64,
+        set: &SetAttr,
+    ) -> Result<KnownAttr, FsError> {
+        let attr = self.set(call.caller, nodeid, set)?;
+        Ok(KnownAttr { attr, valid: self.valid_set() })
+    }
+
+    fn set(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {
         if let Some(owners) = &self.owners {
             return self.setattr_recorded(owners, caller, nodeid, set);
         }

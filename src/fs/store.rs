@@ -131,7 +131,7 @@ impl FileSystem {
         }
         match outside_group {
             Some(false) => set(),
-            Some(true) => Self::as_outsider(&LowerStat::of(fd)?, set),
+            Some(true) => self.as_outsider(&LowerStat::of(fd)?, set),
             None => self.with_rights_of(caller, fd, &LowerStat::of(fd)?, None, set),
         }
     }

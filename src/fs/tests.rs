@@ -6,9 +6,11 @@ use std::os::unix::fs::MetadataExt;
 
 use super::*;
 use crate::config::IoMode;
+use crate::lower::cred::Keep;
 use crate::lower::table::ROOT_ID;
 use crate::shift::id::Id;
 use crate::shift::idmap::{Extent, IdMap};
+use crate::state::slot::InFlight;
 
 /// A lower directory whose owner, this process's user, is shown as 5000.
 fn shifted() -> (tempfile::TempDir, FileSystem) {
@@ -22,19 +24,38 @@ fn shifted() -> (tempfile::TempDir, FileSystem) {
     let policies = Policies::default();
     let io = IoMode::Passthrough;
     let unmapped_acl = Unmapped::Placeholder;
-    (dir, FileSystem { lower, maps, unmapped_acl, io, policies, owners: None })
+    let (keeping, ids) = (Keeping::For(std::time::Duration::ZERO), Keep::default());
+    let options = Options { maps, unmapped_acl, policies, io, owners: None, keeping, ids };
+    (dir, FileSystem::new(lower, options))
 }
 
 fn name(name: &str) -> Name<'_> {
     Name::new(OsStr::new(name)).unwrap()
 }
 
-fn caller(uid: u32, gid: u32) -> Caller {
-    Caller { uid: Id::new(uid), gid: Id::new(gid), tid: 0 }
+fn at(parent: u64, text: &str) -> Place<'_> {
+    Place { parent, name: name(text) }
 }
 
-fn new_file(caller: Caller) -> NewFile {
-    NewFile { caller, mode: 0o100_666, umask: 0o022 }
+fn by(uid: u32, gid: u32) -> Call<'static> {
+    Call::new(Caller { uid: Id::new(uid), gid: Id::new(gid), tid: 0 }, InFlight::NOWHERE)
+}
+
+fn by_owner() -> Call<'static> {
+    by(5000, 6000)
+}
+
+const NEW_FILE: NewFile = NewFile { mode: 0o100_666, umask: 0o022 };
+
+fn look_up<'c>(fs: &'c FileSystem, parent: u64, text: &str) -> Entry<'c> {
+    match fs.lookup(&by_owner(), parent, name(text)).unwrap() {
+        Found::Entry(entry) => entry,
+        Found::Missing(_) => panic!("{text} is missing"),
+    }
+}
+
+fn attr_of(fs: &FileSystem, nodeid: u64) -> Result<Attr, FsError> {
+    fs.getattr(&by_owner(), nodeid, None).map(|known| known.attr)
 }
 
 fn at_start(data: &[u8]) -> Write<'_> {
@@ -45,17 +66,17 @@ fn at_start(data: &[u8]) -> Write<'_> {
 fn owners_are_shown_shifted() {
     let (dir, fs) = shifted();
     fs::write(dir.path().join("f"), "x").unwrap();
-    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    let entry = look_up(&fs, ROOT_ID, "f");
     assert_eq!((entry.attr.uid, entry.attr.gid, entry.attr.size), (5000, 6000, 1));
 }
 
 #[test]
 fn a_new_file_is_born_with_the_callers_lower_ids_and_umask() {
     let (dir, fs) = shifted();
-    let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(caller(5000, 6000)), 0o1).unwrap();
+    let (entry, opened) = fs.create(&by_owner(), at(ROOT_ID, "f"), NEW_FILE, 0o1).unwrap();
     assert_eq!((entry.attr.uid, entry.attr.mode & 0o777), (5000, 0o644));
     let file = Contents { nodeid: entry.lookup.nodeid(), handle: opened.handle() };
-    fs.write(caller(5000, 6000), file, at_start(b"hello")).unwrap();
+    fs.write(&by_owner(), file, at_start(b"hello")).unwrap();
     let below = dir.path().join("f").metadata().unwrap();
     assert_eq!((below.uid(), below.len()), (dir.path().metadata().unwrap().uid(), 5));
 }
@@ -63,11 +84,11 @@ fn a_new_file_is_born_with_the_callers_lower_ids_and_umask() {
 #[test]
 fn an_unmapped_caller_touches_nothing() {
     let (dir, fs) = shifted();
-    for stranger in [caller(1, 6000), caller(5000, 1), caller(u32::MAX, 6000)] {
+    for stranger in [by(1, 6000), by(5000, 1), by(u32::MAX, 6000)] {
         let made = [
-            fs.mkdir(ROOT_ID, name("d"), new_file(stranger)).err(),
-            fs.symlink(ROOT_ID, name("s"), stranger, OsStr::new("x")).err(),
-            fs.create(ROOT_ID, name("f"), new_file(stranger), 0).err(),
+            fs.mkdir(&stranger, at(ROOT_ID, "d"), NEW_FILE).err(),
+            fs.symlink(&stranger, at(ROOT_ID, "s"), OsStr::new("x")).err(),
+            fs.create(&stranger, at(ROOT_ID, "f"), NEW_FILE, 0).err(),
         ];
         assert_eq!(made, [Some(FsError::UnmappedCaller); 3]);
     }
@@ -78,7 +99,7 @@ fn an_unmapped_caller_touches_nothing() {
 fn a_name_that_appeared_meanwhile_is_not_opened_by_create() {
     let (dir, fs) = shifted();
     fs::write(dir.path().join("secret"), "x").unwrap();
-    let made = fs.create(ROOT_ID, name("secret"), new_file(caller(5000, 6000)), 0);
+    let made = fs.create(&by_owner(), at(ROOT_ID, "secret"), NEW_FILE, 0);
     assert_eq!(made.err(), Some(FsError::Stale));
 }
 
@@ -86,11 +107,11 @@ fn a_name_that_appeared_meanwhile_is_not_opened_by_create() {
 fn an_inode_is_found_again_after_it_was_renamed_below() {
     let (dir, fs) = shifted();
     fs::write(dir.path().join("old"), "x").unwrap();
-    let entry = fs.lookup(ROOT_ID, name("old")).unwrap();
+    let entry = look_up(&fs, ROOT_ID, "old");
     let nodeid = entry.lookup.nodeid();
-    drop(fs.open(nodeid, 0, false).unwrap()); // from now on it is known by its handle
+    drop(fs.open(&by_owner(), nodeid, 0, false).unwrap()); // from now on it is known by its handle
     fs::rename(dir.path().join("old"), dir.path().join("new")).unwrap();
-    let found = fs.getattr(nodeid, None).map(|attr| attr.size);
+    let found = attr_of(&fs, nodeid).map(|attr| attr.size);
     let by_handle = fs.lower.uses_handles();
     assert_eq!(found, if by_handle { Ok(1) } else { Err(FsError::Stale) });
 }
@@ -100,13 +121,13 @@ fn attributes_alone_take_no_descriptor() {
     let (dir, fs) = shifted();
     fs::write(dir.path().join("f"), "x").unwrap();
     fs::create_dir(dir.path().join("d")).unwrap();
-    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    let entry = look_up(&fs, ROOT_ID, "f");
     let held = || fs.lower.descriptor_usage().reopenable;
     fs::write(dir.path().join("f"), "more").unwrap();
-    assert_eq!(fs.getattr(entry.lookup.nodeid(), None).unwrap().size, 4);
+    assert_eq!(attr_of(&fs, entry.lookup.nodeid()).unwrap().size, 4);
     assert_eq!(held(), 0);
-    let within = fs.lookup(ROOT_ID, name("d")).unwrap();
-    fs.getattr(within.lookup.nodeid(), None).unwrap();
+    let within = look_up(&fs, ROOT_ID, "d");
+    attr_of(&fs, within.lookup.nodeid()).unwrap();
     assert_eq!(held(), 1, "what is in a directory is reached by its descriptor");
 }
 
@@ -114,10 +135,10 @@ fn attributes_alone_take_no_descriptor() {
 fn an_inode_is_never_another_file() {
     let (dir, fs) = shifted();
     fs::write(dir.path().join("f"), "mine").unwrap();
-    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
+    let entry = look_up(&fs, ROOT_ID, "f");
     fs::write(dir.path().join("g"), "somebody else's").unwrap();
     fs::rename(dir.path().join("g"), dir.path().join("f")).unwrap();
-    if let Ok(attr) = fs.getattr(entry.lookup.nodeid(), None) {
+    if let Ok(attr) = attr_of(&fs, entry.lookup.nodeid()) {
         assert_eq!(attr.size, 4, "the file of the first lookup, or none");
     }
 }
@@ -125,13 +146,12 @@ fn an_inode_is_never_another_file() {
 #[test]
 fn a_removed_file_stays_reachable_while_the_kernel_knows_it() {
     let (_dir, fs) = shifted();
-    let me = caller(5000, 6000);
-    let (entry, opened) = fs.create(ROOT_ID, name("f"), new_file(me), 0o2).unwrap();
+    let (entry, opened) = fs.create(&by_owner(), at(ROOT_ID, "f"), NEW_FILE, 0o2).unwrap();
     let file = Contents { nodeid: entry.lookup.nodeid(), handle: opened.handle() };
-    fs.write(me, file, at_start(b"still here")).unwrap();
+    fs.write(&by_owner(), file, at_start(b"still here")).unwrap();
     drop(opened);
-    fs.unlink(Place { parent: ROOT_ID, name: name("f") }).unwrap();
-    let attr = fs.getattr(entry.lookup.nodeid(), None).unwrap();
+    fs.unlink(&by_owner(), at(ROOT_ID, "f")).unwrap();
+    let attr = attr_of(&fs, entry.lookup.nodeid()).unwrap();
     assert_eq!((attr.nlink, attr.size), (0, 10));
 }
 
@@ -141,10 +161,10 @@ fn a_listing_counts_what_it_hands_out_and_nothing_else() {
     for i in 0..10 {
         fs::write(dir.path().join(format!("f{i}")), "").unwrap();
     }
-    let opened = fs.opendir(ROOT_ID).unwrap();
+    let opened = fs.opendir(&by_owner(), ROOT_ID).unwrap();
     let dir = fs.open_dir(ROOT_ID, opened.handle()).unwrap();
     let mut kept = Vec::new();
-    fs.readdirplus(&dir, 0, |_, entry| {
+    fs.readdirplus(&by_owner(), &dir, 0, |_, entry| {
         let room = kept.len() < 5;
         kept.extend(entry.filter(|_| room).map(|entry| entry.lookup));
         room
@@ -163,12 +183,12 @@ fn few_descriptors_serve_many_directories() {
     let mut nodeid = ROOT_ID;
     let mut held = Vec::new();
     for i in 0..200 {
-        let entry = fs.lookup(nodeid, name(&format!("d{i}"))).unwrap();
+        let entry = look_up(&fs, nodeid, &format!("d{i}"));
         nodeid = entry.lookup.nodeid();
         held.push(entry);
     }
     for entry in &held {
-        assert_eq!(fs.getattr(entry.lookup.nodeid(), None).unwrap().ino, entry.attr.ino);
+        assert_eq!(attr_of(&fs, entry.lookup.nodeid()).unwrap().ino, entry.attr.ino);
     }
 }
 
@@ -178,13 +198,13 @@ fn flags_are_for_the_owner_also_where_the_kernel_asks_nothing() {
     const SETFLAGS: u32 = 0x4008_6602;
     let (dir, fs) = shifted();
     fs::write(dir.path().join("f"), "x").unwrap();
-    let entry = fs.lookup(ROOT_ID, name("f")).unwrap();
-    let set = |caller, flags: u32| {
-        fs.ioctl(caller, entry.lookup.nodeid(), SETFLAGS, &flags.to_ne_bytes(), 0)
+    let entry = look_up(&fs, ROOT_ID, "f");
+    let set = |call: &Call<'_>, flags: u32| {
+        fs.ioctl(call, entry.lookup.nodeid(), SETFLAGS, &flags.to_ne_bytes(), 0)
             .map(|_| ())
             .map_err(FsError::errno)
     };
-    let (owner, stranger) = (caller(5000, 6000), caller(5001, 6000));
+    let (owner, stranger) = (&by_owner(), &by(5001, 6000));
     let without_flags = set(owner, 0x40); // FS_NODUMP_FL
     if without_flags.is_err_and(|errno| errno != rustix::io::Errno::PERM) {
         return; // the file system for temporary files has none

@@ -10,13 +10,13 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::caller::{Capability, ProcCaller};
+use crate::lower::caller::Capability;
 use crate::lower::proc_path;
 use crate::lower::stat::LowerStat;
 use crate::shift::set_id::SetIdPolicy;
 use crate::shift::{acl, capability};
 
-use super::{Caller, FileSystem};
+use super::{Call, FileSystem};
 
 /// The longest value and the longest list of names (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MAX: usize = 64 * 1024;
@@ -129,13 +129,15 @@ impl FileSystem {
     /// `None` where the request does not say whether it is.
     pub fn setxattr(
         &self,
-        caller: Caller,
+        call: &Call<'_>,
         nodeid: u64,
         name: &OsStr,
         value: &[u8],
         flags: u32,
         outside_group: Option<bool>,
     ) -> Result<(), FsError> {
+        // `XATTR_CREATE` or `XATTR_REPLACE` was judged when it was done for the first time.
+        let flags = if call.in_flight.begin_change().is_some() { 0 } else { flags };
         if let Some(errno) = self.refuses_attribute(name.as_bytes()) {
             return Err(FsError::Refused(errno));
         }
@@ -148,7 +150,7 @@ impl FileSystem {
         match self.content_of(name) {
             Content::AccessAcl => {
                 let value = acl::down(value, &self.maps)?;
-                self.store_access_acl(caller, fd.as_fd(), name, &value, flags, outside_group)
+                self.store_access_acl(call.caller, fd.as_fd(), name, &value, flags, outside_group)
             }
             Content::DefaultAcl => set(&acl::down(value, &self.maps)?),
             Content::Capability => {
@@ -167,14 +169,19 @@ impl FileSystem {
 
     /// The names of an inode's attributes, each ended by a zero byte. As on a local file system,
     /// `trusted.*` is there only for callers that could read it.
-    pub fn listxattr(&self, caller: Caller, nodeid: u64, size: u32) -> Result<XattrReply, FsError> {
+    pub fn listxattr(
+        &self,
+        call: &Call<'_>,
+        nodeid: u64,
+        size: u32,
+    ) -> Result<XattrReply, FsError> {
         let file = self.xattrs_of(nodeid)?;
         let mut names = Vec::with_capacity(MAX);
         file.list(rustix::buffer::spare_capacity(&mut names))?;
         names = self.shadow_names(nodeid, names)?;
         let is_trusted = |name: &[u8]| name.starts_with(b"trusted.");
         let trusted = names.split(|&b| b == 0).any(is_trusted);
-        if trusted && !ProcCaller::read(caller.tid).has(Capability::SysAdmin) {
+        if trusted && !self.callers.read(call.caller.tid).has(Capability::SysAdmin) {
             let kept = names.split_inclusive(|&b| b == 0).filter(|name| !is_trusted(name));
             names = kept.flatten().copied().collect();
         }
@@ -190,7 +197,15 @@ impl FileSystem {
 
     /// Removes an attribute. On some file systems removing an access ACL clears the
     /// set-group-ID bit as setting one does.
-    pub fn removexattr(&self, caller: Caller, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
+    pub fn removexattr(&self, call: &Call<'_>, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
+        let again = call.in_flight.begin_change().is_some();
+        match self.remove_attribute(call, nodeid, name) {
+            Err(error) if again && error.errno() == Errno::NODATA => Ok(()),
+            other => other,
+        }
+    }
+
+    fn remove_attribute(&self, call: &Call<'_>, nodeid: u64, name: &OsStr) -> Result<(), FsError> {
         if let Some(errno) = self.refuses_attribute(name.as_bytes()) {
             return Err(FsError::Refused(errno));
         }
@@ -208,7 +223,13 @@ impl FileSystem {
             return Self::drop_capability(fd.as_fd());
         }
         if content == Content::AccessAcl {
-            return self.with_rights_of(caller, fd.as_fd(), &LowerStat::of(&fd)?, None, remove);
+            return self.with_rights_of(
+                call.caller,
+                fd.as_fd(),
+                &LowerStat::of(&fd)?,
+                None,
+                remove,
+            );
         }
         remove()
     }

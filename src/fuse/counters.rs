@@ -1,13 +1,11 @@
 //! Counting requests, so cheaply that it is always on: each worker writes into counters of its own
 //! with plain stores, and whoever asks adds them up.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::wire::{LAST_OPCODE, Opcode};
-use crate::lower::watch::Trust;
 use crate::report::{BUCKETS, Histogram, Operation, bucket};
 
 /// What became of one request.
@@ -17,6 +15,8 @@ pub(super) struct Served {
     pub(super) opcode: Option<Opcode>,
     /// Whether the answer was an error.
     pub(super) failed: bool,
+    /// How many attributes in it were trusted for long, shortly, and not at all.
+    pub(super) trusted: [u64; 3],
 }
 
 /// The counters of one worker. Nobody else writes to them.
@@ -34,23 +34,6 @@ struct OfOperation {
     errors: AtomicU64,
     nanos: AtomicU64,
     times: [AtomicU64; BUCKETS],
-}
-
-thread_local! {
-    /// How far the answers of this thread's request were trusted: [long, short, not at all].
-    static TRUSTED: Cell<[u64; 3]> = const { Cell::new([0; 3]) };
-}
-
-/// Notes how far an answer about attributes is trusted. Counted with the request at its end.
-pub(super) fn note_trust(trust: Trust) {
-    let kind = match trust {
-        Trust::Long => 0,
-        Trust::Short => 1,
-        Trust::None => 2,
-    };
-    let mut trusted = TRUSTED.get();
-    trusted[kind] += 1;
-    TRUSTED.set(trusted);
 }
 
 impl Counters {
@@ -77,9 +60,8 @@ impl Counters {
         if served.failed {
             add(&operation.errors, 1);
         }
-        let trusted = TRUSTED.take();
-        if trusted != [0; 3] {
-            self.trusted.iter().zip(trusted).for_each(|(sum, more)| add(sum, more));
+        if served.trusted != [0; 3] {
+            self.trusted.iter().zip(served.trusted).for_each(|(sum, more)| add(sum, more));
         }
     }
 }
@@ -148,13 +130,12 @@ mod tests {
     fn the_workers_are_added_up() {
         let all = AllCounters::default();
         let (one, other) = (all.of_new_worker(), all.of_new_worker());
-        let lookup = Served { opcode: Some(Opcode::Lookup), failed: false };
+        let lookup = Served { opcode: Some(Opcode::Lookup), failed: false, trusted: [0; 3] };
         one.begin();
         one.end(lookup, Duration::from_micros(10));
-        note_trust(Trust::Short);
-        other.end(Served { failed: true, ..lookup }, Duration::from_micros(10));
+        other.end(Served { failed: true, trusted: [0, 1, 0], ..lookup }, Duration::from_micros(10));
         other.begin();
-        one.end(Served { opcode: None, failed: true }, Duration::from_secs(1));
+        one.end(Served { opcode: None, failed: true, trusted: [0; 3] }, Duration::from_secs(1));
         let sum = all.sum();
         assert_eq!((sum.workers, sum.busy, sum.trusted), (2, 1, [0, 1, 0]));
         let [unknown, lookups] = &sum.operations[..] else { unreachable!() };

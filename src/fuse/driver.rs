@@ -22,13 +22,14 @@ use super::reply::Payload;
 use super::report::About;
 use super::request::Request;
 use super::server::Server;
-use super::trust::Keeping;
 use super::wire::{self, InHeader, InitIn, OutHeader};
 use crate::config::{IoMode, Policies};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Keeping, Options};
 use crate::lower::LowerTree;
+use crate::lower::cred::Keep;
 use crate::shift::acl::Unmapped;
 use crate::shift::idmap::{Extent, IdMap, Maps};
+use crate::state::slot::Slot;
 
 /// The upper ids of whoever runs this, who owns what the driver makes.
 pub(crate) const UID: u32 = 5000;
@@ -37,6 +38,7 @@ pub(crate) const GID: u32 = 6000;
 /// A server on a lower directory, and a file in the place of its connection.
 pub(crate) struct Driver {
     server: Server,
+    slot: Slot,
     /// What the server writes.
     written: File,
     payload: Payload,
@@ -59,27 +61,26 @@ impl Driver {
             uids: IdMap::new(vec![Extent::from_raw(meta.uid(), UID, 1).unwrap()]).unwrap(),
             gids: IdMap::new(vec![Extent::from_raw(meta.gid(), GID, 1).unwrap()]).unwrap(),
         };
-        let fs = FileSystem {
-            lower: LowerTree::open(lower, false, 32).unwrap(),
+        let options = Options {
             maps,
             unmapped_acl: Unmapped::Placeholder,
             policies: Policies::default(),
             io: IoMode::Passthrough,
             owners: None,
+            keeping: Keeping::For(Duration::from_secs(1)),
+            ids: Keep::default(),
         };
+        let fs = FileSystem::new(LowerTree::open(lower, false, 32).unwrap(), options);
         let written = rustix::fs::memfd_create("replies", MemfdFlags::CLOEXEC).unwrap();
         let device = Device::new(OwnedFd::try_clone(&written).unwrap()).unwrap();
         let everything = InitIn { major: 7, minor: 40, max_readahead: 0, flags: u32::MAX };
         let left_out = FUSE_PASSTHROUGH | FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE;
         let (agreed, _) = negotiate::agree(everything, u32::MAX, 1, left_out);
         assert!(agreed.has(FUSE_SETXATTR_EXT) && agreed.has(FUSE_POSIX_LOCKS));
-        let state = std::sync::Arc::clone(&fs.lower.state);
+        let state = std::sync::Arc::clone(fs.state());
         let server = Server {
             fs,
             agreed,
-            keeping: Keeping::For(Duration::from_secs(1)),
-            expires_missing_names: false,
-            finds_out_listings: false,
             flush: true,
             lock_waiters: None,
             backings: Backings::new(device.clone(), state, false),
@@ -87,12 +88,16 @@ impl Driver {
             about: About::new(Vec::new()),
             device,
         };
-        Self { server, written: written.into(), payload: Payload::default(), unique: 0 }
+        let slot = server.fs.state().slots.take().unwrap();
+        slot.enter();
+        let payload = Payload::default();
+        Self { server, slot, written: written.into(), payload, unique: 0 }
     }
 
     /// Serves one message, whatever it is, and returns all that was written for it.
     pub(crate) fn serve(&mut self, message: &[u8]) -> Vec<u8> {
-        self.server.serve(message, &mut self.payload);
+        self.slot.await_message(&mut [0; 4]);
+        self.server.serve(&self.slot, message, &mut self.payload);
         self.written()
     }
 
@@ -159,14 +164,12 @@ impl Driver {
         args: &[u8],
         meanwhile: impl FnOnce(),
     ) -> Answer {
-        let slot = self.server.fs.lower.state.slots.take().expect("a slot");
-        slot.enter();
         self.ask(opcode, nodeid, args).expect("an answer");
         meanwhile();
         let unique = self.unique | wire::UNIQUE_RESEND;
         let message = message((UID, GID), unique, opcode, nodeid, args);
         let request = Request::parse(&message).expect("a request");
-        self.server.serve_again(&slot, request, &mut self.payload);
+        self.server.serve_again(&self.slot, request, &mut self.payload);
         let written = self.written();
         let (header, payload) = ReplyHeader::read_from_prefix(&written).expect("a whole header");
         assert_eq!(header.unique, unique);
@@ -181,7 +184,8 @@ impl Driver {
 
     /// How many inodes, the root included, and open files the server holds.
     pub(crate) fn held(&self) -> (usize, usize) {
-        (self.server.fs.lower.inodes.len(), self.server.fs.lower.open_files.len())
+        let usage = self.server.fs.usage();
+        (usage.inodes, usage.open_files)
     }
 }
 

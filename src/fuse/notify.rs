@@ -1,24 +1,17 @@
-//! Telling the kernel what has changed below, so that it forgets what it remembers of it.
-//!
-//! One thread listens and notifies. A notification may wait for a lock that the kernel holds while
-//! it waits for an answer from this server: so this is never one of the threads that answer, and
-//! no lock is held here meanwhile.
+//! Telling the kernel what to forget because it has changed below ([`crate::fs`] knows what that is): what
+//! a kernel can be told, and the thread that does it.
 
-use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::server::Server;
-use super::trust::Keeping;
-use crate::lower::inode::Place;
-use crate::lower::watch::{Change, Watch};
+use crate::fs::{Abilities, Notices};
 use crate::sys::kernel;
 
 /// Linux 6.2 can be told to make sure of a name (`FUSE_EXPIRE_ONLY`); older ones only to drop it,
@@ -40,30 +33,14 @@ pub fn supported() -> Result<(), String> {
     Err(format!("needs Linux {}.{} (FUSE_EXPIRE_ONLY), this is {major}.{minor}", SINCE.0, SINCE.1))
 }
 
-/// Whether listings that the kernel keeps are found to be out of date in every case.
-pub(super) fn finds_out_listings() -> bool {
-    kernel::version() >= FINE_TIMES_SINCE
+/// What this kernel makes of it.
+pub fn abilities() -> Abilities {
+    let version = kernel::version();
+    Abilities {
+        missing_names: version <= MISSING_NAMES_UNTIL,
+        listings: version >= FINE_TIMES_SINCE,
+    }
 }
-
-/// Whether the kernel can be told that a name is there that was not.
-pub(super) fn expires_missing_names() -> bool {
-    kernel::version() <= MISSING_NAMES_UNTIL
-}
-
-/// Room for the events of one reading.
-const BUFFER: usize = 64 * 1024;
-/// How often the buffer is filled before the kernel is told of what was in it.
-const MOST_BUFFERS: usize = 64;
-/// The least time between two readings while events keep coming: what a storm of changes,
-/// elsewhere on the file system or through this mount, costs is bounded by it, and so is how late
-/// a change is seen.
-const PAUSE: Duration = Duration::from_millis(2);
-/// After this time without events the next one is handled at once.
-const QUIET: Duration = Duration::from_millis(10);
-/// How soon a notification is repeated about an inode that the kernel is just being told of, at
-/// first and at most; doubled in between.
-const FIRST_REPEAT: Duration = Duration::from_millis(1);
-const LAST_REPEAT: Duration = Duration::from_millis(500);
 
 /// The thread; dropping this ends it.
 pub(super) struct Notifier {
@@ -73,30 +50,35 @@ pub(super) struct Notifier {
 
 impl Notifier {
     /// Starts the thread where the server needs it.
-    ///
-    /// If it takes over from a server that was killed, which may have heard of a change and told
-    /// nobody, all is told first.
     pub(super) fn start(server: &Arc<Server>, takes_over: bool) -> Result<Option<Self>, Errno> {
-        if server.keeping != Keeping::Notified || server.fs.lower.watch().is_none() {
+        if !server.fs.tells_changes() {
             return Ok(None);
         }
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (server, stopped) = (Arc::clone(server), Arc::clone(&stop));
         let thread = thread::Builder::new()
             .name("watch".into())
-            .spawn(move || {
-                let Some(watch) = server.fs.lower.watch() else { return };
-                let _at_the_end = Stopping(watch);
-                let mut listener = Listener { server: &server, watch, repeats: HashMap::new() };
-                if takes_over {
-                    listener.tell(Changes { lost: true, ..Changes::default() });
-                }
-                if let Err(errno) = listener.listen(&stopped) {
-                    tracing::error!(%errno, "changes below are not heard of any more");
-                }
-            })
+            .spawn(move || server.fs.tell_changes(&*server, stopped.as_fd(), takes_over))
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         Ok(Some(Self { stop, thread: Some(thread) }))
+    }
+}
+
+/// Each notification is counted.
+impl Notices for Server {
+    fn forget_attributes(&self, nodeid: u64) -> Result<(), Errno> {
+        self.about.notices.fetch_add(1, Ordering::Relaxed);
+        self.device.forget_attributes(nodeid)
+    }
+
+    fn forget_contents(&self, nodeid: u64) -> Result<(), Errno> {
+        self.about.notices.fetch_add(1, Ordering::Relaxed);
+        self.device.forget_contents(nodeid)
+    }
+
+    fn expire_name(&self, parent: u64, name: &OsStr) -> Result<(), Errno> {
+        self.about.notices.fetch_add(1, Ordering::Relaxed);
+        self.device.expire_name(parent, name)
     }
 }
 
@@ -109,178 +91,5 @@ impl Drop for Notifier {
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that listens has panicked");
         }
-    }
-}
-
-/// However the thread ends, no answer is trusted after it.
-struct Stopping<'w>(&'w Watch);
-
-impl Drop for Stopping<'_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
-struct Listener<'s> {
-    server: &'s Server,
-    watch: &'s Watch,
-    /// Inodes that the table knows and the kernel does not yet.
-    repeats: HashMap<u64, Repeat>,
-}
-
-struct Repeat {
-    contents: bool,
-    after: Duration,
-    due: Instant,
-}
-
-/// What one reading has brought, each thing once.
-#[derive(Default)]
-struct Changes {
-    names: HashSet<Place>,
-    /// Nodeids, and whether the contents have changed.
-    inodes: HashMap<u64, bool>,
-    lost: bool,
-    /// All is to be asked anew, without having been lost.
-    anew: bool,
-    missing: Vec<Place>,
-}
-
-impl Listener<'_> {
-    fn listen(mut self, stop: &OwnedFd) -> Result<(), Errno> {
-        let mut buffer = vec![0; BUFFER];
-        let mut last = Instant::now();
-        loop {
-            let [names, inodes, doubted] = self.watch.descriptors();
-            let mut fds = [stop.as_fd(), names, inodes, doubted]
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            match poll(&mut fds, self.timeout().as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-            if !fds[0].revents().is_empty() {
-                return Ok(());
-            }
-            let slept = last.elapsed();
-            if slept < QUIET {
-                thread::sleep(PAUSE.saturating_sub(slept));
-            }
-            let mut changes = Changes::default();
-            for _ in 0..MOST_BUFFERS {
-                let mut add = |change: Change<'_>| changes.add(change, self.server);
-                if !self.watch.read(&mut buffer, &mut add)? {
-                    break;
-                }
-            }
-            if changes.lost {
-                tracing::warn!(
-                    "too many changes below at once: all that is remembered is asked anew"
-                );
-            }
-            self.repeat(&mut changes);
-            self.tell(changes);
-            last = Instant::now();
-        }
-    }
-
-    /// How long to wait for events; `None` for ever.
-    fn timeout(&self) -> Option<Timespec> {
-        let repeat = self.repeats.values().map(|repeat| repeat.due).min();
-        let due = repeat.into_iter().chain(self.watch.next_due()).min()?;
-        let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-        Timespec::try_from(wait).ok()
-    }
-
-    /// Adds what is to be told once more.
-    fn repeat(&self, changes: &mut Changes) {
-        let now = Instant::now();
-        for (&nodeid, repeat) in self.repeats.iter().filter(|(_, repeat)| repeat.due <= now) {
-            *changes.inodes.entry(nodeid).or_default() |= repeat.contents;
-        }
-    }
-
-    /// Tells the kernel: names first, so that whoever finds a name anew asks for its attributes
-    /// after they were forgotten.
-    fn tell(&mut self, changes: Changes) {
-        let Changes { names, mut inodes, lost, anew, missing } = changes;
-        names.iter().chain(&missing).for_each(|place| self.tell_name(place));
-        if lost || anew {
-            let table = &self.server.fs.lower.inodes;
-            table.places().iter().for_each(|place| self.tell_name(place));
-            inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
-        }
-        for (nodeid, contents) in inodes {
-            self.tell_inode(nodeid, contents);
-        }
-    }
-
-    fn tell_inode(&mut self, nodeid: u64, contents: bool) {
-        let before = self.repeats.remove(&nodeid);
-        let contents = contents || before.as_ref().is_some_and(|repeat| repeat.contents);
-        let device = &self.server.device;
-        self.server.about.notices.fetch_add(1, Ordering::Relaxed);
-        let told = if contents {
-            device.forget_contents(nodeid)
-        } else {
-            device.forget_attributes(nodeid)
-        };
-        // In the table, but not in the kernel: an answer is on its way there, or a FORGET here.
-        if told == Err(Errno::NOENT) && self.server.fs.lower.inodes.knows(nodeid) {
-            let after = before.map_or(Duration::ZERO, |repeat| repeat.after * 2);
-            let after = after.clamp(FIRST_REPEAT, LAST_REPEAT);
-            let due = Instant::now() + after;
-            self.repeats.insert(nodeid, Repeat { contents, after, due });
-            return;
-        }
-        unless_unknown(told);
-    }
-
-    fn tell_name(&self, place: &Place) {
-        self.server.about.notices.fetch_add(1, Ordering::Relaxed);
-        unless_unknown(self.server.device.expire_name(place.parent, &place.name));
-    }
-}
-
-impl Changes {
-    fn add(&mut self, change: Change<'_>, server: &Server) {
-        let table = &server.fs.lower.inodes;
-        match change {
-            Change::Lost { missing } => {
-                self.lost = true;
-                self.missing.extend(missing);
-            }
-            Change::Anew { missing } => {
-                self.anew = true;
-                self.missing.extend(missing);
-            }
-            Change::Unrecorded(place) => {
-                self.names.insert(place);
-            }
-            Change::Inode(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false)),
-            Change::Contents(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, true)),
-            Change::Name { dir, name, object } => {
-                table.nodes_numbered(dir, |nodeid| self.name(nodeid, name));
-                if let Some(ino) = object {
-                    table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false));
-                }
-            }
-        }
-    }
-
-    fn inode(&mut self, nodeid: u64, contents: bool) {
-        *self.inodes.entry(nodeid).or_default() |= contents;
-    }
-
-    fn name(&mut self, dir: u64, name: &OsStr) {
-        self.names.insert(Place { parent: dir, name: name.into() });
-        self.inode(dir, true);
-    }
-}
-
-/// What the kernel does not know it need not forget; an ended connection needs nothing.
-fn unless_unknown(told: Result<(), Errno>) {
-    match told {
-        Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::NOTCONN) => {}
-        Err(errno) => tracing::warn!(%errno, "the kernel cannot be told of a change below"),
     }
 }

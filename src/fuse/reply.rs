@@ -7,9 +7,8 @@ use std::time::Duration;
 use rustix::fs::{FileType, StatxFlags};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::trust::Valid;
 use super::wire::{AttrOut, AttrWire, Dirent, EntryOut, StatxOut, SxTime};
-use crate::fs::{Attr, DirEntry};
+use crate::fs::{Attr, DirEntry, KnownAttr, Valid};
 use crate::lower::stat::{Timestamp, decode_rdev};
 
 /// Attributes, for `GETATTR` and within entries.
@@ -34,11 +33,11 @@ fn attr_wire(attr: &Attr) -> AttrWire {
     }
 }
 
-/// The answer to `GETATTR` and `SETATTR`; the kernel may remember it for `timeout`.
-pub(super) fn attr_out(attr: &Attr, timeout: Duration) -> AttrOut {
+/// The answer to `GETATTR` and `SETATTR`.
+pub(super) fn attr_out(KnownAttr { attr, valid }: &KnownAttr) -> AttrOut {
     AttrOut {
-        attr_valid: timeout.as_secs(),
-        attr_valid_nsec: timeout.subsec_nanos(),
+        attr_valid: valid.as_secs(),
+        attr_valid_nsec: valid.subsec_nanos(),
         dummy: 0,
         attr: attr_wire(attr),
     }
@@ -68,12 +67,12 @@ pub(super) fn negative_entry(timeout: Duration) -> EntryOut {
 }
 
 /// The answer to `STATX`: the basic attributes, and the time of birth where there is one.
-pub(super) fn statx_out(attr: &Attr, timeout: Duration) -> StatxOut {
+pub(super) fn statx_out(KnownAttr { attr, valid }: &KnownAttr) -> StatxOut {
     let birth = if attr.btime.is_some() { StatxFlags::BTIME } else { StatxFlags::empty() };
     let (rdev_major, rdev_minor) = decode_rdev(attr.rdev);
     StatxOut {
-        attr_valid: timeout.as_secs(),
-        attr_valid_nsec: timeout.subsec_nanos(),
+        attr_valid: valid.as_secs(),
+        attr_valid_nsec: valid.subsec_nanos(),
         mask: (StatxFlags::BASIC_STATS | birth).bits(),
         blksize: attr.blksize,
         nlink: attr.nlink,

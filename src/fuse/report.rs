@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::Resource;
 
 use super::negotiate::{FEATURES, FUSE_ALLOW_IDMAP, FUSE_PASSTHROUGH, Feature, WITHOUT_IDMAP};
 use super::server::Server;
 use crate::report::Report;
 use crate::sys::apart;
+
+type ChangeTimes = dyn Fn(u64) -> Result<(), Errno> + Send + Sync;
 
 /// What does not change while the mount is there, and what only the notifier counts.
 pub(super) struct About {
@@ -29,6 +32,8 @@ pub(super) struct About {
     denies_idmap: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
+    /// Who changes the mount that the server reads through, which may not do that itself.
+    times: OnceLock<Box<ChangeTimes>>,
     /// Unset until the process that serves is there: it is about that one, and one that takes over must
     /// not close what it has inherited, whose number may be another file's by now.
     memory: OnceLock<Memory>,
@@ -50,6 +55,7 @@ impl About {
             supervised,
             denies_idmap,
             notices: AtomicU64::new(0),
+            times: OnceLock::new(),
             memory: OnceLock::new(),
         }
     }
@@ -58,6 +64,20 @@ impl About {
     fn supervisor(&self) -> u64 {
         let parent = rustix::process::getppid().filter(|_| self.supervised);
         parent.and_then(|pid| u64::try_from(pid.as_raw_nonzero().get()).ok()).unwrap_or(0)
+    }
+
+    /// From now on this is asked to have access times kept otherwise; the first one stays.
+    pub(super) fn change_times_by(
+        &self,
+        change: impl Fn(u64) -> Result<(), Errno> + Send + Sync + 'static,
+    ) {
+        if self.times.set(Box::new(change)).is_err() {
+            tracing::debug!("somebody else changes access times already");
+        }
+    }
+
+    pub(super) fn change_times(&self, bits: u64) -> Result<(), Errno> {
+        self.times.get().map_or(Err(Errno::NOTSUP), |change| change(bits))
     }
 
     /// From now on it is about this process.
@@ -76,8 +96,7 @@ impl Server {
     pub(super) fn report(&self) -> Report {
         let sum = self.counters.sum();
         let [trusted_long, trusted_short, trusted_not] = sum.trusted;
-        let lower = &self.fs.lower;
-        let descriptors = lower.descriptor_usage();
+        let usage = self.fs.usage();
         let (passthrough, backing_files, backing_idle) = self.backings.usage();
         let number = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         let uptime = u64::try_from(self.about.started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -88,13 +107,13 @@ impl Server {
             ("workers", number(sum.workers)),
             ("in_progress", number(sum.busy)),
             // The kernel never forgets the root.
-            ("inodes", number(lower.inodes.len().saturating_sub(1))),
-            ("lookups", lower.inodes.lookups()),
-            ("open_files", number(lower.open_files.len())),
-            ("cached_descriptors", number(descriptors.reopenable)),
-            ("unlinked_descriptors", number(descriptors.unlinked)),
-            ("descriptor_hits", descriptors.hits),
-            ("descriptor_misses", descriptors.misses),
+            ("inodes", number(usage.inodes.saturating_sub(1))),
+            ("lookups", usage.lookups),
+            ("open_files", number(usage.open_files)),
+            ("cached_descriptors", number(usage.cached_descriptors)),
+            ("unlinked_descriptors", number(usage.unlinked_descriptors)),
+            ("descriptor_hits", usage.descriptor_hits),
+            ("descriptor_misses", usage.descriptor_misses),
             ("backing_files", number(backing_files)),
             ("backing_idle", number(backing_idle)),
             ("notifications", self.about.notices.load(Ordering::Relaxed)),

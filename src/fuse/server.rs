@@ -11,35 +11,28 @@ use super::negotiate::{Agreed, FUSE_SETXATTR_EXT};
 use super::reply::{self, Payload};
 use super::report::About;
 use super::request::Request;
-use super::trust::{Begun, How, Keeping};
 use super::wire::{self, Opcode};
 use crate::error::FsError;
-use crate::fs::{Entry, FileSystem, NewFile, Opened, Place, SetAttr, XattrReply};
+use crate::fs::{Call, Entry, FileSystem, Opened, Place, SetAttr, XattrReply};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::table::Lookup;
-use crate::state::slot;
+use crate::state::slot::{InFlight, Slot};
 
-mod again;
 mod ask;
 mod data;
 mod listing;
 mod locks;
 mod names;
+mod resume;
 
-pub use ask::change_times_by;
 pub(super) use locks::LockWaiters;
+pub(super) use resume::Resumed;
 
 /// Everything that a request needs.
 pub(super) struct Server {
     pub(super) fs: FileSystem,
     pub(super) device: Device,
     pub(super) agreed: Agreed,
-    /// How what the kernel remembers of names and attributes is kept true.
-    pub(super) keeping: Keeping,
-    /// Whether the kernel can be told of a name that was not there before.
-    pub(super) expires_missing_names: bool,
-    /// Whether each change of a directory gives it another time of modification.
-    pub(super) finds_out_listings: bool,
     /// Whether errors of close(2) matter on this lower file system.
     pub(super) flush: bool,
     pub(super) backings: Backings,
@@ -86,31 +79,34 @@ fn done<'s>() -> Done<'s> {
 type Done<'s> = Result<Outcome<'s>, FsError>;
 
 impl Server {
-    /// Serves one message. `payload` is reused from request to request.
-    pub(super) fn serve(&self, message: &[u8], payload: &mut Payload) -> Served {
+    /// Serves one message, which has come to a thread with this slot. `payload` is reused from request
+    /// to request.
+    pub(super) fn serve(&self, slot: &Slot, message: &[u8], payload: &mut Payload) -> Served {
         let Some(request) = Request::parse(message) else {
             tracing::error!(length = message.len(), "a message that is no request");
-            return Served { opcode: None, failed: true };
+            return Served { opcode: None, failed: true, trusted: [0; 3] };
         };
-        let changes = request.opcode().is_some_and(again::is_no_harmless_one);
-        slot::begin(request.unique(), changes.then(again::now));
-        let served = self.answer(request, payload, Self::dispatch);
-        slot::end();
+        slot.begin(request.unique());
+        let served = self.answer(request, slot.in_flight(), payload);
+        slot.end();
         served
     }
 
-    fn answer<'s>(
-        &'s self,
+    /// Serves a request and sends the answer.
+    pub(super) fn answer(
+        &self,
         mut request: Request<'_>,
+        in_flight: InFlight<'_>,
         payload: &mut Payload,
-        dispatch: impl FnOnce(&'s Self, &mut Request<'_>, &mut Payload) -> Done<'s>,
     ) -> Served {
+        let call = Call::new(request.caller(), in_flight);
         payload.bytes.clear();
         let unique = request.unique();
         // The one line per message that `tests/messages.rs` counts.
         tracing::trace!(opcode = ?request.opcode(), nodeid = request.nodeid(), "request");
         // A fault in one request must neither leave its caller waiting nor take the mount down.
-        let outcome = catch_unwind(AssertUnwindSafe(|| dispatch(self, &mut request, payload)));
+        let outcome =
+            catch_unwind(AssertUnwindSafe(|| self.dispatch(&call, &mut request, payload)));
         let mut failed = false;
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
@@ -132,49 +128,54 @@ impl Server {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
             Err(errno) => tracing::error!(opcode = ?request.opcode(), %errno, "cannot reply"),
         }
-        Served { opcode: request.opcode(), failed }
+        Served { opcode: request.opcode(), failed, trusted: call.trusted() }
     }
 
-    fn dispatch(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    fn dispatch<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let Some(opcode) = request.opcode() else { return Err(NOT_OFFERED) };
         match opcode {
-            Opcode::Lookup => self.lookup(request, payload),
-            Opcode::Forget => Ok(self.forget(request)),
-            Opcode::BatchForget => Ok(self.batch_forget(request)),
-            Opcode::Getattr => self.getattr(request, payload),
-            Opcode::Statx => self.statx(request, payload),
-            Opcode::Setattr => self.setattr(request, payload),
+            Opcode::Lookup => self.lookup(call, request, payload),
+            Opcode::Forget => Ok(self.forget(call, request)),
+            Opcode::BatchForget => Ok(self.batch_forget(call, request)),
+            Opcode::Getattr => self.getattr(call, request, payload),
+            Opcode::Statx => self.statx(call, request, payload),
+            Opcode::Setattr => self.setattr(call, request, payload),
             Opcode::Readlink => self.readlink(request, payload),
-            Opcode::Symlink => self.symlink(request, payload),
-            Opcode::Mknod => self.mknod(request, payload),
-            Opcode::Mkdir => self.mkdir(request, payload),
-            Opcode::Unlink => self.unlink(request),
-            Opcode::Rmdir => self.rmdir(request),
-            Opcode::Rename => self.rename(request),
-            Opcode::Rename2 => self.rename2(request),
-            Opcode::Link => self.link(request, payload),
-            Opcode::Open => self.open(request, payload),
-            Opcode::Create => self.create(request, payload),
-            Opcode::Tmpfile => self.tmpfile(request, payload),
+            Opcode::Symlink => self.symlink(call, request, payload),
+            Opcode::Mknod => self.mknod(call, request, payload),
+            Opcode::Mkdir => self.mkdir(call, request, payload),
+            Opcode::Unlink => self.unlink(call, request),
+            Opcode::Rmdir => self.rmdir(call, request),
+            Opcode::Rename => self.rename(call, request),
+            Opcode::Rename2 => self.rename2(call, request),
+            Opcode::Link => self.link(call, request, payload),
+            Opcode::Open => self.open(call, request, payload),
+            Opcode::Create => self.create(call, request, payload),
+            Opcode::Tmpfile => self.tmpfile(call, request, payload),
             Opcode::Read => self.read(request, payload),
-            Opcode::Write => self.write(request, payload),
+            Opcode::Write => self.write(call, request, payload),
             Opcode::Flush => self.flush(request),
             Opcode::Release => self.release(request),
             Opcode::Fsync | Opcode::Fsyncdir => self.fsync(request),
             Opcode::Fallocate => self.fallocate(request),
             Opcode::Lseek => self.lseek(request, payload),
             Opcode::CopyFileRange => self.copy_file_range(request, payload),
-            Opcode::Ioctl => self.ioctl(request, payload),
-            Opcode::Opendir => self.opendir(request, payload),
+            Opcode::Ioctl => self.ioctl(call, request, payload),
+            Opcode::Opendir => self.opendir(call, request, payload),
             Opcode::Readdir => self.readdir(request, payload),
-            Opcode::Readdirplus => self.readdirplus(request, payload),
+            Opcode::Readdirplus => self.readdirplus(call, request, payload),
             Opcode::Releasedir => self.releasedir(request),
             Opcode::Statfs => self.statfs(request, payload),
             Opcode::Syncfs => self.syncfs(),
             Opcode::Getxattr => self.getxattr(request, payload),
-            Opcode::Setxattr => self.setxattr(request, false),
-            Opcode::Listxattr => self.listxattr(request, payload),
-            Opcode::Removexattr => self.removexattr(request),
+            Opcode::Setxattr => self.setxattr(call, request),
+            Opcode::Listxattr => self.listxattr(call, request, payload),
+            Opcode::Removexattr => self.removexattr(call, request),
             Opcode::Destroy => done(),
             Opcode::Getlk => self.getlk(request, payload),
             Opcode::Setlk => self.setlk(request, false),
@@ -187,40 +188,42 @@ impl Server {
 
     /// Hands an entry to the kernel.
     #[allow(clippy::unnecessary_wraps)] // as `done`
-    fn entry<'s>(
-        &self,
-        begun: Begun,
-        how: How,
-        entry: Entry<'s>,
-        payload: &mut Payload,
-    ) -> Done<'s> {
-        let valid = self.valid(begun, &entry, how);
-        let Entry { lookup, attr } = entry;
+    fn entry<'s>(Entry { lookup, attr, valid }: Entry<'s>, payload: &mut Payload) -> Done<'s> {
         payload.push(&reply::entry_out(lookup.nodeid(), &attr, valid));
         Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
     }
 
-    fn getattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    fn getattr(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
         let args: wire::GetattrIn = request.take()?;
         let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
-        let (attr, valid) = self.known_attr(request.nodeid(), handle)?;
-        payload.push(&reply::attr_out(&attr, valid));
+        let known = self.fs.getattr(call, request.nodeid(), handle)?;
+        payload.push(&reply::attr_out(&known));
         done()
     }
 
-    fn statx(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    fn statx(&self, call: &Call<'_>, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
         let args: wire::StatxIn = request.take()?;
         let handle = opened(args.getattr_flags & wire::GETATTR_FH != 0, args.fh);
-        let (attr, valid) = self.known_attr(request.nodeid(), handle)?;
-        payload.push(&reply::statx_out(&attr, valid));
+        let known = self.fs.getattr(call, request.nodeid(), handle)?;
+        payload.push(&reply::statx_out(&known));
         done()
     }
 
-    fn setattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    fn setattr(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
         let args: wire::SetattrIn = request.take()?;
         let set = set_attr(&args);
-        let attr = self.fs.setattr(request.caller(), request.nodeid(), &set)?;
-        payload.push(&reply::attr_out(&attr, self.valid_set()));
+        let known = self.fs.setattr(call, request.nodeid(), &set)?;
+        payload.push(&reply::attr_out(&known));
         done()
     }
 
@@ -251,13 +254,18 @@ impl Server {
         xattr(value, payload)
     }
 
-    fn listxattr(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    fn listxattr(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
         let args: wire::GetxattrIn = request.take()?;
-        let names = self.fs.listxattr(request.caller(), request.nodeid(), args.size)?;
+        let names = self.fs.listxattr(call, request.nodeid(), args.size)?;
         xattr(names, payload)
     }
 
-    fn setxattr(&self, request: &mut Request<'_>, again: bool) -> Done<'_> {
+    fn setxattr(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::SetxattrIn = request.take()?;
         let outside_group = if self.agreed.has(FUSE_SETXATTR_EXT) {
             let ext: wire::SetxattrExt = request.take()?;
@@ -267,16 +275,13 @@ impl Server {
         };
         let name = request.take_str()?;
         let value = request.take_bytes(args.size)?;
-        let (caller, nodeid) = (request.caller(), request.nodeid());
-        // `XATTR_CREATE` or `XATTR_REPLACE` was judged when it was done for the first time.
-        let flags = if again { 0 } else { args.flags };
-        self.fs.setxattr(caller, nodeid, name, value, flags, outside_group)?;
+        self.fs.setxattr(call, request.nodeid(), name, value, args.flags, outside_group)?;
         done()
     }
 
-    fn removexattr(&self, request: &mut Request<'_>) -> Done<'_> {
+    fn removexattr(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
         let name = request.take_str()?;
-        self.fs.removexattr(request.caller(), request.nodeid(), name)?;
+        self.fs.removexattr(call, request.nodeid(), name)?;
         done()
     }
 }
@@ -289,10 +294,6 @@ fn xattr<'s>(reply: XattrReply, payload: &mut Payload) -> Done<'s> {
         XattrReply::Data(data) => payload.bytes = data,
     }
     done()
-}
-
-fn new_file(request: &Request<'_>, mode: u32, umask: u32) -> NewFile {
-    NewFile { caller: request.caller(), mode, umask }
 }
 
 fn place<'m>(parent: u64, request: &mut Request<'m>) -> Result<Place<'m>, FsError> {

@@ -13,20 +13,18 @@ use super::negotiate::{
     self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
     FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
-use super::notify::{self, Notifier};
+use super::notify::Notifier;
 use super::report::About;
 use super::request::Request;
-use super::root;
-pub use super::server::change_times_by;
-use super::server::{LockWaiters, Server};
-use super::trust::Keeping;
+use super::server::{LockWaiters, Resumed, Server};
+use super::unattached;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
-use super::workers::{self, Turn};
+use super::workers;
 pub use super::workers::{Machine, WORKER};
 use crate::config::IoMode;
 use crate::fs::FileSystem;
 use crate::lower::Keys;
-use crate::lower::watch::Watch;
+use crate::lower::caller::Fact;
 use crate::report::Report;
 use crate::state::{BUFFER, State};
 
@@ -34,8 +32,6 @@ use crate::state::{BUFFER, State};
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct Settings {
-    /// How what the kernel remembers of names and attributes is kept true.
-    pub keeping: Keeping,
     /// Whether the lower file system does something on close(2) that callers rely on: others see
     /// what was written, and errors are reported. The kernel closes what it passes through in its
     /// own time and tells nobody, so what may be written to is then not passed through.
@@ -133,14 +129,11 @@ impl Connection {
     fn with(fs: FileSystem, device: Device, agreed: Agreed, settings: Settings) -> Self {
         let server = Server {
             agreed,
-            keeping: settings.keeping,
-            expires_missing_names: notify::expires_missing_names(),
-            finds_out_listings: notify::finds_out_listings(),
             flush: settings.flush,
             lock_waiters: settings.lower_locks.then(LockWaiters::new),
             backings: Backings::new(
                 device.clone(),
-                Arc::clone(&fs.lower.state),
+                Arc::clone(fs.state()),
                 agreed.has(FUSE_PASSTHROUGH),
             ),
             counters: AllCounters::default(),
@@ -157,9 +150,9 @@ impl Connection {
         let Server { fs, device, agreed, about, .. } = &*self.server;
         Leaves {
             device: device.as_fd(),
-            root: fs.lower.root(),
-            memory: fs.lower.state.file(),
-            groups: fs.lower.watch().map(Watch::groups),
+            root: fs.root(),
+            memory: fs.state().file(),
+            groups: fs.listening(),
             agreed: agreed.bits(),
             cache: about.fact("cache"),
         }
@@ -167,22 +160,39 @@ impl Connection {
 
     /// The lower directory.
     pub fn lower(&self) -> BorrowedFd<'_> {
-        self.server.fs.lower.root()
+        self.server.fs.root()
+    }
+
+    /// From now on callers are looked up by `look_up`, for a server that has no `/proc`.
+    pub fn look_callers_up_by(
+        &self,
+        look_up: impl Fn(u32, Fact) -> Option<String> + Send + Sync + 'static,
+    ) {
+        self.server.fs.look_callers_up_by(look_up);
+    }
+
+    /// From now on `change` is asked to have access times kept otherwise: the server may not change the
+    /// mount that it reads through.
+    pub fn change_times_by(
+        &self,
+        change: impl Fn(u64) -> Result<(), Errno> + Send + Sync + 'static,
+    ) {
+        self.server.about.change_times_by(change);
     }
 
     /// See [`Keys`].
     pub fn keys(&self) -> Keys<'_> {
-        self.server.fs.lower.keys()
+        self.server.fs.keys()
     }
 
     /// Closes what can be opened again: before a fork, after which both processes would.
     pub fn shed(&self) {
-        self.server.fs.lower.shed();
+        self.server.fs.shed();
     }
 
     /// What the next server must know.
     pub fn state(&self) -> Arc<State> {
-        Arc::clone(&self.server.fs.lower.state)
+        Arc::clone(self.server.fs.state())
     }
 
     /// Makes this process the one that serves. With `left` it takes over from one that has ended,
@@ -191,7 +201,7 @@ impl Connection {
     pub fn begin(&mut self, left: Option<&HashSet<RawFd>>) -> Result<(), Errno> {
         let server = Arc::get_mut(&mut self.server).ok_or(Errno::BUSY)?;
         self.takes_over = left.is_some();
-        server.fs.lower.serves_here(self.takes_over);
+        server.fs.serves_here(self.takes_over);
         left.map_or(Ok(()), |base| server.adopt(base))?;
         server.about.serves_here();
         Ok(())
@@ -206,7 +216,7 @@ impl Connection {
     /// Answers requests while another thread does `work`, which needs the answers, with a mount
     /// that nobody else can see.
     pub fn answer_during<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
-        root::answer_during(&self.server, work)
+        unattached::answer_during(&self.server, work)
     }
 
     /// Serves requests until the file system is unmounted; after [`Connection::begin`].
@@ -214,7 +224,7 @@ impl Connection {
         if let Some(waiters) = &self.server.lock_waiters {
             waiters.start(self.server.device.clone())?;
         }
-        if self.takes_over && self.server.take_over()? == Turn::Ended {
+        if self.takes_over && self.server.resume()? == Resumed::Ended {
             return Ok(());
         }
         let notifier = Notifier::start(&self.server, self.takes_over)?;

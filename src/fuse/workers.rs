@@ -26,7 +26,7 @@ use super::device::Read;
 use super::reply::Payload;
 use super::request::Request;
 use super::server::Server;
-use crate::state::slot;
+use crate::state::slot::Slot;
 pub use looking::Machine;
 use looking::{Callers, Crowd, Looking};
 use placing::Placing;
@@ -126,7 +126,7 @@ impl Workers {
         let (mut quiet, mut stuck, mut behind, mut tick) = (0, 0, 0, 0);
         while !self.ended() {
             if quiet >= QUIET_TICKS {
-                self.server.fs.lower.tidy();
+                self.server.fs.tidy();
                 self.referee_sleeps.store(true, Ordering::SeqCst);
                 parker.park();
                 self.referee_sleeps.store(false, Ordering::SeqCst);
@@ -189,13 +189,13 @@ impl Workers {
 
     /// A thread's life: reading, and sitting on the bench.
     fn work(&self) {
-        let state = &self.server.fs.lower.state;
+        let state = self.server.fs.state();
         let slot = state.slots.take().ok_or(Errno::AGAIN);
         let buffer = slot.and_then(|slot| Ok((state.buffer(slot.number())?, slot)));
-        let mut buffer = match buffer {
+        let (mut buffer, slot) = match buffer {
             Ok((buffer, slot)) => {
                 slot.enter();
-                buffer
+                (buffer, slot)
             }
             Err(errno) => {
                 tracing::error!(%errno, "a thread has no room to work");
@@ -206,7 +206,7 @@ impl Workers {
         let mut payload = Payload::default();
         let counters = self.server.counters.of_new_worker();
         loop {
-            let result = self.read_requests(&mut buffer, &mut payload, &counters);
+            let result = self.read_requests(&slot, &mut buffer, &mut payload, &counters);
             if let Err(errno) = result {
                 tracing::error!(%errno, "cannot read from /dev/fuse");
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
@@ -224,6 +224,7 @@ impl Workers {
     /// Reads and serves requests until there is nothing to do and another reader waits.
     fn read_requests(
         &self,
+        slot: &Slot,
         buffer: &mut [u8],
         payload: &mut Payload,
         counters: &Counters,
@@ -242,7 +243,7 @@ impl Workers {
             }
             // While requests flow, one look at the clock serves for the end of one and this.
             let begun = if without_gap >= FLOW { ended } else { Instant::now() };
-            slot::await_message(buffer);
+            slot.await_message(buffer);
             let length = match self.server.device.read(buffer)? {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
@@ -262,7 +263,7 @@ impl Workers {
             let message = &buffer[..length];
             callers.note(Request::parse(message).map_or(0, |request| request.caller().tid));
             counters.begin();
-            let served = self.serve(message, payload);
+            let served = self.serve(slot, message, payload);
             ended = Instant::now();
             counters.end(served, ended - came);
         }
@@ -293,13 +294,13 @@ impl Workers {
         Ok(Next::Unknown)
     }
 
-    fn serve(&self, message: &[u8], payload: &mut Payload) -> Served {
+    fn serve(&self, slot: &Slot, message: &[u8], payload: &mut Payload) -> Served {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         if self.referee_sleeps.load(Ordering::SeqCst) {
             self.referee.unpark();
         }
-        let served = self.server.serve(message, payload);
+        let served = self.server.serve(slot, message, payload);
         if payload.bytes.capacity() > KEPT_PAYLOAD {
             *payload = Payload::default();
         }

@@ -51,24 +51,41 @@ pub fn look_up(tid: u32, fact: Fact) -> Option<String> {
 
 type LookUp = dyn Fn(u32, Fact) -> Option<String> + Send + Sync;
 
-/// Who looks callers up for a server that has no `/proc`.
-static ELSEWHERE: OnceLock<Box<LookUp>> = OnceLock::new();
+/// Who looks callers up: this process, or another for a server that has no `/proc`.
+#[derive(Default)]
+pub struct Callers(OnceLock<Box<LookUp>>);
 
-/// From now on `look_up` is asked in place of [`look_up`]; the first one stays.
-pub fn look_up_by(look_up: impl Fn(u32, Fact) -> Option<String> + Send + Sync + 'static) {
-    if ELSEWHERE.set(Box::new(look_up)).is_err() {
-        tracing::debug!("callers are looked up elsewhere already");
+impl Callers {
+    /// From now on `look_up` is asked in place of [`look_up`]; the first one stays.
+    pub fn look_up_by(
+        &self,
+        look_up: impl Fn(u32, Fact) -> Option<String> + Send + Sync + 'static,
+    ) {
+        if self.0.set(Box::new(look_up)).is_err() {
+            tracing::debug!("callers are looked up elsewhere already");
+        }
+    }
+
+    fn ask(&self, tid: u32, fact: Fact) -> Option<String> {
+        self.0.get().map_or_else(|| look_up(tid, fact), |elsewhere| elsewhere(tid, fact))
+    }
+
+    /// Reads `/proc/TID`. Whoever has gone meanwhile, or cannot be seen, counts as having nothing.
+    pub fn read(&self, tid: u32) -> ProcCaller<'_> {
+        ProcCaller {
+            tid,
+            callers: Some(self),
+            same_namespace: self.ask(tid, Fact::Namespace).is_some(),
+            ..ProcCaller::parse(&self.ask(tid, Fact::Status).unwrap_or_default())
+        }
     }
 }
 
-fn ask(tid: u32, fact: Fact) -> Option<String> {
-    ELSEWHERE.get().map_or_else(|| look_up(tid, fact), |elsewhere| elsewhere(tid, fact))
-}
-
 /// A process that made a request.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ProcCaller {
+#[derive(Default)]
+pub struct ProcCaller<'c> {
     tid: u32,
+    callers: Option<&'c Callers>,
     capabilities: u64,
     /// Whether it is in the server's user namespace.
     same_namespace: bool,
@@ -81,16 +98,7 @@ pub struct ProcCaller {
     pub groups: Vec<u32>,
 }
 
-impl ProcCaller {
-    /// Reads `/proc/TID`. Whoever has gone meanwhile, or cannot be seen, counts as having nothing.
-    pub fn read(tid: u32) -> Self {
-        Self {
-            tid,
-            same_namespace: ask(tid, Fact::Namespace).is_some(),
-            ..Self::parse(&ask(tid, Fact::Status).unwrap_or_default())
-        }
-    }
-
+impl ProcCaller<'_> {
     fn parse(status: &str) -> Self {
         let field = |key: &str| {
             status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).map(str::trim)
@@ -98,16 +106,15 @@ impl ProcCaller {
         // Real, effective, saved, file system.
         let acting = |key: &str| field(key)?.split_whitespace().nth(3)?.parse().ok();
         Self {
-            tid: 0,
             fsuid: acting("Uid"),
             fsgid: acting("Gid"),
             capabilities: field("CapEff")
                 .and_then(|hex| u64::from_str_radix(hex, 16).ok())
                 .unwrap_or(0),
-            same_namespace: false,
             groups: field("Groups")
                 .map(|list| list.split_whitespace().filter_map(|g| g.parse().ok()).collect())
                 .unwrap_or_default(),
+            ..Self::default()
         }
     }
 
@@ -141,7 +148,9 @@ impl ProcCaller {
 
     /// Whether the caller's namespace has a number for our `id`.
     fn maps(&self, map: Fact, id: u32) -> bool {
-        map_covers(&ask(self.tid, map).unwrap_or_default(), id)
+        self.callers
+            .and_then(|callers| callers.ask(self.tid, map))
+            .is_some_and(|map| map_covers(&map, id))
     }
 }
 
@@ -177,13 +186,14 @@ mod tests {
 
     #[test]
     fn whoever_has_gone_has_nothing() {
-        let gone = ProcCaller::read(u32::MAX);
+        let callers = Callers::default();
+        let gone = callers.read(u32::MAX);
         assert!(!gone.has_over(Capability::Fsetid, 0, 0) && gone.groups.is_empty());
     }
 
     #[test]
     fn this_process_is_in_its_own_namespace() {
-        assert!(ProcCaller::read(std::process::id()).same_namespace);
+        assert!(Callers::default().read(std::process::id()).same_namespace);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! changes who owns, never what may be done: the kernel above has already decided that.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
@@ -25,13 +24,15 @@ pub struct Creator {
     pub umask: u32,
 }
 
-/// Whether threads go back to the server's own ids after each call made with others.
-static GOING_BACK: AtomicBool = AtomicBool::new(false);
-
-/// For a lower file system that judges every call by the ids of whoever makes it, capabilities or
-/// not, as the servers of network file systems do: ids are a caller's for one call only.
-pub fn go_back_after_each_call() {
-    GOING_BACK.store(true, Ordering::Relaxed);
+/// For how long a thread keeps the ids that a call was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Keep {
+    /// Until a call is made with others: a local file system looks at them in no other call.
+    #[default]
+    UntilOthers,
+    /// For one call. For a lower file system that judges every call by the ids of whoever makes it,
+    /// capabilities or not, as the servers of network file systems do.
+    OneCall,
 }
 
 /// Puts the thread back to the server's own ids, also when the call panics.
@@ -50,16 +51,6 @@ impl Drop for GoingBack {
     }
 }
 
-/// Whether [`go_back_after_each_call`] holds.
-pub fn goes_back() -> bool {
-    GOING_BACK.load(Ordering::Relaxed)
-}
-
-/// What undoes a switch of ids that is still to come, where that is wanted.
-fn going_back() -> Option<GoingBack> {
-    goes_back().then(|| GoingBack)
-}
-
 thread_local! {
     /// What this thread has now, so that a switch costs nothing while callers repeat.
     static NOW: Cell<Option<Creator>> = const { Cell::new(None) };
@@ -74,46 +65,52 @@ pub fn keep_capabilities() -> Result<(), FsError> {
     rustix::thread::set_capabilities_secure_bits(bits).call("prctl")
 }
 
-/// Runs `create` with the creator's ids and umask on this thread.
-///
-/// The ids stay until the next creator's, unless [`go_back_after_each_call`]: a local file system
-/// looks at them in no other call.
-pub fn as_creator<T>(
-    creator: Creator,
-    create: impl FnOnce() -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    let _back = going_back();
-    let now = NOW.get();
-    if now != Some(creator) {
-        switch(now, creator)?;
-        NOW.set(Some(creator));
-    }
-    create()
-}
-
-/// Runs `call` as a member of these groups and no others, where the server may choose its groups;
-/// else with its own.
-pub fn with_groups<T>(
-    gid: LowerGid,
-    supplementary: &[LowerGid],
-    call: impl FnOnce() -> Result<T, FsError>,
-) -> Result<T, FsError> {
-    let _back = going_back();
-    let now = NOW.get();
-    let uid = now.map_or_else(own_uid, |now| Some(now.uid));
-    if let Some(uid) = uid {
-        let acting = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
-        if now != Some(acting) && switch(now, acting).is_ok() {
-            NOW.set(Some(acting));
+impl Keep {
+    /// Runs `create` with the creator's ids and umask on this thread.
+    pub fn as_creator<T>(
+        self,
+        creator: Creator,
+        create: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let _back = self.going_back();
+        let now = NOW.get();
+        if now != Some(creator) {
+            switch(now, creator)?;
+            NOW.set(Some(creator));
         }
+        create()
     }
-    let groups: Vec<u32> = supplementary.iter().map(|gid| gid.raw()).collect();
-    // Made only where there is something to restore: a server that may not choose its groups
-    // cannot, and must not be ended for it.
-    let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then(|| NoGroups);
-    let result = call();
-    drop(restore);
-    result
+
+    /// Runs `call` as a member of these groups and no others, where the server may choose its groups;
+    /// else with its own.
+    pub fn with_groups<T>(
+        self,
+        gid: LowerGid,
+        supplementary: &[LowerGid],
+        call: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        let _back = self.going_back();
+        let now = NOW.get();
+        let uid = now.map_or_else(own_uid, |now| Some(now.uid));
+        if let Some(uid) = uid {
+            let acting = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
+            if now != Some(acting) && switch(now, acting).is_ok() {
+                NOW.set(Some(acting));
+            }
+        }
+        let groups: Vec<u32> = supplementary.iter().map(|gid| gid.raw()).collect();
+        // Made only where there is something to restore: a server that may not choose its groups
+        // cannot, and must not be ended for it.
+        let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then(|| NoGroups);
+        let result = call();
+        drop(restore);
+        result
+    }
+
+    /// What undoes a switch of ids that is still to come, where that is wanted.
+    fn going_back(self) -> Option<GoingBack> {
+        (self == Self::OneCall).then(|| GoingBack)
+    }
 }
 
 /// Takes the thread out of all supplementary groups again, also when the call panics.
@@ -196,7 +193,7 @@ mod tests {
             umask: 0,
         };
         NOW.set(Some(caller));
-        drop(going_back());
+        drop(Keep::UntilOthers.going_back());
         assert_eq!(NOW.get(), Some(caller));
     }
 }

@@ -15,7 +15,7 @@ use super::dirents::DirStream;
 use super::inode::Inode;
 use super::table::InodeTable;
 use crate::state::rows::Free;
-use crate::state::slot::{self, GET, PUT};
+use crate::state::slot::{GET, InFlight, PUT};
 use crate::state::{Number, State};
 use crate::sys::process::take_descriptor;
 
@@ -53,6 +53,11 @@ impl Opened<'_> {
     /// The number by which the kernel will call it.
     pub fn handle(&self) -> u64 {
         self.handle
+    }
+
+    /// The kernel uses a backing id for the file: closing it gives a share in that back.
+    pub fn set_backed(&self) {
+        self.files.set_backed(self.handle);
     }
 
     /// The reply goes out: from now on it is open until the kernel releases it.
@@ -156,6 +161,7 @@ impl OpenFiles {
     /// many are open.
     pub fn insert(
         &self,
+        in_flight: InFlight<'_>,
         inode: Inode,
         flags: OFlags,
         fd: Option<OwnedFd>,
@@ -163,7 +169,7 @@ impl OpenFiles {
         let handle = self.state.number(Number::Handle).fetch_add(1, Ordering::SeqCst) + 1;
         let number = fd.as_ref().map_or(0, number);
         let values = [handle, inode.nodeid, u64::from(flags.bits()), number];
-        slot::opening(handle);
+        in_flight.opening(handle);
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let row = self.state.opens.enter(&mut tables.free, values);
         let row = Some(row.ok_or(FsError::Refused(Errno::NFILE))?);
@@ -172,8 +178,7 @@ impl OpenFiles {
         Ok(Opened { files: self, handle, kept: false })
     }
 
-    /// The kernel uses a backing id for the file: closing it gives a share in that back.
-    pub fn set_backed(&self, handle: u64) {
+    fn set_backed(&self, handle: u64) {
         if let Some(row) = self.get(handle).ok().and_then(|file| file.row) {
             self.state.opens.row(row)[FLAGS].fetch_or(BACKED, Ordering::SeqCst);
         }

@@ -21,8 +21,9 @@ use super::aliases::Aliases;
 use super::inode::{Inode, Locator, Place};
 use super::row::Row;
 use super::stat::Identity;
+use crate::state::State;
 use crate::state::arena::{Piece, Slabs};
-use crate::state::{State, slot};
+use crate::state::slot::InFlight;
 
 mod left;
 mod lookup;
@@ -57,12 +58,19 @@ pub struct InodeTable {
     some_doubt: AtomicBool,
 }
 
+/// A file whose lookup is to be counted, and where that is recorded.
+struct Found<'f> {
+    identity: Identity,
+    kind: FileType,
+    in_flight: InFlight<'f>,
+}
+
 /// An inode that was found or entered in the table.
 struct Counted {
     inode: Inode,
     first: bool,
     former: Option<Place>,
-    /// Where the thread's slot says so.
+    /// Where that is recorded.
     at: usize,
 }
 
@@ -82,7 +90,7 @@ impl InodeTable {
         // The kernel never forgets the root, so its count is never to reach zero.
         let mut shard = table.shard(ROOT_ID);
         let row = Row::fill(&table.state.arena, &mut shard.slabs, ROOT_ID, root, kind)?;
-        slot::count(row.piece(), row.lookups())?;
+        InFlight::NOWHERE.count(row.piece(), row.lookups())?;
         shard.rows.insert(ROOT_ID, row.piece());
         drop(shard);
         Some(table)
@@ -127,34 +135,36 @@ impl InodeTable {
 
     /// Counts a lookup of the file with this identity, found as `name` in `parent`, entering it if
     /// it is new.
-    pub fn intern(
-        &self,
-        identity: Identity,
-        kind: FileType,
+    pub fn intern<'t>(
+        &'t self,
+        in_flight: InFlight<'t>,
+        (identity, kind): (Identity, FileType),
         parent: u64,
         name: &OsStr,
-    ) -> Lookup<'_> {
+    ) -> Lookup<'t> {
+        let found = Found { identity, kind, in_flight };
         let counted = if identity == self.root {
-            self.count(ROOT_ID, identity, kind, None, true)
+            self.count(ROOT_ID, &found, None, true)
         } else {
             let place = Some((parent, name));
             let counted = if has_own_number(identity) {
-                self.count(identity.ino, identity, kind, place, false)
+                self.count(identity.ino, &found, place, false)
             } else {
                 Err(Refusal::Taken)
             };
             match counted {
-                Err(Refusal::Taken) => self.count_alias(identity, kind, place),
+                Err(Refusal::Taken) => self.count_alias(&found, place),
                 counted => counted,
             }
         };
         match counted {
             Ok(Counted { inode, first, former, at }) => {
-                Lookup { table: self, inode: Some(inode), first, former, at }
+                Lookup { table: self, in_flight, inode: Some(inode), first, former, at }
             }
             Err(refusal) => {
                 tracing::error!(?refusal, "no room for one more inode");
-                Lookup { table: self, inode: None, first: false, former: None, at: 0 }
+                let (first, former, at) = (false, None, 0);
+                Lookup { table: self, in_flight, inode: None, first, former, at }
             }
         }
     }
@@ -166,8 +176,7 @@ impl InodeTable {
     fn count(
         &self,
         nodeid: u64,
-        identity: Identity,
-        kind: FileType,
+        &Found { identity, kind, in_flight }: &Found<'_>,
         place: Option<(u64, &OsStr)>,
         sure: bool,
     ) -> Result<Counted, Refusal> {
@@ -182,7 +191,7 @@ impl InodeTable {
             None => Row::fill(arena, slabs, nodeid, identity, kind).ok_or(Refusal::Full)?,
         };
         let former = place.and_then(|(parent, name)| row.move_to(slabs, parent, name));
-        let Some(at) = slot::count(row.piece(), row.lookups()) else {
+        let Some(at) = in_flight.count(row.piece(), row.lookups()) else {
             if known.is_none() {
                 row.free(slabs);
             }
@@ -197,16 +206,16 @@ impl InodeTable {
 
     fn count_alias(
         &self,
-        identity: Identity,
-        kind: FileType,
+        found: &Found<'_>,
         place: Option<(u64, &OsStr)>,
     ) -> Result<Counted, Refusal> {
+        let identity = found.identity;
         let mut aliases = self.aliases();
         // Before the number is looked at: whoever finds it free later sees this.
         self.some_alias.store(true, Ordering::SeqCst);
         let known = aliases.of(identity);
         if known.is_none() && has_own_number(identity) {
-            match self.count(identity.ino, identity, kind, place, true) {
+            match self.count(identity.ino, found, place, true) {
                 Err(Refusal::Taken) => {}
                 counted => return counted,
             }
@@ -214,7 +223,7 @@ impl InodeTable {
         let nodeid = known.unwrap_or_else(|| aliases.give(identity, &self.state));
         // The alias lock is held, so nobody can forget this nodeid between the two steps, and a
         // number from the counter is taken by nobody else.
-        let counted = self.count(nodeid, identity, kind, place, true);
+        let counted = self.count(nodeid, found, place, true);
         if counted.is_err() && !self.knows(nodeid) {
             aliases.take_back(identity);
         }
@@ -222,22 +231,22 @@ impl InodeTable {
     }
 
     /// The kernel drops `count` lookups; true when it does not know the inode any more.
-    pub fn forget(&self, nodeid: u64, count: u64) -> bool {
+    pub fn forget(&self, in_flight: InFlight<'_>, nodeid: u64, count: u64) -> bool {
         if nodeid == ROOT_ID {
-            slot::forget_nothing();
+            in_flight.forget_nothing();
             return false;
         }
         self.less(nodeid, |row| match row {
-            Some(row) => slot::forget(row.piece(), row.lookups(), count),
-            None => slot::forget_nothing(),
+            Some(row) => in_flight.forget(row.piece(), row.lookups(), count),
+            None => in_flight.forget_nothing(),
         })
     }
 
-    /// A lookup was not told; `at` is where the thread's slot has it.
-    fn take_back(&self, nodeid: u64, at: usize) {
+    /// A lookup was not told; `at` is where it is recorded.
+    fn take_back(&self, in_flight: InFlight<'_>, nodeid: u64, at: usize) {
         self.less(nodeid, |row| {
             if let Some(row) = row {
-                slot::take_back(row.piece(), row.lookups(), at);
+                in_flight.take_back(row.piece(), row.lookups(), at);
             }
         });
     }

@@ -26,7 +26,7 @@ pub(super) fn of(config: &MountConfig, fs: &FileSystem, cache: String) -> Vec<(S
         ("map", map(config)),
         ("options", options(config, &cache).join(", ")),
         ("cache", cache),
-        ("handles", if fs.lower.uses_handles() { "yes" } else { "no" }.to_owned()),
+        ("handles", if fs.uses_handles() { "yes" } else { "no" }.to_owned()),
     ];
     facts.map(|(name, text)| (name.to_owned(), text)).to_vec()
 }

@@ -31,7 +31,7 @@ use super::upgrade::Kept;
 use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::mountinfo;
-use crate::lower::caller::{self, Fact};
+use crate::lower::caller::Fact;
 use crate::sys::process::{self, Forked};
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
@@ -102,12 +102,7 @@ impl Keeper {
     fn new(line: OwnedFd, process: Pid, to_log: OwnedFd) -> Self {
         let log = to_log.as_raw_fd();
         log::send_through(to_log);
-        let keeper = Self { line: Arc::new(Line(Mutex::new(line))), process, log };
-        let line = keeper.line();
-        caller::look_up_by(move |tid, fact| line.fact(tid, fact));
-        let line = keeper.line();
-        crate::fuse::session::change_times_by(move |bits| line.times(bits));
-        keeper
+        Self { line: Arc::new(Line(Mutex::new(line))), process, log }
     }
 
     pub(super) fn leaves(&self) -> Leaves<'_> {
@@ -159,7 +154,7 @@ impl Line {
     }
 
     /// Has the access times of the server's own mount kept as a remount asks.
-    fn times(&self, bits: u64) -> Result<(), Errno> {
+    pub fn times(&self, bits: u64) -> Result<(), Errno> {
         let line = self.lock();
         let mut answer = [0; 4];
         send(&line, Ask::Times(bits))?;
@@ -207,7 +202,7 @@ impl Line {
     }
 
     /// `None` where nothing is known of the caller, and when the keeper has gone.
-    fn fact(&self, tid: u32, fact: Fact) -> Option<String> {
+    pub fn fact(&self, tid: u32, fact: Fact) -> Option<String> {
         let line = self.lock();
         send(&line, Ask::Fact(fact, tid)).ok()?;
         let mut length = [0; 4];

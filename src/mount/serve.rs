@@ -1,7 +1,7 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
 use std::collections::HashSet;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -20,13 +20,13 @@ use super::upgrade::{Connected, Taken};
 use super::{facts, guard, ownership, policies, sandbox, times};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
 use crate::error::{FsError, StartError};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Keeping, Options};
 use crate::fuse::notify;
 use crate::fuse::session::{Connection, Machine, Settings};
-use crate::fuse::trust::Keeping;
 use crate::host::mountinfo;
+use crate::lower::LowerTree;
+use crate::lower::cred::{self, Keep};
 use crate::lower::watch::{Scope, Watch};
-use crate::lower::{LowerTree, cred};
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
@@ -55,11 +55,11 @@ pub fn serve(
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
-    let fs = file_system(config, lower)?;
-    let connection = connect(fs, config, keeping, cache)?;
+    let fs = file_system(config, lower, keeping)?;
+    let connection = connect(fs, config, cache)?;
     let mount = mount_id(&config.mountpoint);
     keeper.line().mounted(mount).map_err(gone)?;
-    let notifies = keeping == Keeping::Notified;
+    let notifies = matches!(keeping, Keeping::Notified(_));
     run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)
 }
 
@@ -103,15 +103,15 @@ fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, St
     let keeping = match (groups, config.cache) {
         (Some(groups), _) => {
             lower.go_on_watching(groups).map_err(failed("cannot go on listening"))?;
-            Keeping::Notified
+            Keeping::Notified(notify::abilities())
         }
         (None, CacheMode::None) => Keeping::For(Duration::ZERO),
         (None, CacheMode::Ttl(time)) => Keeping::For(time),
         (None, CacheMode::Exclusive) => Keeping::For(FOR_GOOD),
         (None, CacheMode::Auto | CacheMode::Coherent) => Keeping::For(DEFAULT_TTL),
     };
-    let fs = file_system(config, lower)?;
-    let settings = settings(&fs, config, keeping, taken.handover.cache.clone());
+    let fs = file_system(config, lower, keeping)?;
+    let settings = settings(&fs, config, taken.handover.cache.clone());
     Connection::left(fs, device, settings, taken.handover.agreed)
         .map_err(failed("what was agreed with the kernel is not what this program knows"))
 }
@@ -134,6 +134,10 @@ fn run(
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let Running { connection, keeper, mount, notifies, taken } = running;
+    let line = keeper.line();
+    connection.look_callers_up_by(move |tid, fact| line.fact(tid, fact));
+    let line = keeper.line();
+    connection.change_times_by(move |bits| line.times(bits));
     let failed = |what: &str, errno: Errno| StartError::System {
         what: what.to_owned(),
         source: errno.into(),
@@ -201,22 +205,23 @@ fn gone(errno: Errno) -> StartError {
 }
 
 /// Everything that requests ask for.
-fn file_system(config: &MountConfig, lower: LowerTree) -> Result<FileSystem, StartError> {
-    let owners = ownership::open(config, &lower)?;
-    let fs = FileSystem {
-        lower,
+fn file_system(
+    config: &MountConfig,
+    lower: LowerTree,
+    keeping: Keeping,
+) -> Result<FileSystem, StartError> {
+    let options = Options {
         maps: config.maps.clone(),
         unmapped_acl: unmapped_acl(),
         policies: config.policies,
         io: config.io,
-        owners,
+        owners: ownership::open(config, &lower)?,
+        keeping,
+        ids: if is_remote(lower.root()) { Keep::OneCall } else { Keep::UntilOthers },
     };
-    policies::check_lower(config.policies, &fs.lower)?;
+    policies::check_lower(config.policies, &lower)?;
     prepare_credentials();
-    if is_remote(&fs.lower) {
-        cred::go_back_after_each_call();
-    }
-    Ok(fs)
+    Ok(FileSystem::new(lower, options))
 }
 
 /// What is mounted below the lower directory and will be shown, by its path from there.
@@ -253,10 +258,10 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
             })?;
             let single = lower.watch().is_some_and(Watch::is_of_single_inodes);
             let how = if single { "coherent (by watching single files)" } else { "coherent" };
-            (Keeping::Notified, how.to_owned())
+            (Keeping::Notified(notify::abilities()), how.to_owned())
         }
         CacheMode::Auto => match watched(Scope::FileSystem) {
-            Ok(()) => (Keeping::Notified, "coherent".to_owned()),
+            Ok(()) => (Keeping::Notified(notify::abilities()), "coherent".to_owned()),
             Err(why) => {
                 let words = format!("ttl:1, because {why}");
                 tracing::info!("cache={words}");
@@ -266,15 +271,14 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
     })
 }
 
-fn settings(fs: &FileSystem, config: &MountConfig, keeping: Keeping, cache: String) -> Settings {
+fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
     Settings {
-        keeping,
-        flush: is_remote(&fs.lower),
+        flush: is_remote(fs.root()),
         read_only: config.flags.read_only,
         stack_depth: stack_depth(fs),
         lower_locks: config.locks == LockMode::Lower,
         io: config.io,
-        judges_opening: !config.policies.is_default_for_writing() || fs.lower.has_made_files(),
+        judges_opening: !config.policies.is_default_for_writing() || fs.has_made_files(),
         gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
         idmap: config.idmap,
         threads: config.threads.unwrap_or_else(default_threads),
@@ -283,13 +287,8 @@ fn settings(fs: &FileSystem, config: &MountConfig, keeping: Keeping, cache: Stri
     }
 }
 
-fn connect(
-    fs: FileSystem,
-    config: &MountConfig,
-    keeping: Keeping,
-    cache: String,
-) -> Result<Connection, StartError> {
-    let settings = settings(&fs, config, keeping, cache);
+fn connect(fs: FileSystem, config: &MountConfig, cache: String) -> Result<Connection, StartError> {
+    let settings = settings(&fs, config, cache);
     let Mounted { device, detached } = fuse::mount(config)?;
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         StartError::Mount(match errno {
@@ -385,20 +384,20 @@ fn unmapped_acl() -> Unmapped {
 /// leaves room for an overlayfs above the mount.
 fn stack_depth(fs: &FileSystem) -> u32 {
     const STACKED: [u64; 2] = [0x794c_7630, 0x6573_5546]; // overlayfs, FUSE (linux/magic.h)
-    if STACKED.contains(&fs_magic(&fs.lower)) { 2 } else { 1 }
+    if STACKED.contains(&fs_magic(fs.root())) { 2 } else { 1 }
 }
 
-fn fs_magic(lower: &LowerTree) -> u64 {
-    rustix::fs::fstatfs(lower.root()).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
+fn fs_magic(root: BorrowedFd<'_>) -> u64 {
+    rustix::fs::fstatfs(root).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
 }
 
 /// Whether somebody else answers for the lower file system, over a network or through FUSE: some
 /// write errors are then reported only when a file is closed, and rights judged by the ids alone.
-fn is_remote(lower: &LowerTree) -> bool {
+fn is_remote(root: BorrowedFd<'_>) -> bool {
     // NFS, SMB1, SMB2, 9p, FUSE, Ceph, AFS (linux/magic.h)
     const REMOTE: [u64; 7] =
         [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400, 0x6b41_4653];
-    REMOTE.contains(&fs_magic(lower))
+    REMOTE.contains(&fs_magic(root))
 }
 
 fn no_signals(source: std::io::Error) -> StartError {

@@ -296,7 +296,7 @@ fn attend(
 impl Attended<'_> {
     /// Whether a thread that answers requests may still be changing the lower tree.
     fn is_changing(&self) -> bool {
-        let begun = self.state.slots.all().any(|slot| slot.unique() != 0 && slot.begun() != 0);
+        let begun = self.state.slots.all().any(|slot| slot.unique() != 0 && slot.is_changing());
         begun && process::thread_names(self.pid).iter().any(|name| name.starts_with(WORKER))
     }
 

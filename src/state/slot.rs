@@ -9,8 +9,9 @@
 //! A lookup count and the entry that says for whom it was counted change together: both are written
 //! down before, and put back by the next server if it finds that they were being changed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use super::arena::Piece;
 use crate::sys::shared::Words;
@@ -49,17 +50,27 @@ pub struct Slots {
 }
 
 /// One slot.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Slot {
     words: Words,
     start: usize,
     number: usize,
+    /// How much has been counted in it.
+    counted: Cell<usize>,
 }
 
-thread_local! {
-    /// The slot of this thread, and how much has been counted in it.
-    static MINE: RefCell<Option<Slot>> = const { RefCell::new(None) };
-    static COUNTED: Cell<usize> = const { Cell::new(0) };
+/// Where what is done for a request is recorded: in the slot of the thread that serves it, or nowhere,
+/// where no other server would go on with it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InFlight<'s>(Option<&'s Slot>);
+
+/// What the killed server had recorded of a request when it began to change the lower tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begun {
+    /// When that was, in nanoseconds since 1970.
+    pub at: i64,
+    /// What it noted before ([`InFlight::note`]), 0 if nothing.
+    pub noted: u64,
 }
 
 impl Slots {
@@ -81,7 +92,8 @@ impl Slots {
     }
 
     fn slot(&self, number: usize) -> Slot {
-        Slot { words: self.words.clone(), start: number * WORDS, number }
+        let start = number * WORDS;
+        Slot { words: self.words.clone(), start, number, counted: Cell::new(0) }
     }
 }
 
@@ -95,12 +107,26 @@ impl Slot {
         self.number
     }
 
-    /// From now on what this thread counts is counted in this slot.
+    /// A thread begins to use it, or goes on where another server's has come to.
     pub fn enter(&self) {
-        MINE.set(Some(self.clone()));
         self.word(USED).store(1, PUT);
         let counted = (0..MOST_COUNTED).find(|n| self.word(FIRST_COUNTED + n).load(GET) == 0);
-        COUNTED.set(counted.unwrap_or(MOST_COUNTED));
+        self.counted.set(counted.unwrap_or(MOST_COUNTED));
+    }
+
+    /// For what is done for its request.
+    pub fn in_flight(&self) -> InFlight<'_> {
+        InFlight(Some(self))
+    }
+
+    /// The thread is about to read a message into the buffer of its slot. Whatever has been read into
+    /// it before is done with.
+    pub fn await_message(&self, buffer: &mut [u8]) {
+        // In this order: a message that is there counts as not done at all when its parts are reset.
+        if let Some(length) = buffer.first_chunk_mut::<4>() {
+            *length = [0; 4];
+        }
+        self.word(FORGOTTEN).store(0, PUT);
     }
 
     /// A request begins.
@@ -112,7 +138,7 @@ impl Slot {
         self.word(TRIES).store(0, PUT);
         self.word(NOTED).store(0, PUT);
         self.word(UNIQUE).store(unique, PUT);
-        COUNTED.set(0);
+        self.counted.set(0);
     }
 
     /// It has been answered.
@@ -125,19 +151,9 @@ impl Slot {
         self.word(UNIQUE).load(GET)
     }
 
-    /// When the request began to change the lower tree, in nanoseconds since 1970; 0 if it did not.
-    pub fn begun(&self) -> i64 {
-        self.word(BEGUN).load(GET).cast_signed()
-    }
-
-    /// The request begins to change the lower tree, now.
-    pub fn set_begun(&self, now: i64) {
-        self.word(BEGUN).store(now.cast_unsigned(), PUT);
-    }
-
-    /// What the request has noted of the lower tree before it changed that ([`note`]), 0 if nothing.
-    pub fn noted(&self) -> u64 {
-        self.word(NOTED).load(GET)
+    /// Whether the request has begun to change the lower tree in a way that could be noticed twice.
+    pub fn is_changing(&self) -> bool {
+        self.word(BEGUN).load(GET) != 0
     }
 
     /// The handle number of the file that was opened for the request, 0 if none was.
@@ -162,7 +178,7 @@ impl Slot {
         self.word(OPENED).store(0, PUT);
         self.word(TRIES).fetch_add(1, Ordering::SeqCst);
         self.word(UNIQUE).store(unique, PUT);
-        COUNTED.set(0);
+        self.counted.set(0);
     }
 
     /// How often it has been begun anew.
@@ -210,101 +226,92 @@ impl Slot {
     }
 }
 
-/// Does something with the slot of the calling thread, if it has one.
-fn with_mine<T>(call: impl FnOnce(&Slot) -> T) -> Option<T> {
-    MINE.with_borrow(|slot| slot.as_ref().map(call))
-}
+impl InFlight<'_> {
+    /// Recorded nowhere.
+    pub const NOWHERE: InFlight<'static> = InFlight(None);
 
-/// A request begins on the calling thread; `now`, if it is about to change the lower tree.
-pub fn begin(unique: u64, now: Option<i64>) {
-    with_mine(|slot| {
-        slot.begin(unique);
-        if let Some(now) = now {
-            slot.set_begun(now);
+    /// The request begins to change the lower tree in a way that could be noticed if it were done
+    /// twice. What another server had recorded here before it was killed, if it had begun.
+    pub fn begin_change(self) -> Option<Begun> {
+        let slot = self.0?;
+        let at = slot.word(BEGUN).load(GET).cast_signed();
+        if at == 0 {
+            slot.word(BEGUN).store(now().cast_unsigned(), PUT);
+            return None;
         }
-    });
-}
-
-/// It has been answered.
-pub fn end() {
-    with_mine(Slot::end);
-}
-
-/// How much of the calling thread's message, which makes the server forget, has been done.
-pub fn forgotten() -> u64 {
-    with_mine(Slot::forgotten).unwrap_or(0)
-}
-
-/// The calling thread is about to read a message into the buffer of its slot. Whatever has been read
-/// into it before is done with.
-pub fn await_message(buffer: &mut [u8]) {
-    // In this order: a message that is there counts as not done at all when its parts are reset.
-    if let Some(length) = buffer.first_chunk_mut::<4>() {
-        *length = [0; 4];
+        Some(Begun { at, noted: slot.word(NOTED).load(GET) })
     }
-    with_mine(|slot| slot.word(FORGOTTEN).store(0, PUT));
-}
 
-/// Notes for the calling thread's request how something is before it is changed, where only that
-/// tells later whether it was.
-pub fn note(before: u64) {
-    with_mine(|slot| slot.word(NOTED).store(before, PUT));
-}
+    /// How much of the message, which makes the server forget, has been done.
+    pub fn forgotten(self) -> u64 {
+        self.0.map_or(0, Slot::forgotten)
+    }
 
-/// Says in the calling thread's slot which handle number is about to be given to an open file.
-pub fn opening(handle: u64) {
-    with_mine(|slot| slot.word(OPENED).store(handle, PUT));
-}
+    /// Notes how something is before it is changed, where only that tells later whether it was.
+    pub fn note(self, before: u64) {
+        if let Some(slot) = self.0 {
+            slot.word(NOTED).store(before, PUT);
+        }
+    }
 
-/// Counts one more lookup of a row, for the calling thread's request. Under a lock that everyone
-/// takes who changes this count. Returns the place of the entry, for [`take_back`], and `None` if
-/// the request has counted too many already.
-pub fn count(row: Piece, lookups: &AtomicU64) -> Option<usize> {
-    let more = lookups.load(GET).saturating_add(1);
-    let counted = with_mine(|slot| {
-        let counted = COUNTED.get();
+    /// Says which handle number is about to be given to an open file.
+    pub fn opening(self, handle: u64) {
+        if let Some(slot) = self.0 {
+            slot.word(OPENED).store(handle, PUT);
+        }
+    }
+
+    /// Counts one more lookup of a row. Under a lock that everyone takes who changes this count.
+    /// Returns the place of the entry, for [`InFlight::take_back`], and `None` if the request has
+    /// counted too many already.
+    pub fn count(self, row: Piece, lookups: &AtomicU64) -> Option<usize> {
+        let more = lookups.load(GET).saturating_add(1);
+        let Some(slot) = self.0 else {
+            lookups.store(more, PUT);
+            return Some(0);
+        };
+        let counted = slot.counted.get();
         let at = FIRST_COUNTED + counted;
         if counted >= MOST_COUNTED {
             return None;
         }
         slot.word(at + 1).store(0, PUT);
         slot.change(row, lookups, more, at, row.into());
-        COUNTED.set(counted + 1);
+        slot.counted.set(counted + 1);
         Some(at)
-    });
-    counted.unwrap_or_else(|| {
-        lookups.store(more, PUT);
-        Some(0)
-    })
-}
+    }
 
-/// Takes back what [`count`] has counted at this place. The same lock.
-pub fn take_back(row: Piece, lookups: &AtomicU64, at: usize) {
-    let less = lookups.load(GET).saturating_sub(1);
-    let taken = with_mine(|slot| {
-        if at != 0 {
-            slot.change(row, lookups, less, at, TAKEN_BACK);
+    /// Takes back what [`InFlight::count`] has counted at this place. The same lock.
+    pub fn take_back(self, row: Piece, lookups: &AtomicU64, at: usize) {
+        let less = lookups.load(GET).saturating_sub(1);
+        match self.0.filter(|_| at != 0) {
+            Some(slot) => slot.change(row, lookups, less, at, TAKEN_BACK),
+            None => lookups.store(less, PUT),
         }
-        at != 0
-    });
-    if taken != Some(true) {
-        lookups.store(less, PUT);
+    }
+
+    /// The kernel has dropped `count` lookups of a row: one more part of the message is done. The
+    /// same lock.
+    pub fn forget(self, row: Piece, lookups: &AtomicU64, count: u64) {
+        let less = lookups.load(GET).saturating_sub(count);
+        match self.0 {
+            Some(slot) => slot.change(row, lookups, less, FORGOTTEN, slot.forgotten() + 1),
+            None => lookups.store(less, PUT),
+        }
+    }
+
+    /// The same for a lookup of nothing that is known.
+    pub fn forget_nothing(self) {
+        if let Some(slot) = self.0 {
+            slot.word(FORGOTTEN).store(slot.forgotten() + 1, PUT);
+        }
     }
 }
 
-/// The kernel has dropped `count` lookups of a row: one more part of the calling thread's message is
-/// done. The same lock.
-pub fn forget(row: Piece, lookups: &AtomicU64, count: u64) {
-    let less = lookups.load(GET).saturating_sub(count);
-    let done = |slot: &Slot| slot.change(row, lookups, less, FORGOTTEN, slot.forgotten() + 1);
-    if with_mine(done).is_none() {
-        lookups.store(less, PUT);
-    }
-}
-
-/// The same for a lookup of nothing that is known.
-pub fn forget_nothing() {
-    with_mine(|slot| slot.word(FORGOTTEN).store(slot.forgotten() + 1, PUT));
+/// Nanoseconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -326,15 +333,14 @@ mod tests {
         slot.enter();
         slot.begin(8);
         let (a, b) = (AtomicU64::new(0), AtomicU64::new(4));
-        let first = count(11, &a).unwrap();
-        let second = count(22, &b).unwrap();
+        let first = slot.in_flight().count(11, &a).unwrap();
+        let second = slot.in_flight().count(22, &b).unwrap();
         assert_eq!(slot.counted(), [(first, 11), (second, 22)]);
-        take_back(11, &a, first);
+        slot.in_flight().take_back(11, &a, first);
         assert_eq!(slot.counted(), [(second, 22)]);
         assert_eq!((a.load(GET), b.load(GET)), (0, 5));
         slot.begin(10);
         assert!(slot.counted().is_empty() && slot.unique() == 10);
-        MINE.set(None);
         assert_eq!(slots.take().unwrap().number(), 1);
     }
 

@@ -13,13 +13,13 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::cred::as_creator;
 use crate::lower::inode::Inode;
 use crate::lower::stat::{LowerStat, decode_rdev};
 use crate::shift::ownership::{Device, Kind, Stored};
 
 use super::super::attr::Of;
-use super::super::{Entry, FileSystem, Name, NewFile};
+use super::super::validity::How;
+use super::super::{Call, Entry, FileSystem, NewFile, Place};
 use super::{Owners, PRIVATE_DIR, PRIVATE_FILE};
 
 /// A new file that is more than its name and mode.
@@ -39,11 +39,12 @@ impl FileSystem {
     /// system gives new files their owner and mode (`inode_init_owner`, fs/inode.c).
     pub(in crate::fs) fn born_as(
         &self,
-        new: &NewFile,
+        call: &Call<'_>,
+        new: NewFile,
         dir: BorrowedFd<'_>,
         kind: Kind,
     ) -> Result<Stored, FsError> {
-        let (uid, gid) = self.born(new.caller)?;
+        let (uid, gid) = self.born(call.caller)?;
         let (uid, mut gid) = (uid.id(), gid.id());
         let mut mode = new.mode & 0o7777 & !(new.umask & 0o777);
         let parent = self.recorded(Of::Fd(dir), &LowerStat::of(dir)?)?;
@@ -57,20 +58,21 @@ impl FileSystem {
     }
 
     /// Makes a directory, a link or a node.
-    pub(in crate::fs) fn make_recorded(
-        &self,
+    pub(in crate::fs) fn make_recorded<'c>(
+        &'c self,
+        call: &Call<'c>,
         owners: &Owners,
-        parent: u64,
-        name: Name<'_>,
-        new: &NewFile,
+        Place { parent, name }: Place<'_>,
+        new: NewFile,
         special: &Special<'_>,
-    ) -> Result<Entry<'_>, FsError> {
-        let creator = self.creator(new.caller, new.umask)?;
+    ) -> Result<Entry<'c>, FsError> {
+        let since = self.since(parent);
+        let creator = self.creator(call.caller, new.umask)?;
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
-        let stored = self.born_as(new, dir.as_fd(), kind_of(special, new.mode))?;
+        let stored = self.born_as(call, new, dir.as_fd(), kind_of(special, new.mode))?;
         let name = name.as_os_str();
-        let fd = as_creator(creator, || {
+        let fd = self.ids.as_creator(creator, || {
             self.lower.retrying(|| match special {
                 Special::Dir => make_dir(dir.as_fd(), name),
                 Special::Symlink(_) | Special::Node(_) => make_file(dir.as_fd(), name),
@@ -89,8 +91,9 @@ impl FileSystem {
         };
         Self::or_take_back(written(), dir.as_fd(), name, flags)?;
         let stat = LowerStat::of(&fd)?;
-        let lookup = self.lower.intern(&parent, name, &stat);
-        Ok(Entry { lookup, attr: self.shown(Of::Fd(fd.as_fd()), &stat)? })
+        let lookup = self.lower.intern(call.in_flight, &parent, name, &stat);
+        let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
+        Ok(self.entry(call, (since, How::Made), (lookup, attr)))
     }
 
     /// Writes the attribute of a file that was just made and opened.

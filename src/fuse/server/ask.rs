@@ -4,35 +4,27 @@
 
 use super::{Done, Server, done};
 use crate::error::FsError;
-use crate::fs::{RightsOf, Want};
+use crate::fs::{Call, RightsOf, Want};
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
-use crate::lower::caller::ProcCaller;
 use crate::plain;
 use crate::report::{Question, ROOM};
 use crate::shift::access::Person;
-use crate::shift::id::Id;
 use rustix::io::Errno;
-use std::sync::OnceLock;
 
 impl Server {
     /// Answers a question: `EPERM` but for root and the user who runs the server, `EMSGSIZE` if the
     /// answer is too long.
     pub(super) fn asked(
         &self,
+        call: &Call<'_>,
         request: &mut Request<'_>,
         args: wire::IoctlIn,
         payload: &mut Payload,
     ) -> Done<'_> {
-        let caller = request.caller();
-        // Who is asked for here is a person of this machine, not the owner of a file: where the
-        // request does not say it, /proc does.
-        let asker = if caller.is_told() {
-            caller.uid.map(Id::raw)
-        } else {
-            ProcCaller::read(caller.tid).fsuid
-        };
+        // Who is asked for here is a person of this machine, not the owner of a file.
+        let asker = self.fs.person(call.caller);
         if !asker.is_some_and(|uid| uid == 0 || uid == self.about.owner) {
             return Err(FsError::Refused(Errno::PERM));
         }
@@ -42,7 +34,7 @@ impl Server {
             Question::Report => {
                 let mut report = self.report();
                 // What is open only for this question is not counted.
-                if self.fs.lower.open_files.get(args.fh).is_ok() {
+                if self.fs.is_open(args.fh) {
                     report.take_one_off("open_files");
                 }
                 report.to_string()
@@ -50,10 +42,10 @@ impl Server {
             Question::Times => {
                 let bits = input.get(1..9).and_then(|bits| bits.try_into().ok());
                 let bits = bits.map(u64::from_ne_bytes).ok_or(FsError::Refused(Errno::INVAL))?;
-                change_times(bits).map_err(FsError::Refused)?;
+                self.about.change_times(bits).map_err(FsError::Refused)?;
                 String::new()
             }
-            Question::Rights => self.rights(input.get(1..).unwrap_or_default())?,
+            Question::Rights => self.rights(call, input.get(1..).unwrap_or_default())?,
         };
         let result = i32::try_from(answer.len()).map_err(|_| TOO_LONG)?;
         if answer.len() > ROOM {
@@ -66,7 +58,7 @@ impl Server {
 
     /// Answers whose rights somebody has: lines `UID`, `GID,GID…`, the word for what is wanted or
     /// nothing, the flags of the mount, and the path, which may hold newlines.
-    fn rights(&self, text: &[u8]) -> Result<String, FsError> {
+    fn rights(&self, call: &Call<'_>, text: &[u8]) -> Result<String, FsError> {
         let malformed = FsError::Refused(Errno::INVAL);
         let mut parts = text.splitn(5, |byte| *byte == b'\n');
         let mut line = || parts.next().ok_or(malformed);
@@ -79,34 +71,21 @@ impl Server {
         // The rest of the argument's room is zeros.
         let path = line()?.split(|byte| *byte == 0).next().unwrap_or_default();
         let has = |flag: &str| flags.split(',').any(|other| other == flag);
-        let mut told = self.fs.rights_of(&RightsOf {
-            person: Person { uid, groups: groups.map_err(|_| malformed)? },
-            path,
-            want: if want.is_empty() { None } else { Want::from_name(&want) },
-            read_only: has("ro"),
-            noexec: has("noexec"),
-            only: (!self.about.for_all).then_some(self.about.owner),
-        })?;
+        let mut told = self.fs.rights_of(
+            call,
+            &RightsOf {
+                person: Person { uid, groups: groups.map_err(|_| malformed)? },
+                path,
+                want: if want.is_empty() { None } else { Want::from_name(&want) },
+                read_only: has("ro"),
+                noexec: has("noexec"),
+                only: (!self.about.for_all).then_some(self.about.owner),
+            },
+        )?;
         let lower = format!("{}/{}", self.about.fact("lower"), String::from_utf8_lossy(path));
         told.extend(["lower   ", &plain::line(&lower), "\n"]);
         Ok(told)
     }
-}
-
-type ChangeTimes = dyn Fn(u64) -> Result<(), Errno> + Send + Sync;
-
-/// Who changes the mount that the server reads through, which may not do that itself.
-static TIMES: OnceLock<Box<ChangeTimes>> = OnceLock::new();
-
-/// From now on this is asked to have access times kept otherwise; the first one stays.
-pub fn change_times_by(change: impl Fn(u64) -> Result<(), Errno> + Send + Sync + 'static) {
-    if TIMES.set(Box::new(change)).is_err() {
-        tracing::debug!("somebody else changes access times already");
-    }
-}
-
-fn change_times(bits: u64) -> Result<(), Errno> {
-    TIMES.get().map_or(Err(Errno::NOTSUP), |change| change(bits))
 }
 
 const TOO_LONG: FsError = FsError::Refused(Errno::MSGSIZE);

@@ -1,13 +1,12 @@
 //! Requests about open files and their contents.
 
-use super::{Done, Handover, Outcome, Server, done, new_file};
+use super::{Done, Handover, Outcome, Server, done, place};
 use crate::error::FsError;
-use crate::fs::{Contents, Entry, Opened, Range, Write};
+use crate::fs::{Call, Contents, Entry, NewFile, Opened, Range, Write};
 use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::{FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE, MAX_WRITE};
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
-use crate::fuse::trust::{Begun, How};
 use crate::fuse::wire::{self, fopen};
 use crate::lower::open_files::UNOPENED;
 use crate::sys::ioctl::MAX_VALUE;
@@ -15,7 +14,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 impl Server {
-    pub(super) fn open(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn open<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::OpenIn = request.take()?;
         if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
             return Err(super::NOT_OFFERED); // from now on files are used without being opened
@@ -25,43 +29,48 @@ impl Server {
             let _known = self.device.forget_attributes(nodeid);
         }
         if self.fs.is_made(nodeid, args.flags)? {
-            let opened = self.fs.open(nodeid, args.flags, false)?;
+            let opened = self.fs.open(call, nodeid, args.flags, false)?;
             let fh = opened.handle();
             payload.push(&wire::OpenOut { fh, open_flags: fopen::DIRECT_IO, backing_id: 0 });
             return Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }));
         }
         let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
-        let opened = self.fs.open(nodeid, args.flags, backing.is_some())?;
+        let opened = self.fs.open(call, nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
 
-    pub(super) fn create(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn create<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::CreateIn = request.take()?;
-        let new = new_file(request, args.mode, args.umask);
-        let name = request.take_name()?;
-        let begun = self.begin(request.nodeid());
-        let (entry, opened) = self.fs.create(request.nodeid(), name, new, args.flags)?;
-        self.created(begun, entry, (opened, true), payload)
+        let new = NewFile { mode: args.mode, umask: args.umask };
+        let at = place(request.nodeid(), request)?;
+        let (entry, opened) = self.fs.create(call, at, new, args.flags)?;
+        self.created(entry, (opened, true), payload)
     }
 
-    pub(super) fn tmpfile(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn tmpfile<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::CreateIn = request.take()?;
-        let new = new_file(request, args.mode, args.umask);
-        let begun = self.begin(request.nodeid());
-        let (entry, opened) = self.fs.tmpfile(request.nodeid(), new, args.flags)?;
-        self.created(begun, entry, (opened, false), payload)
+        let new = NewFile { mode: args.mode, umask: args.umask };
+        let (entry, opened) = self.fs.tmpfile(call, request.nodeid(), new, args.flags)?;
+        self.created(entry, (opened, false), payload)
     }
 
     fn created<'s>(
         &'s self,
-        begun: Begun,
-        entry: Entry<'s>,
+        Entry { lookup, attr, valid }: Entry<'s>,
         (opened, named): (Opened<'s>, bool),
         payload: &mut Payload,
     ) -> Done<'s> {
-        let valid = self.valid(begun, &entry, How::Made);
-        let Entry { lookup, attr } = entry;
         let nodeid = lookup.nodeid();
         if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
             // Once it has heard that files need not be opened, the kernel closes none either.
@@ -94,11 +103,11 @@ impl Server {
     ) -> wire::OpenOut {
         let (open_flags, backing_id) = match backing {
             Some(backing) => {
-                self.fs.lower.open_files.set_backed(opened.handle());
+                opened.set_backed();
                 (fopen::PASSTHROUGH, backing.id())
             }
             // What the kernel has of the contents is as good as what it has of the attributes.
-            None if self.keeps_contents(nodeid) => (fopen::KEEP_CACHE, 0),
+            None if self.fs.keeps_contents(nodeid) => (fopen::KEEP_CACHE, 0),
             None => (0, 0),
         };
         wire::OpenOut { fh: opened.handle(), open_flags, backing_id }
@@ -112,9 +121,14 @@ impl Server {
         done()
     }
 
-    pub(super) fn write(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn write(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
         let (file, write) = take_write(request)?;
-        let written = self.fs.write(request.caller(), file, write)?;
+        let written = self.fs.write(call, file, write)?;
         let size = u32::try_from(written).unwrap_or(u32::MAX);
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
@@ -180,18 +194,22 @@ impl Server {
         done()
     }
 
-    pub(super) fn ioctl(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn ioctl(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'_> {
         let args: wire::IoctlIn = request.take()?;
         if args.flags & wire::IOCTL_UNRESTRICTED != 0 {
             return Err(FsError::Refused(Errno::NOTTY));
         }
         if args.cmd == crate::report::IOCTL {
-            return self.asked(request, args, payload);
+            return self.asked(call, request, args, payload);
         }
         let length = args.in_size.min(MAX_VALUE);
         let input = request.take_bytes(length)?;
-        let result =
-            self.fs.ioctl(request.caller(), request.nodeid(), args.cmd, input, args.out_size)?;
+        let result = self.fs.ioctl(call, request.nodeid(), args.cmd, input, args.out_size)?;
         if result.changed {
             // The kernel does not know that the time of change has moved.
             let _known = self.device.forget_attributes(request.nodeid());
@@ -208,7 +226,7 @@ fn contents(request: &Request<'_>, handle: u64) -> Contents {
 }
 
 /// The file that is written to, and what.
-pub(super) fn take_write<'m>(request: &mut Request<'m>) -> Result<(Contents, Write<'m>), FsError> {
+fn take_write<'m>(request: &mut Request<'m>) -> Result<(Contents, Write<'m>), FsError> {
     let args: wire::WriteIn = request.take()?;
     let file = contents(request, args.fh);
     let data = request.take_bytes(args.size)?;

@@ -1,59 +1,54 @@
 //! Requests about names: lookup, making, moving and removing files.
 
-use super::{Done, Outcome, Server, done, new_file, place};
-use crate::error::FsError;
+use super::{Done, Outcome, Server, done, place};
+use crate::fs::{Call, Found, NewFile};
 use crate::fuse::reply::{Payload, negative_entry};
 use crate::fuse::request::Request;
 use crate::fuse::root;
-use crate::fuse::trust::How;
 use crate::fuse::wire;
-use crate::state::slot;
-use rustix::io::Errno;
 
 impl Server {
-    pub(super) fn lookup(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn lookup<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let name = request.take_name()?;
-        let begun = self.begin(request.nodeid());
-        match self.fs.lookup(request.nodeid(), name) {
-            Ok(entry) => self.entry(begun, How::LookedUp, entry, payload),
-            // That a name is not there is remembered like one that is.
-            Err(error @ FsError::Os { errno: Errno::NOENT, .. }) => {
-                let time = self.valid_missing(begun, request.nodeid(), name);
-                if time.is_zero() {
-                    return Err(error);
-                }
+        match self.fs.lookup(call, request.nodeid(), name)? {
+            Found::Entry(entry) => Self::entry(entry, payload),
+            Found::Missing(time) => {
                 payload.push(&negative_entry(time));
                 done()
             }
-            Err(error) => Err(error),
         }
     }
 
-    pub(super) fn forget(&self, request: &mut Request<'_>) -> Outcome<'_> {
+    pub(super) fn forget(&self, call: &Call<'_>, request: &mut Request<'_>) -> Outcome<'_> {
         // Nobody waits for an answer, not even to a malformed one.
-        let done = slot::forgotten() > 0;
+        let done = self.fs.forgotten(call) > 0;
         if let (Ok(wire::ForgetIn { nlookup }), false) = (request.take(), done) {
-            self.forget_one(request.nodeid(), nlookup);
+            self.forget_one(call, request.nodeid(), nlookup);
         }
         Outcome::Silent
     }
 
-    pub(super) fn batch_forget(&self, request: &mut Request<'_>) -> Outcome<'_> {
+    pub(super) fn batch_forget(&self, call: &Call<'_>, request: &mut Request<'_>) -> Outcome<'_> {
         if let Ok(wire::BatchForgetIn { count, .. }) = request.take() {
             // Another server may have been killed in the middle of them.
-            let done = slot::forgotten();
+            let done = self.fs.forgotten(call);
             for n in 0..u64::from(count) {
                 let Ok(wire::ForgetOne { nodeid, nlookup }) = request.take() else { break };
                 if n >= done {
-                    self.forget_one(nodeid, nlookup);
+                    self.forget_one(call, nodeid, nlookup);
                 }
             }
         }
         Outcome::Silent
     }
 
-    fn forget_one(&self, nodeid: u64, count: u64) {
-        if self.fs.forget(nodeid, count) {
+    fn forget_one(&self, call: &Call<'_>, nodeid: u64, count: u64) {
+        if self.fs.forget(call, nodeid, count) {
             self.backings.forget(nodeid);
         }
     }
@@ -63,64 +58,82 @@ impl Server {
         done()
     }
 
-    pub(super) fn symlink(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
-        let name = request.take_name()?;
+    pub(super) fn symlink<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
+        let at = place(request.nodeid(), request)?;
         let target = request.take_str()?;
-        let begun = self.begin(request.nodeid());
-        let entry = self.fs.symlink(request.nodeid(), name, request.caller(), target)?;
-        self.entry(begun, How::Made, entry, payload)
+        Self::entry(self.fs.symlink(call, at, target)?, payload)
     }
 
-    pub(super) fn mknod(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn mknod<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::MknodIn = request.take()?;
-        let new = new_file(request, args.mode, args.umask);
-        let name = request.take_name()?;
-        let begun = self.begin(request.nodeid());
-        let entry = self.fs.mknod(request.nodeid(), name, new, args.rdev)?;
-        self.entry(begun, How::Made, entry, payload)
+        let new = NewFile { mode: args.mode, umask: args.umask };
+        let at = place(request.nodeid(), request)?;
+        Self::entry(self.fs.mknod(call, at, new, args.rdev)?, payload)
     }
 
-    pub(super) fn mkdir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn mkdir<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::MkdirIn = request.take()?;
-        let new = new_file(request, args.mode, args.umask);
-        let name = request.take_name()?;
-        let begun = self.begin(request.nodeid());
-        let entry = self.fs.mkdir(request.nodeid(), name, new)?;
-        self.entry(begun, How::Made, entry, payload)
+        let new = NewFile { mode: args.mode, umask: args.umask };
+        let at = place(request.nodeid(), request)?;
+        Self::entry(self.fs.mkdir(call, at, new)?, payload)
     }
 
-    pub(super) fn unlink(&self, request: &mut Request<'_>) -> Done<'_> {
-        self.fs.unlink(place(request.nodeid(), request)?)?;
+    pub(super) fn unlink(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
+        self.fs.unlink(call, place(request.nodeid(), request)?)?;
         done()
     }
 
-    pub(super) fn rmdir(&self, request: &mut Request<'_>) -> Done<'_> {
-        self.fs.rmdir(place(request.nodeid(), request)?)?;
+    pub(super) fn rmdir(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
+        self.fs.rmdir(call, place(request.nodeid(), request)?)?;
         done()
     }
 
-    pub(super) fn rename(&self, request: &mut Request<'_>) -> Done<'_> {
+    pub(super) fn rename(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::RenameIn = request.take()?;
-        self.rename_to(request, args.newdir, 0)
+        self.rename_to(call, request, args.newdir, 0)
     }
 
-    pub(super) fn rename2(&self, request: &mut Request<'_>) -> Done<'_> {
+    pub(super) fn rename2(&self, call: &Call<'_>, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::Rename2In = request.take()?;
-        self.rename_to(request, args.newdir, args.flags)
+        self.rename_to(call, request, args.newdir, args.flags)
     }
 
-    fn rename_to(&self, request: &mut Request<'_>, newdir: u64, flags: u32) -> Done<'_> {
+    fn rename_to(
+        &self,
+        call: &Call<'_>,
+        request: &mut Request<'_>,
+        newdir: u64,
+        flags: u32,
+    ) -> Done<'_> {
         let from = place(request.nodeid(), request)?;
         let to = place(root::known(newdir), request)?;
-        self.fs.rename(request.caller(), from, to, flags)?;
+        self.fs.rename(call, from, to, flags)?;
         done()
     }
 
-    pub(super) fn link(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
+    pub(super) fn link<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &mut Request<'_>,
+        payload: &mut Payload,
+    ) -> Done<'c> {
         let args: wire::LinkIn = request.take()?;
         let to = place(request.nodeid(), request)?;
-        let begun = self.begin(request.nodeid());
-        let entry = self.fs.link(request.caller(), args.oldnodeid, to)?;
-        self.entry(begun, How::Made, entry, payload)
+        Self::entry(self.fs.link(call, args.oldnodeid, to)?, payload)
     }
 }

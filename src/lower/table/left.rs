@@ -10,6 +10,7 @@ use crate::lower::row::Row;
 use crate::lower::stat::Identity;
 use crate::state::State;
 use crate::state::arena::{Piece, Slabs};
+use crate::state::slot::Slot;
 
 impl InodeTable {
     /// The table that another server has left, put in order; `None` if there is no root in it.
@@ -50,11 +51,11 @@ impl InodeTable {
     }
 
     /// Takes back what another server's thread has counted for an answer that the kernel did not
-    /// get. The calling thread is in that thread's slot.
-    pub fn take_back_counted(&self, counted: Vec<(usize, Piece)>) {
-        for (at, piece) in counted {
+    /// get.
+    pub fn take_back_counted(&self, slot: &Slot) {
+        for (at, piece) in slot.counted() {
             if let Some(row) = self.row(piece) {
-                self.take_back(row.nodeid(), at);
+                self.take_back(slot.in_flight(), row.nodeid(), at);
             }
         }
     }

@@ -2,10 +2,12 @@
 
 use super::InodeTable;
 use crate::lower::inode::{Inode, Place};
+use crate::state::slot::InFlight;
 
 /// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
 pub struct Lookup<'t> {
     pub(super) table: &'t InodeTable,
+    pub(super) in_flight: InFlight<'t>,
     pub(super) inode: Option<Inode>,
     pub(super) first: bool,
     pub(super) former: Option<Place>,
@@ -42,7 +44,7 @@ impl Lookup<'_> {
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
         if let Some(inode) = self.inode.take() {
-            self.table.take_back(inode.nodeid, self.at);
+            self.table.take_back(self.in_flight, inode.nodeid, self.at);
         }
     }
 }

@@ -43,7 +43,12 @@ fn work(table: &InodeTable, seed: u64) {
         match random.below(4) {
             0 | 1 => {
                 let name = OsStr::new("f");
-                let lookup = table.intern(identity, FileType::RegularFile, ROOT_ID, name);
+                let lookup = table.intern(
+                    InFlight::NOWHERE,
+                    (identity, FileType::RegularFile),
+                    ROOT_ID,
+                    name,
+                );
                 let nodeid = lookup.nodeid();
                 if random.below(3) == 0 {
                     drop(lookup); // the caller was killed
@@ -55,7 +60,7 @@ fn work(table: &InodeTable, seed: u64) {
             2 if !held.is_empty() => {
                 let at = usize::try_from(random.below(held.len() as u64)).unwrap();
                 let (_, nodeid) = held.swap_remove(at);
-                table.forget(nodeid, 1);
+                table.forget(InFlight::NOWHERE, nodeid, 1);
             }
             _ => thread::yield_now(),
         }
@@ -67,7 +72,7 @@ fn work(table: &InodeTable, seed: u64) {
         }
     }
     for (_, nodeid) in held {
-        table.forget(nodeid, 1);
+        table.forget(InFlight::NOWHERE, nodeid, 1);
     }
 }
 
@@ -108,7 +113,6 @@ struct Phase {
 /// names and handles of all lengths. It lives on when its server is killed, as the kernel does.
 struct Client {
     random: Random,
-    slot: Slot,
     /// Which files are its own: those of other threads have other numbers.
     number: u64,
     known: HashMap<Identity, Known>,
@@ -139,9 +143,18 @@ impl Client {
     }
 
     /// Looks a file up. The name counts, whether the kernel gets the answer or not.
-    fn intern<'t>(&mut self, table: &'t InodeTable) -> (Identity, Place, Lookup<'t>) {
+    fn intern<'t>(
+        &mut self,
+        slot: &'t Slot,
+        table: &'t InodeTable,
+    ) -> (Identity, Place, Lookup<'t>) {
         let (identity, place) = (self.any_identity(), self.any_place());
-        let lookup = table.intern(identity, FileType::RegularFile, place.parent, &place.name);
+        let lookup = table.intern(
+            slot.in_flight(),
+            (identity, FileType::RegularFile),
+            place.parent,
+            &place.name,
+        );
         let known = self.known.get_mut(&identity);
         assert_eq!(lookup.is_first(), known.is_none(), "{identity:?}");
         if let Some(known) = known {
@@ -151,8 +164,8 @@ impl Client {
         (identity, place, lookup)
     }
 
-    fn look_up(&mut self, table: &InodeTable) {
-        let (identity, place, lookup) = self.intern(table);
+    fn look_up(&mut self, slot: &Slot, table: &InodeTable) {
+        let (identity, place, lookup) = self.intern(slot, table);
         if self.random.below(4) == 0 {
             return; // the caller was killed
         }
@@ -162,14 +175,14 @@ impl Client {
         self.known.entry(identity).or_insert(fresh).lookups += 1;
     }
 
-    fn forget(&mut self, table: &InodeTable) {
+    fn forget(&mut self, slot: &Slot, table: &InodeTable) {
         let Some(identity) = self.any_known() else { return };
         let known = self.known.get_mut(&identity).unwrap();
         let all = self.random.below(4) != 0;
         let count = if all { known.lookups } else { 1 };
         known.lookups -= count;
         let gone = known.lookups == 0;
-        assert_eq!(table.forget(known.nodeid, count), gone);
+        assert_eq!(table.forget(slot.in_flight(), known.nodeid, count), gone);
         if gone {
             self.known.remove(&identity);
         }
@@ -195,47 +208,47 @@ impl Client {
     /// Does some thousand things; `grows` says whether there is more in the end or less, `shrinks`
     /// whether memory is given back meanwhile. Then it is `killed` in the middle of a request, or
     /// goes on.
-    fn work(&mut self, table: &InodeTable, phase: Phase) {
+    fn work(&mut self, slot: &Slot, table: &InodeTable, phase: Phase) {
         let Phase { grows, shrinks, killed } = phase;
-        self.slot.enter();
+        slot.enter();
         for step in 0..STEPS {
-            slot::begin(2 + 2 * step as u64, None);
+            slot.begin(2 + 2 * step as u64);
             match self.random.below(10) {
                 0 => self.describe(table),
                 1 if shrinks && step % 8 == 0 => table.shrink(),
                 1 => thread::yield_now(),
-                n if (n < 7) == grows => self.look_up(table),
-                _ => self.forget(table),
+                n if (n < 7) == grows => self.look_up(slot, table),
+                _ => self.forget(slot, table),
             }
-            slot::end();
+            slot.end();
         }
         // Most pages become empty.
         let mut all: Vec<_> = self.known.keys().copied().collect();
         all.sort_unstable_by_key(|identity| (identity.ino, identity.dev, identity.born));
         for identity in all.iter().skip(5).filter(|_| !grows) {
-            slot::begin(2, None);
+            slot.begin(2);
             let known = self.known.remove(identity).unwrap();
-            assert!(table.forget(known.nodeid, known.lookups));
-            slot::end();
+            assert!(table.forget(slot.in_flight(), known.nodeid, known.lookups));
+            slot.end();
         }
-        slot::begin(1 << 40, None);
-        let begun: Vec<_> = (0..5).map(|_| self.intern_once(table)).collect();
+        slot.begin(1 << 40);
+        let begun: Vec<_> = (0..5).map(|_| self.intern_once(slot, table)).collect();
         if killed {
             begun.into_iter().for_each(std::mem::forget);
         } else {
             drop(begun);
-            slot::end();
+            slot.end();
         }
     }
 
     /// Looks a file up that nobody else's request is about.
-    fn intern_once<'t>(&mut self, table: &'t InodeTable) -> Lookup<'t> {
+    fn intern_once<'t>(&mut self, slot: &'t Slot, table: &'t InodeTable) -> Lookup<'t> {
         loop {
             let identity = self.any_identity();
             if table.find(identity).is_none() {
                 let place = self.any_place();
                 let kind = FileType::RegularFile;
-                return table.intern(identity, kind, place.parent, &place.name);
+                return table.intern(slot.in_flight(), (identity, kind), place.parent, &place.name);
             }
         }
     }
@@ -271,7 +284,7 @@ fn next_server(state: &Arc<State>, root: Identity) -> InodeTable {
     let table = InodeTable::adopt(Arc::clone(state), root).unwrap();
     for slot in state.slots.all().filter(Slot::was_used) {
         slot.enter();
-        table.take_back_counted(slot.counted());
+        table.take_back_counted(&slot);
         slot.end();
     }
     table
@@ -287,18 +300,18 @@ fn nothing_changes_hands_over_many_inodes_and_servers() {
         let mut table = InodeTable::new(Arc::clone(&state), root, FileType::Directory).unwrap();
         let client = |number| Client {
             random: Random(seed << 8 | (number + 1)),
-            slot: state.slots.take().unwrap(),
             number,
             known: HashMap::new(),
         };
         let mut clients: Vec<_> = (0..CLIENTS).map(client).collect();
+        let mut slots: Vec<_> = clients.iter().map(|_| state.slots.take().unwrap()).collect();
         for number in 0..8 {
             let [grows, shrinks] = [number % 2 == 0, number & 2 == seed & 2];
             let phase = Phase { grows, shrinks, killed: (number + seed) % 3 == 0 };
             thread::scope(|scope| {
-                for client in &mut clients {
+                for (client, slot) in clients.iter_mut().zip(&mut slots) {
                     let table = &table;
-                    scope.spawn(move || client.work(table, phase));
+                    scope.spawn(move || client.work(slot, table, phase));
                 }
             });
             if phase.killed {
@@ -311,7 +324,7 @@ fn nothing_changes_hands_over_many_inodes_and_servers() {
             }
         }
         for known in clients.iter().flat_map(|client| client.known.values()) {
-            assert!(table.forget(known.nodeid, known.lookups));
+            assert!(table.forget(InFlight::NOWHERE, known.nodeid, known.lookups));
         }
         assert!(table.is_empty() && table.aliases().is_empty(), "seed {seed}");
         table.shrink();

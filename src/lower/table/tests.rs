@@ -18,7 +18,7 @@ fn table() -> InodeTable {
 }
 
 fn intern(table: &InodeTable, identity: Identity) -> Lookup<'_> {
-    table.intern(identity, FileType::RegularFile, ROOT_ID, OsStr::new("f"))
+    table.intern(InFlight::NOWHERE, (identity, FileType::RegularFile), ROOT_ID, OsStr::new("f"))
 }
 
 fn look_up(table: &InodeTable, identity: Identity) -> u64 {
@@ -39,9 +39,9 @@ fn counts_are_exact() {
     for _ in 0..3 {
         look_up(&table, file(1, 77, 5));
     }
-    assert!(!table.forget(77, 2));
+    assert!(!table.forget(InFlight::NOWHERE, 77, 2));
     assert!(table.get(77).is_some());
-    assert!(table.forget(77, 1));
+    assert!(table.forget(InFlight::NOWHERE, 77, 1));
     assert!(table.get(77).is_none() && table.is_empty());
 }
 
@@ -88,7 +88,7 @@ fn all_inodes_with_a_number_are_found() {
 fn the_root_is_one_inode_under_every_name() {
     let table = table();
     assert_eq!(look_up(&table, file(1, 2, 0)), ROOT_ID);
-    assert!(!table.forget(ROOT_ID, 100));
+    assert!(!table.forget(InFlight::NOWHERE, ROOT_ID, 100));
     assert!(table.get(ROOT_ID).is_some());
 }
 
@@ -125,7 +125,7 @@ fn what_a_hostile_server_leaves() {
             table.set_handle(&inode, 2, &[8; 30]);
             table.relocate(&inode, ROOT_ID, OsStr::new("a third name"));
             look_up(&table, inode.identity);
-            table.forget(nodeid, dice.below(3));
+            table.forget(InFlight::NOWHERE, nodeid, dice.below(3));
         }
         table.shrink();
         assert!(table.places().len().max(table.pinned().len()) <= table.len());

@@ -9,10 +9,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use idshift::config::{IoMode, Policies};
-use idshift::fs::FileSystem;
+use idshift::fs::{FileSystem, Keeping, Options};
 use idshift::fuse::session::{Connection, Machine, Settings};
-use idshift::fuse::trust::Keeping;
-use idshift::lower::{LowerTree, cred};
+use idshift::lower::LowerTree;
+use idshift::lower::cred::{self, Keep};
 use idshift::shift::acl::Unmapped;
 use idshift::shift::idmap::Maps;
 use rustix::io::Errno;
@@ -165,16 +165,17 @@ fn pass_up(server: &OwnedFd, device: &OwnedFd) {
 fn serve(store: &Path, device: OwnedFd) {
     rustix::process::umask(Mode::empty());
     cred::keep_capabilities().unwrap();
-    let fs = FileSystem {
-        lower: LowerTree::open(store, false, 256).unwrap(),
+    let options = Options {
         maps: Maps::identity(),
         unmapped_acl: Unmapped::Placeholder,
         policies: Policies::default(),
         io: IoMode::Passthrough,
         owners: None,
-    };
-    let settings = Settings {
         keeping: Keeping::For(Duration::ZERO),
+        ids: Keep::default(),
+    };
+    let fs = FileSystem::new(LowerTree::open(store, false, 256).unwrap(), options);
+    let settings = Settings {
         flush: true,
         stack_depth: 1,
         lower_locks: false,

@@ -1,14 +1,14 @@
-//! For how long the kernel may remember an answer: always the same, or, where the lower tree is
+//! For how long the kernel above may remember an answer: always the same, or, where the lower tree is
 //! watched, as long as [`crate::lower::watch`] says. The argument why that is right stands there.
 
 use std::time::Duration;
 
-use super::counters::note_trust;
-use super::server::Server;
-use crate::error::FsError;
-use crate::fs::{Attr, Entry, Name};
 use crate::lower::inode::Inode;
-use crate::lower::watch::{LONG, SHORT, Ticket, Trust, Watch};
+use crate::lower::table::Lookup;
+pub use crate::lower::watch::LONG;
+use crate::lower::watch::{SHORT, Ticket, Trust, Watch};
+
+use super::{Attr, Call, Entry, FileSystem, Name};
 
 /// How the kernel's memory is kept true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,16 @@ pub enum Keeping {
     /// By forgetting after this time.
     For(Duration),
     /// By notifications about changes below; the lower tree must be watched.
-    Notified,
+    Notified(Abilities),
+}
+
+/// What the kernel above makes of notifications.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Abilities {
+    /// Whether it can be told of a name that was not there before.
+    pub missing_names: bool,
+    /// Whether it finds every listing out that it keeps and that is out of date.
+    pub listings: bool,
 }
 
 /// From this time on, what the kernel remembers outlives a walk of a large tree.
@@ -28,14 +37,16 @@ const MOMENT: Duration = Duration::from_millis(5);
 
 /// How long a name and the attributes behind it may be remembered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Valid {
-    pub(super) name: Duration,
-    pub(super) attr: Duration,
+pub struct Valid {
+    /// The name.
+    pub name: Duration,
+    /// The attributes.
+    pub attr: Duration,
 }
 
 /// What is known before an answer is looked for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Begun(Option<Heard>);
+pub(super) struct Since(Option<Heard>);
 
 #[derive(Debug, Clone, Copy)]
 struct Heard {
@@ -56,66 +67,57 @@ pub(super) enum How {
     Made,
 }
 
-impl Server {
+impl FileSystem {
     /// To be called before the lower tree is asked for names in this directory.
-    pub(super) fn begin(&self, dir: u64) -> Begun {
-        Begun(self.watch().map(|watch| {
-            let names = self.fs.lower.hear_names(watch, dir);
+    pub(super) fn since(&self, dir: u64) -> Since {
+        Since(self.watch().map(|watch| {
+            let names = self.lower.hear_names(watch, dir);
             Heard { since: watch.ticket(), names }
         }))
     }
 
     /// What listens to the lower tree, if the kernel's memory rests on it.
-    fn watch(&self) -> Option<&Watch> {
-        self.fs.lower.watch().filter(|_| self.keeping == Keeping::Notified)
+    pub(super) fn watch(&self) -> Option<&Watch> {
+        self.lower.watch().filter(|_| matches!(self.keeping, Keeping::Notified(_)))
     }
 
-    /// The attributes of an inode, or of the file that a handle has open, and for how long they may be
-    /// remembered.
-    pub(super) fn known_attr(
+    /// The answer about a file that was found or made.
+    pub(super) fn entry<'c>(
         &self,
-        nodeid: u64,
-        handle: Option<u64>,
-    ) -> Result<(Attr, Duration), FsError> {
-        let Some(watch) = self.watch() else {
-            return Ok((self.fs.getattr(nodeid, handle)?, self.always().attr));
-        };
-        let mut ticket = watch.ticket();
-        let mut attr = self.fs.getattr(nodeid, handle)?;
-        if let Some(marked) = self.fs.lower.hear_inode(watch, nodeid, attr.ctime) {
-            ticket = watch.ticket();
-            attr = self.fs.getattr(nodeid, handle)?;
-            watch.confirm(&marked, attr.ctime);
-        }
-        let valid = self.valid_attr(ticket, nodeid, &attr);
-        Ok((attr, valid))
+        call: &Call<'_>,
+        (since, how): (Since, How),
+        (lookup, attr): (Lookup<'c>, Attr),
+    ) -> Entry<'c> {
+        let valid = self.valid(call, since, &lookup, how);
+        Entry { lookup, attr, valid }
     }
 
-    /// For how long an entry may be remembered.
-    pub(super) fn valid(&self, begun: Begun, entry: &Entry<'_>, how: How) -> Valid {
-        let Begun(Some(heard)) = begun else { return self.always() };
-        let Some(inode) = entry.lookup.inode() else { return self.always() };
+    fn valid(&self, call: &Call<'_>, since: Since, lookup: &Lookup<'_>, how: How) -> Valid {
+        let Since(Some(heard)) = since else { return self.always() };
+        let Some(inode) = lookup.inode() else { return self.always() };
         if !self.is_watched(inode) {
             return Valid { name: SHORT, attr: SHORT };
         }
         // The kernel may be making sure of a name that it has: no lock is held then.
-        let checking = how == How::LookedUp && !entry.lookup.is_first();
-        let lost = self.fs.lower.watch().is_none_or(|watch| watch.has_lost(heard.since));
+        let checking = how == How::LookedUp && !lookup.is_first();
+        let lost = self.lower.watch().is_none_or(|watch| watch.has_lost(heard.since));
         let name = if checking || lost || !heard.names { SHORT } else { LONG };
         let attr = match how {
             How::Made => SHORT,
-            How::LookedUp | How::Listed => self.trusted(heard.since, inode),
+            How::LookedUp | How::Listed => self.trusted(call, heard.since, inode),
         };
         Valid { name, attr }
     }
 
     /// For how long it may be remembered that a name is not there.
-    pub(super) fn valid_missing(&self, begun: Begun, parent: u64, name: Name<'_>) -> Duration {
-        let (Begun(Some(heard)), Some(watch)) = (begun, self.fs.lower.watch()) else {
+    pub(super) fn valid_missing(&self, since: Since, parent: u64, name: Name<'_>) -> Duration {
+        let (Since(Some(heard)), Some(watch), Keeping::Notified(abilities)) =
+            (since, self.lower.watch(), self.keeping)
+        else {
             return self.always().name;
         };
-        let watched = self.fs.lower.inodes.get(parent).is_some_and(|dir| self.is_watched(&dir));
-        if !watched || !heard.names || !self.expires_missing_names {
+        let watched = self.lower.inodes.get(parent).is_some_and(|dir| self.is_watched(&dir));
+        if !watched || !heard.names || !abilities.missing_names {
             return SHORT;
         }
         watch.note_missing(parent, name.as_os_str());
@@ -123,10 +125,16 @@ impl Server {
     }
 
     /// For how long attributes may be remembered that were only read.
-    fn valid_attr(&self, ticket: Ticket, nodeid: u64, attr: &Attr) -> Duration {
-        match self.fs.lower.inodes.get(nodeid) {
+    pub(super) fn valid_attr(
+        &self,
+        call: &Call<'_>,
+        since: Ticket,
+        nodeid: u64,
+        attr: &Attr,
+    ) -> Duration {
+        match self.lower.inodes.get(nodeid) {
             Some(inode) if self.is_watched(&inode) && attr.ino == inode.identity.ino => {
-                self.trusted(ticket, &inode)
+                self.trusted(call, since, &inode)
             }
             _ => SHORT,
         }
@@ -137,27 +145,27 @@ impl Server {
     pub(super) fn valid_set(&self) -> Duration {
         match self.keeping {
             Keeping::For(time) => time,
-            Keeping::Notified => SHORT,
+            Keeping::Notified(_) => SHORT,
         }
     }
 
     /// Whether listings may be kept, because directories are remembered for long.
-    pub(super) fn keeps_listings(&self) -> bool {
+    pub fn keeps_listings(&self) -> bool {
         match self.keeping {
             Keeping::For(time) => time >= OUTLIVES_A_WALK,
-            Keeping::Notified => self.finds_out_listings,
+            Keeping::Notified(abilities) => abilities.listings,
         }
     }
 
     /// Whether the contents of a file that is being opened may be kept from before.
-    pub(super) fn keeps_contents(&self, nodeid: u64) -> bool {
+    pub fn keeps_contents(&self, nodeid: u64) -> bool {
         match (self.keeping, self.watch()) {
             (Keeping::For(time), _) => time >= OUTLIVES_A_WALK,
-            (Keeping::Notified, Some(watch)) if watch.is_of_single_inodes() => {
-                let inode = self.fs.lower.inodes.get(nodeid);
+            (Keeping::Notified(_), Some(watch)) if watch.is_of_single_inodes() => {
+                let inode = self.lower.inodes.get(nodeid);
                 inode.is_some_and(|inode| watch.keeps_contents(&inode))
             }
-            (Keeping::Notified, _) => true,
+            (Keeping::Notified(_), _) => true,
         }
     }
 
@@ -168,16 +176,16 @@ impl Server {
 
     /// Whether events tell of this inode: only the root's file system is watched.
     fn is_watched(&self, inode: &Inode) -> bool {
-        inode.identity.dev == self.fs.lower.inodes.root_device()
+        inode.identity.dev == self.lower.inodes.root_device()
     }
 
-    fn trusted(&self, ticket: Ticket, inode: &Inode) -> Duration {
-        let watch = self.fs.lower.watch();
-        let trust = watch.map_or(Trust::None, |watch| watch.trust(ticket, inode));
+    fn trusted(&self, call: &Call<'_>, since: Ticket, inode: &Inode) -> Duration {
+        let watch = self.lower.watch();
+        let trust = watch.map_or(Trust::None, |watch| watch.trust(since, inode));
         // Writing through a mapping causes no events.
-        let open = trust == Trust::Long && self.fs.lower.open_files.any_writer(inode.nodeid);
+        let open = trust == Trust::Long && self.lower.open_files.any_writer(inode.nodeid);
         let trust = if open { Trust::Short } else { trust };
-        note_trust(trust);
+        call.note_trust(trust);
         match trust {
             Trust::None => MOMENT,
             Trust::Short => SHORT,

@@ -1,125 +1,100 @@
 //! Going on where a server that was killed had come to.
 //!
-//! The kernel sends the requests again that it has no answer to. Most can simply be done once more.
-//! Those that make, move or remove names, or append, may have been done already: the killed server's slot
-//! says since when it was about them, and the lower tree whether they happened ([`crate::fs`]).
+//! The kernel sends the requests again that it has no answer to. What may have been done already is for
+//! [`crate::fs`] to find out; here they are told apart from new ones, and each is served in the slot of
+//! the thread that had begun it.
 
 use std::collections::HashSet;
 use std::os::fd::RawFd;
-use std::time::SystemTime;
 
-use rustix::fs::RenameFlags;
 use rustix::io::Errno;
 
-use super::data::take_write;
-use super::{Done, Server, done, place};
+use super::Server;
 use crate::error::FsError;
-use crate::fs::Write;
+use crate::fs::Call;
 use crate::fuse::device::Read;
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
-use crate::fuse::root;
-use crate::fuse::wire::{self, Opcode, UNIQUE_RESEND};
-use crate::fuse::workers::Turn;
-use crate::state::slot::{self, Slot};
+use crate::fuse::wire::{Opcode, UNIQUE_RESEND};
+use crate::state::slot::Slot;
 
 /// A request that has ended so many servers ends with an error instead.
 const MOST_TRIES: u64 = 3;
 
-/// Whether doing it twice could be noticed: then it is written down when it begins.
-pub(super) fn is_no_harmless_one(opcode: Opcode) -> bool {
-    matches!(
-        opcode,
-        Opcode::Create
-            | Opcode::Mknod
-            | Opcode::Mkdir
-            | Opcode::Symlink
-            | Opcode::Link
-            | Opcode::Unlink
-            | Opcode::Rmdir
-            | Opcode::Rename
-            | Opcode::Rename2
-            | Opcode::Setxattr
-            | Opcode::Removexattr
-            | Opcode::Write
-    )
-}
-
-/// Nanoseconds since 1970.
-pub(super) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+/// What is left of a connection after the requests of a killed server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::fuse) enum Resumed {
+    /// New requests.
+    Serving,
+    /// Nothing: it has ended.
+    Ended,
 }
 
 impl Server {
     /// Takes over what is open, in a process in which nothing has been served yet. `base` are the
     /// descriptors that were open before the first server began.
     pub(in crate::fuse) fn adopt(&mut self, base: &HashSet<RawFd>) -> Result<(), Errno> {
-        let adopted = self.fs.lower.adopt(base)?;
-        self.backings.adopt(adopted.backed, |nodeid| self.fs.lower.inodes.knows(nodeid));
-        tracing::info!(
-            inodes = self.fs.lower.inodes.len(),
-            open = self.fs.lower.open_files.len(),
-            "a new server goes on"
-        );
+        let adopted = self.fs.adopt(base)?;
+        self.backings.adopt(adopted.backed, |nodeid| self.fs.knows(nodeid));
         Ok(())
     }
 
     /// Finishes what the threads of the killed server were about, alone. Returns when only new
     /// requests are left.
-    pub(in crate::fuse) fn take_over(&self) -> Result<Turn, Errno> {
-        let state = &self.fs.lower.state;
-        let slots: Vec<Slot> = state.slots.all().filter(Slot::was_used).collect();
+    pub(in crate::fuse) fn resume(&self) -> Result<Resumed, Errno> {
+        let slots: Vec<Slot> = self.fs.state().slots.all().filter(Slot::was_used).collect();
         let mut payload = Payload::default();
         for slot in &slots {
             self.finish_message(slot, &mut payload)?;
         }
-        let turn = match self.device.resend() {
+        let resumed = match self.device.resend() {
             Ok(()) => self.serve_resent(&slots, &mut payload),
-            Err(Errno::NODEV | Errno::CONNABORTED) => Ok(Turn::Ended),
+            Err(Errno::NODEV | Errno::CONNABORTED) => Ok(Resumed::Ended),
             Err(errno) => {
                 tracing::warn!(%errno, "this kernel sends no request again: those begun end with EIO");
                 for unique in slots.iter().map(Slot::unique).filter(|&unique| unique != 0) {
                     // Some have been answered, some want no answer.
                     self.device.reply_error(unique, Errno::IO).ok();
                 }
-                Ok(Turn::Over)
+                Ok(Resumed::Serving)
             }
         };
         slots.iter().for_each(Slot::end);
-        turn
+        resumed
     }
 
     /// Forgets what a thread had read that it was to forget: the kernel says that only once. On
     /// kernels that send nothing again, what it had read and not begun is refused.
     fn finish_message(&self, slot: &Slot, payload: &mut Payload) -> Result<(), Errno> {
-        let mut buffer = self.fs.lower.state.buffer(slot.number())?;
+        let mut buffer = self.fs.state().buffer(slot.number())?;
         slot.enter();
         if let Some(mut request) = Request::parse(&buffer).filter(|request| request.unique() != 0) {
             match request.opcode() {
                 Some(Opcode::Forget | Opcode::BatchForget) => {
                     payload.bytes.clear();
-                    self.dispatch(&mut request, payload).map_err(FsError::errno)?;
+                    let call = Call::new(request.caller(), slot.in_flight());
+                    self.dispatch(&call, &mut request, payload).map_err(FsError::errno)?;
                 }
                 _ if slot.unique() == 0 => slot.begin(request.unique()),
                 _ => {}
             }
         }
-        slot::await_message(&mut buffer);
+        slot.await_message(&mut buffer);
         Ok(())
     }
 
     /// Serves requests, as long as they are ones that the kernel has sent again.
-    fn serve_resent(&self, slots: &[Slot], payload: &mut Payload) -> Result<Turn, Errno> {
+    fn serve_resent(&self, slots: &[Slot], payload: &mut Payload) -> Result<Resumed, Errno> {
+        let state = self.fs.state();
         // One that no worker has: what it holds is left as it is until its request is answered.
-        let Some(spare) = self.fs.lower.state.slots.all().last() else { return Ok(Turn::Over) };
-        let mut buffer = self.fs.lower.state.buffer(spare.number())?;
+        let Some(spare) = state.slots.all().last() else { return Ok(Resumed::Serving) };
+        let mut buffer = state.buffer(spare.number())?;
         while self.device.has_request()? {
             spare.enter();
-            slot::await_message(&mut buffer);
+            spare.await_message(&mut buffer);
             let length = match self.device.read(&mut buffer)? {
                 Read::Request(length) => length,
-                Read::Ended => return Ok(Turn::Ended),
+                Read::Ended => return Ok(Resumed::Ended),
             };
             let message = &buffer[..length];
             let Some(request) = Request::parse(message) else { continue };
@@ -129,21 +104,22 @@ impl Server {
                 Some(slot) => self.serve_again(slot, request, payload),
                 None if is_about_others(&request) => {
                     // In the slot of the buffer, which says how far it has come.
-                    self.answer(request, payload, Self::dispatch);
+                    self.answer(request, spare.in_flight(), payload);
                     continue;
                 }
                 None => {
                     // In one that holds nothing which is still to come.
-                    let free = self.fs.lower.state.slots.all().find(|slot| slot.unique() == 0);
-                    free.iter().for_each(Slot::enter);
-                    self.serve(message, payload);
+                    let free = state.slots.all().find(|slot| slot.unique() == 0);
+                    let slot = free.as_ref().unwrap_or(&spare);
+                    slot.enter();
+                    self.serve(slot, message, payload);
                 }
             }
             if unique & UNIQUE_RESEND == 0 {
                 break; // the others come first
             }
         }
-        Ok(Turn::Over)
+        Ok(Resumed::Serving)
     }
 
     /// Serves a request that a thread of the killed server had begun, in that thread's slot.
@@ -154,115 +130,18 @@ impl Server {
         payload: &mut Payload,
     ) {
         slot.enter();
-        self.fs.lower.inodes.take_back_counted(slot.counted());
-        self.close_untold(slot.opened());
-        let begun = slot.begun();
+        if let Some(nodeid) = self.fs.take_back(slot) {
+            self.backings.release(nodeid);
+        }
         slot.begin_again(request.unique());
         tracing::debug!(opcode = ?request.opcode(), tries = slot.tries(), "once more");
         if slot.tries() > MOST_TRIES {
             tracing::error!(opcode = ?request.opcode(), "a request that ends each server is refused");
             self.device.reply_error(request.unique(), Errno::IO).ok();
         } else {
-            self.answer(request, payload, |server, request, payload| {
-                if begun == 0 {
-                    // The lower tree has not been touched yet. From now on it will be.
-                    slot.set_begun(now());
-                    return server.dispatch(request, payload);
-                }
-                server.dispatch_again(request, payload, (begun, slot.noted()))
-            });
+            self.answer(request, slot.in_flight(), payload);
         }
         slot.end();
-    }
-
-    /// Closes a file that was opened for an answer that the kernel has not got.
-    fn close_untold(&self, handle: u64) {
-        let Ok(file) = self.fs.lower.open_files.get(handle) else { return };
-        // Not the request's: what CREATE opens is another one.
-        if self.fs.release(handle) {
-            self.backings.release(file.inode.nodeid);
-        }
-    }
-
-    /// Does what may have been done already, and what has been done only once. `begun` and `noted`
-    /// are what the slot says.
-    fn dispatch_again<'s>(
-        &'s self,
-        request: &mut Request<'_>,
-        payload: &mut Payload,
-        (begun, noted): (i64, u64),
-    ) -> Done<'s> {
-        let mut looked_at = request.clone();
-        match request.opcode() {
-            Some(Opcode::Create) => skip::<wire::CreateIn>(&mut looked_at)?,
-            Some(Opcode::Mknod) => skip::<wire::MknodIn>(&mut looked_at)?,
-            Some(Opcode::Mkdir) => skip::<wire::MkdirIn>(&mut looked_at)?,
-            Some(Opcode::Link) => skip::<wire::LinkIn>(&mut looked_at)?,
-            _ => {}
-        }
-        match request.opcode() {
-            Some(Opcode::Create | Opcode::Mknod | Opcode::Mkdir | Opcode::Symlink) => {
-                let is_link = request.opcode() == Some(Opcode::Symlink);
-                self.fs.undo_making(place(request.nodeid(), &mut looked_at)?, begun, is_link)?;
-            }
-            Some(Opcode::Link) => {
-                let linked = request.clone().take::<wire::LinkIn>()?.oldnodeid;
-                self.fs.undo_linking(linked, place(request.nodeid(), &mut looked_at)?)?;
-            }
-            Some(Opcode::Unlink | Opcode::Rmdir)
-                if self.fs.is_removed(place(request.nodeid(), &mut looked_at)?, begun)? =>
-            {
-                return done();
-            }
-            Some(Opcode::Rename) => {
-                let newdir = looked_at.take::<wire::RenameIn>()?.newdir;
-                if self.is_renamed(&mut looked_at, newdir)? {
-                    return done();
-                }
-            }
-            Some(Opcode::Rename2) => {
-                let wire::Rename2In { newdir, flags, .. } = looked_at.take()?;
-                let is_done =
-                    if RenameFlags::from_bits_retain(flags).contains(RenameFlags::EXCHANGE) {
-                        let from = place(request.nodeid(), &mut looked_at)?;
-                        let to = place(root::known(newdir), &mut looked_at)?;
-                        self.fs.is_exchanged(from, to, noted)?
-                    } else {
-                        self.is_renamed(&mut looked_at, newdir)?
-                    };
-                if is_done {
-                    return done();
-                }
-            }
-            Some(Opcode::Write) => return self.write_again(request, payload),
-            Some(Opcode::Setxattr) => return self.setxattr(request, true),
-            Some(Opcode::Removexattr) => {
-                return match self.removexattr(request) {
-                    Err(FsError::Os { errno: Errno::NODATA, .. }) => done(),
-                    other => other,
-                };
-            }
-            _ => {}
-        }
-        self.dispatch(request, payload)
-    }
-
-    fn is_renamed(&self, request: &mut Request<'_>, newdir: u64) -> Result<bool, FsError> {
-        let from = place(request.nodeid(), request)?;
-        let to = place(root::known(newdir), request)?;
-        self.fs.is_renamed(from, to)
-    }
-
-    /// What has been appended already is not appended again.
-    fn write_again(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
-        let (file, write) = take_write(request)?;
-        let append = write.append;
-        let before = if append { self.fs.appended(file, write.offset, write.data)? } else { 0 };
-        let rest = Write { data: &write.data[before..], ..write };
-        let written = before + self.fs.write(request.caller(), file, rest)?;
-        let size = u32::try_from(written).unwrap_or(u32::MAX);
-        payload.push(&wire::WriteOut { size, padding: 0 });
-        done()
     }
 }
 
@@ -270,13 +149,6 @@ impl Server {
 fn is_about_others(request: &Request<'_>) -> bool {
     use Opcode::{BatchForget, Forget, Interrupt};
     matches!(request.opcode(), Some(Forget | BatchForget | Interrupt))
-}
-
-fn skip<T>(request: &mut Request<'_>) -> Result<(), FsError>
-where
-    T: zerocopy::FromBytes + zerocopy::KnownLayout + zerocopy::Immutable,
-{
-    request.take::<T>().map(drop)
 }
 
 #[cfg(test)]

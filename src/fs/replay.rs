@@ -1,4 +1,7 @@
-//! Was it done already? For requests that another server had begun when it was killed.
+//! Was it done already? For requests that another server had begun when it was killed. The kernel sends
+//! them again. Most can simply be done once more; those that make, move or remove names, or append, may
+//! have been done: what is recorded of the request says since when it was about them, and the lower tree
+//! whether they happened.
 //!
 //! The kernel above keeps other callers out of the directories meanwhile; only somebody on the lower
 //! side can have come in between. Where that cannot be told apart, nothing of theirs is removed.
@@ -7,15 +10,15 @@ use std::ffi::OsStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::open_files::UNOPENED;
 use crate::lower::stat::{LowerStat, Timestamp};
-use crate::state::slot;
+use crate::state::slot::Begun;
 
-use super::{Contents, FileSystem, Place};
+use super::{Call, Contents, FileSystem, Place, Write};
 
 /// By how much the times that file systems give may lag behind the clock: two of the kernel's ticks
 /// at their slowest (100 Hz).
@@ -31,16 +34,22 @@ impl FileSystem {
         }
     }
 
-    /// Takes away what the killed server had made of this name since `begun` (nanoseconds since
-    /// 1970), so that it can be made anew: it was empty, unless it `is_link` whose target is kept as
-    /// contents, and nobody had been told of it.
-    pub fn undo_making(&self, place: Place<'_>, begun: i64, is_link: bool) -> Result<(), FsError> {
+    /// Takes away what the killed server had made of this name since it began, so that it can be made
+    /// anew: it was empty, unless it `is_link` whose target is kept as contents, and nobody had been
+    /// told of it.
+    pub(super) fn undo_making(
+        &self,
+        call: &Call<'_>,
+        place: Place<'_>,
+        is_link: bool,
+    ) -> Result<(), FsError> {
+        let Some(begun) = call.in_flight.begin_change() else { return Ok(()) };
         let Some(stat) = self.stat_of(place)? else { return Ok(()) };
         let is_dir = stat.kind() == FileType::Directory;
         let may_be_full = is_link && self.owners.is_some();
         let empty = stat.kind() != FileType::RegularFile || stat.size == 0 || may_be_full;
         let ours = is_dir || (stat.nlink == 1 && empty);
-        if !was_born_since(&stat, begun - TICKS) || !ours {
+        if !was_born_since(&stat, begun.at - TICKS) || !ours {
             return Ok(());
         }
         let dir = self.lower.path_fd(&self.lower.inode(place.parent)?)?;
@@ -53,7 +62,15 @@ impl FileSystem {
     }
 
     /// Takes a name away that the killed server had given to the inode, so that it can be given anew.
-    pub fn undo_linking(&self, nodeid: u64, place: Place<'_>) -> Result<(), FsError> {
+    pub(super) fn undo_linking(
+        &self,
+        call: &Call<'_>,
+        nodeid: u64,
+        place: Place<'_>,
+    ) -> Result<(), FsError> {
+        if call.in_flight.begin_change().is_none() {
+            return Ok(());
+        }
         let Some(stat) = self.stat_of(place)? else { return Ok(()) };
         if stat.nlink < 2 || stat.identity() != self.lower.inode(nodeid)?.identity {
             return Ok(());
@@ -63,14 +80,32 @@ impl FileSystem {
     }
 
     /// Whether the killed server had removed the name: it is not there, or is another file's by now.
-    pub fn is_removed(&self, place: Place<'_>, begun: i64) -> Result<bool, FsError> {
+    pub(super) fn is_removed(&self, call: &Call<'_>, place: Place<'_>) -> Result<bool, FsError> {
+        let Some(begun) = call.in_flight.begin_change() else { return Ok(false) };
         // Not a tick earlier: it may have been made just before it was removed.
-        Ok(self.stat_of(place)?.is_none_or(|stat| was_born_since(&stat, begun)))
+        Ok(self.stat_of(place)?.is_none_or(|stat| was_born_since(&stat, begun.at)))
+    }
+
+    /// Whether the killed server had done what renameat2(2) is to do.
+    pub(super) fn is_renamed(
+        &self,
+        call: &Call<'_>,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: RenameFlags,
+    ) -> Result<bool, FsError> {
+        match call.in_flight.begin_change() {
+            None => Ok(false),
+            Some(Begun { noted, .. }) if flags.contains(RenameFlags::EXCHANGE) => {
+                self.is_exchanged(from, to, noted)
+            }
+            Some(_) => self.is_moved(from, to),
+        }
     }
 
     /// Whether the killed server had moved a file: it is not where it was, and one is where it was
     /// to go. The kernel above had found it before it asked.
-    pub fn is_renamed(&self, from: Place<'_>, to: Place<'_>) -> Result<bool, FsError> {
+    fn is_moved(&self, from: Place<'_>, to: Place<'_>) -> Result<bool, FsError> {
         // A whiteout is left where the file was.
         let is_whiteout =
             |stat: &LowerStat| stat.kind() == FileType::CharacterDevice && stat.rdev == 0;
@@ -85,20 +120,15 @@ impl FileSystem {
 
     /// Notes which file is at a name that is about to be exchanged with another: afterwards there is
     /// one at each of the two, as before.
-    pub(super) fn note_before_exchange(&self, dir: BorrowedFd<'_>, name: &OsStr) {
+    pub(super) fn note_before_exchange(&self, call: &Call<'_>, dir: BorrowedFd<'_>, name: &OsStr) {
         if let Ok(stat) = LowerStat::at(dir, name) {
-            slot::note(self.number_of(&stat));
+            call.in_flight.note(self.number_of(&stat));
         }
     }
 
     /// Whether the killed server had exchanged two files: at the first name is another one than that
     /// server has noted.
-    pub fn is_exchanged(
-        &self,
-        from: Place<'_>,
-        to: Place<'_>,
-        noted: u64,
-    ) -> Result<bool, FsError> {
+    fn is_exchanged(&self, from: Place<'_>, to: Place<'_>, noted: u64) -> Result<bool, FsError> {
         let Some(there) = self.stat_of(from)? else { return Ok(false) };
         let exchanged = noted != 0 && self.number_of(&there) != noted;
         for (place, left) in [(from, to), (to, from)].into_iter().filter(|_| exchanged) {
@@ -115,9 +145,18 @@ impl FileSystem {
         hasher.finish().max(1)
     }
 
-    /// How much of `data` stands at `offset` already, where the file ended when the kernel above
-    /// asked to append it.
-    pub fn appended(&self, file: Contents, offset: u64, data: &[u8]) -> Result<usize, FsError> {
+    /// How much of what is to be appended the killed server has appended: stands already where the
+    /// file ended when the kernel above asked.
+    pub(super) fn appended(
+        &self,
+        call: &Call<'_>,
+        file: Contents,
+        &Write { offset, data, append, .. }: &Write<'_>,
+    ) -> Result<usize, FsError> {
+        // Also one that does not append: while it may still be going on, no other server begins.
+        if call.in_flight.begin_change().is_none() || !append {
+            return Ok(0);
+        }
         let mut found = Vec::new();
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
         // The open file may be for writing only.
