@@ -10,6 +10,7 @@ pub mod mount;
 pub mod probe;
 pub mod progress;
 pub mod ranges;
+pub mod runtime;
 pub mod shadow;
 pub mod status;
 pub mod umount;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::StartError;
 use crate::mount::options::Origin;
+use crate::oci::wrapper;
 use crate::plain;
 use crate::shift::parse::looks_like_a_spec;
 
@@ -67,6 +69,7 @@ enum Command {
     Shadow(shadow::Args),
     Status(status::Args),
     Explain(explain::Args),
+    Runtime(runtime::Args),
 }
 
 /// The command line as clap has it, for whoever makes pages and completions of it.
@@ -83,6 +86,9 @@ pub fn command() -> clap::Command {
 /// `idshift LOWER MOUNTPOINT -o …` where no such name is installed.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(runtime) = args.first().and_then(|program| wrapper::called_as(program)) {
+        return ExitCode::from(runtime::stand_in_front(runtime.as_deref(), &args[1..]));
+    }
     let outcome = if is_helper_call(&args) {
         helper::run(&args[1..])
     } else {
@@ -146,6 +152,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Shadow(args) => shadow::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Runtime(args) => runtime::run(&args),
     }
 }
 

@@ -1,0 +1,220 @@
+//! The mounts of a container: made before it, taken away after it, and found again if a runtime was killed in between.
+//!
+//! They lie in `/run/idshift/runtime/ID/N` (for a user namespace in `$XDG_RUNTIME_DIR`), beside a file `runtime` that says which
+//! runtime knows the container. The directory of a container is open to the container's root alone: what a mount shows is
+//! as private as its source was.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::Problem;
+use super::config::Asked;
+use super::request::Container;
+use crate::host::privilege;
+use crate::plain;
+
+/// The directory of one container's mounts.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+}
+
+/// A container whose mounts are still there.
+#[derive(Debug)]
+pub struct Left {
+    /// Its mounts.
+    pub place: Place,
+    /// Its id.
+    pub id: String,
+    /// How its runtime is asked about it: the program, and the arguments before the command.
+    pub runtime: Vec<OsString>,
+}
+
+/// Where the mounts of all containers lie.
+fn base() -> Result<PathBuf, Problem> {
+    if privilege::in_initial_namespace() && rustix::process::geteuid().is_root() {
+        return Ok(PathBuf::from("/run/idshift/runtime"));
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(dir) if Path::new(&dir).is_absolute() => Ok(Path::new(&dir).join("idshift/runtime")),
+        _ => Err(Problem::new(
+            "XDG_RUNTIME_DIR is not set, and without it there is no place for the mounts of a user's containers",
+        )),
+    }
+}
+
+/// An id that is the name of a directory, and of nothing else.
+fn is_a_name(id: &str) -> bool {
+    !id.is_empty() && id != "." && id != ".." && !id.contains('/') && id.len() <= 255
+}
+
+impl Place {
+    /// The place of a container, whether it is there or not. `None` for an id that no container can have.
+    pub fn of(id: &str) -> Result<Option<Self>, Problem> {
+        if !is_a_name(id) {
+            return Ok(None);
+        }
+        Ok(Some(Self { path: base()?.join(id) }))
+    }
+
+    /// All that are there.
+    pub fn all() -> Result<Vec<Left>, Problem> {
+        let base = base()?;
+        let entries = match fs::read_dir(&base) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("read", &base, &error)),
+        };
+        let mut left = Vec::new();
+        for entry in entries.flatten() {
+            let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let text = fs::read(entry.path().join("runtime")).unwrap_or_default();
+            let words = text.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+            let runtime = words.map(|word| OsString::from_vec(word.to_vec())).collect();
+            left.push(Left { place: Self { path: entry.path() }, id, runtime });
+        }
+        Ok(left)
+    }
+
+    /// Makes the directory. An id is used again only when the former container has gone.
+    pub fn make(&self, container: &Container, runtime: &[&OsStr]) -> Result<(), Problem> {
+        self.remove()?;
+        let base = self.path.parent().unwrap_or(Path::new("/"));
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o711);
+        builder.create(base).map_err(|error| failed("make", base, &error))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&self.path)
+            .map_err(|error| failed("make", &self.path, &error))?;
+        let words = runtime.iter().flat_map(|word| word.as_bytes().iter().copied().chain([0]));
+        let file = self.path.join("runtime");
+        fs::write(&file, words.collect::<Vec<u8>>()).map_err(|e| failed("write", &file, &e))?;
+        // The runtime may look the source up as the container's root.
+        let root = |id: Option<u32>| id.unwrap_or(0);
+        let uid = root(
+            idmap::LowerUid::new(0)
+                .and_then(|id| container.maps.up_uid(id))
+                .map(idmap::id::Id::raw),
+        );
+        let gid = root(
+            idmap::LowerGid::new(0)
+                .and_then(|id| container.maps.up_gid(id))
+                .map(idmap::id::Id::raw),
+        );
+        std::os::unix::fs::chown(&self.path, Some(uid), Some(gid))
+            .map_err(|error| failed("give away", &self.path, &error))
+    }
+
+    /// Mounts the source of what was asked with its map, and returns what the runtime is to bind.
+    pub fn mount(
+        &self,
+        number: usize,
+        asked: &Asked,
+        container: &Container,
+    ) -> Result<PathBuf, Problem> {
+        let Asked { destination, source, request, .. } = asked;
+        let of_mount = |why: String| {
+            Problem::new(format!(
+                "mount '{}' of '{}': {why}",
+                plain::line(destination),
+                plain::path(source)
+            ))
+        };
+        let found = fs::metadata(source).map_err(|error| of_mount(error.to_string()))?;
+        let specs = request
+            .specs(container, (found.uid(), found.gid()))
+            .map_err(|e| of_mount(e.to_string()))?;
+        // A single file is shown through its directory, which nobody but the runtime sees.
+        let (lower, name) = if found.is_dir() {
+            (source.as_path(), None)
+        } else {
+            (source.parent().unwrap_or(Path::new("/")), source.file_name())
+        };
+        let at = self.path.join(number.to_string());
+        fs::DirBuilder::new().mode(0o755).create(&at).map_err(|e| failed("make", &at, &e))?;
+        let maps: Vec<String> = specs.iter().map(|spec| format!("map={}", escaped(spec))).collect();
+        let maps = maps.join(",");
+        let kernel = run_mount(&format!("{maps},backend=kernel"), lower, &at);
+        if kernel.is_err() {
+            // A server that is killed with its control group would leave a dead mount behind.
+            let restart = if privilege::in_initial_namespace() { ",restart=on" } else { "" };
+            let others = if privilege::in_initial_namespace() { ",allow_other" } else { "" };
+            run_mount(&format!("{maps}{restart}{others}"), lower, &at).map_err(of_mount)?;
+        }
+        Ok(name.map_or(at.clone(), |name| at.join(name)))
+    }
+
+    /// Takes the mounts and the directory away; it need not be there.
+    pub fn remove(&self) -> Result<(), Problem> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("read", &self.path, &error)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if entry.file_name() == "runtime" {
+                continue;
+            }
+            take_away(&path).map_err(|errno| failed("unmount", &path, &errno.into()))?;
+            fs::remove_dir(&path).map_err(|error| failed("remove", &path, &error))?;
+        }
+        let file = self.path.join("runtime");
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(failed("remove", &file, &error));
+            }
+            _ => {}
+        }
+        fs::remove_dir(&self.path).map_err(|error| failed("remove", &self.path, &error))
+    }
+}
+
+/// Unmounts all that is mounted there. What somebody still holds goes when he lets go.
+fn take_away(path: &Path) -> Result<(), Errno> {
+    loop {
+        let flags = UnmountFlags::NOFOLLOW;
+        let result = match rustix::mount::unmount(path, flags) {
+            Err(Errno::BUSY) => rustix::mount::unmount(path, flags | UnmountFlags::DETACH),
+            other => other,
+        };
+        match result {
+            Ok(()) => {}
+            Err(Errno::INVAL) => return Ok(()), // no mount (any more)
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Runs `idshift mount`, outside of the runtime's descriptors and session.
+fn run_mount(options: &str, lower: &Path, at: &Path) -> Result<(), String> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("idshift").args(["mount", "-o", options]).arg(lower).arg(at);
+    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env_remove("NOTIFY_SOCKET");
+    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim();
+    Err(said.strip_prefix("idshift: ").unwrap_or(said).to_owned())
+}
+
+/// A map in an option string: a comma would end it.
+fn escaped(spec: &str) -> String {
+    spec.replace('\\', "\\\\").replace(',', "\\,")
+}
+
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(format!("cannot {what} '{}': {error}", plain::path(path)))
+}
