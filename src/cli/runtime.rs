@@ -40,7 +40,9 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<u8, StartError> {
     match args.args.first().and_then(|first| first.to_str()) {
-        Some("cleanup") if args.args.len() == 1 => clean_up().map_err(failed),
+        Some("cleanup") if args.args.len() == 1 => {
+            clean_up().map_err(|problem| StartError::Mount(problem.to_string()))
+        }
         _ => Ok(stand_in_front(None, &args.args)),
     }
 }
@@ -132,8 +134,4 @@ fn clean_up() -> Result<u8, Problem> {
         }
     }
     Ok(0)
-}
-
-fn failed(problem: Problem) -> StartError {
-    StartError::Mount(problem.to_string())
 }

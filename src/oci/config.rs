@@ -187,7 +187,7 @@ fn of_mount_entry(mount: &Value, container: &Container) -> Result<Option<Request
 mod tests {
     use super::*;
 
-    const TEXT: &str = r#"{"ociVersion":"1.0.2","z":1e400,"process":{"user":{"uid":5,"gid":0}},
+    const TEXT: &str = r#"{"ociVersion":"1.0.2","z":184467440737095516161.10,"process":{"user":{"uid":5,"gid":0}},
         "annotations":{"idshift":"/w=match-user"},
         "mounts":[{"destination":"/proc","type":"proc","source":"proc"},
           {"destination":"/w","type":"bind","source":"here","options":["rbind","idmap","ro"]},

@@ -50,14 +50,10 @@ impl Request {
                         "match-user: the container's user namespace does not map {kind} {id} of its process"
                     ))
                 };
-                let shown_uid =
-                    host_id(&container.maps.uids, uid).ok_or_else(|| missing("uid", uid))?;
-                let shown_gid =
+                let user = host_id(&container.maps.uids, uid).ok_or_else(|| missing("uid", uid))?;
+                let group =
                     host_id(&container.maps.gids, gid).ok_or_else(|| missing("gid", gid))?;
-                Ok(vec![
-                    format!("u:{}:{shown_uid}:1", owner.0),
-                    format!("g:{}:{shown_gid}:1", owner.1),
-                ])
+                Ok(vec![format!("u:{}:{user}:1", owner.0), format!("g:{}:{group}:1", owner.1)])
             }
         }
     }

@@ -4,11 +4,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod container_tools;
+mod oci;
 mod package;
 mod pages;
 mod recipes;
 mod rootfs;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(common::modules!(container_tools, package, pages, rootfs; recipes))
+    common::runner::main(common::modules!(container_tools, package, pages, rootfs; oci, recipes))
 }

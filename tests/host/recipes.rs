@@ -36,7 +36,7 @@ const EMPTY: [&str; 2] = ["/srv", "/mnt"];
 const MAPPED: &str = "0     100000      65536";
 
 /// Makes the places that the recipes name, once.
-fn world() {
+pub(super) fn world() {
     static WORLD: OnceLock<Result<(), String>> = OnceLock::new();
     needs_real_root("containers, and mounts over /etc and /srv");
     needs_idshift();
@@ -103,7 +103,7 @@ fn blocks(name: &str) -> Vec<String> {
 }
 
 /// A shell command in a recipe's directory.
-fn shell(name: &str, commands: &str) -> Command {
+pub(super) fn shell(name: &str, commands: &str) -> Command {
     let mut shell = Command::new("timeout");
     shell.args(["90", "sh", "-e", "-c", commands]).current_dir(recipe(name)).env("LC_ALL", "C");
     shell.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -111,7 +111,7 @@ fn shell(name: &str, commands: &str) -> Command {
 }
 
 /// Runs a command that must succeed; what it says.
-fn output(command: &mut Command) -> String {
+pub(super) fn output(command: &mut Command) -> String {
     let out = command.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let errors = String::from_utf8_lossy(&out.stderr);
@@ -185,7 +185,7 @@ fn lxc_containers_of_one_image() {
 }
 
 /// Settings for a machine without systemd, networks and much else.
-fn podman(command: &mut Command, runtime: &str, place: &str) {
+pub(super) fn podman(command: &mut Command, runtime: &str, place: &str) {
     let (settings, storage) = (format!("{place}/containers.conf"), format!("{place}/storage.conf"));
     fs::write(
         &settings,
