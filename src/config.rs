@@ -1,60 +1,11 @@
-//! The validated configuration of one mount: the only thing that the rest of the program sees
-//! of what the user typed.
+//! What the options of a mount choose between.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::foreign::{Creators, ForeignOwners};
-use crate::shift::idmap::Maps;
 use crate::shift::set_id::SetIdPolicy;
 use crate::shift::unmapped::UnmappedOwners;
-
-/// One mount, as asked for and checked.
-#[derive(Debug, Clone)]
-#[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
-pub struct MountConfig {
-    /// The stored directory, absolute and resolved.
-    pub lower: PathBuf,
-    /// Where it is shown, absolute and resolved.
-    pub mountpoint: PathBuf,
-    /// The id maps.
-    pub maps: Maps,
-    /// The source that `/proc/mounts` shows; the lower path unless `fsname=` names another.
-    pub source: String,
-    /// What makes the mount.
-    pub backend: Backend,
-    /// Flags that the kernel enforces on the mount itself.
-    pub flags: MountFlags,
-    /// Whether users other than the one who mounts may enter (`allow_other`).
-    pub allow_other: bool,
-    /// Whether file systems that are mounted below the lower directory are shown too.
-    pub submounts: bool,
-    /// How long the kernel may remember names and attributes.
-    pub cache: CacheMode,
-    /// Who reads and writes the contents of files.
-    pub io: IoMode,
-    /// Whose locks are seen by whom.
-    pub locks: LockMode,
-    /// Where owners and modes are kept.
-    pub ownership: Ownership,
-    /// What covers the lower path, as the rest of the host sees it, while the mount is there.
-    pub guard: GuardMode,
-    /// Protections beyond what the kernel's idmapped mount offers.
-    pub policies: Policies,
-    /// Whether the server keeps what it does not need.
-    pub sandbox: Sandbox,
-    /// Whether a new server goes on should the server be killed.
-    pub restart: bool,
-    /// Whether the kernel may idmap the mount itself (`idmap=`).
-    pub idmap: bool,
-    /// The number of worker threads; `None` lets the server choose.
-    pub threads: Option<usize>,
-    /// Stay in the foreground and log to stderr.
-    pub foreground: bool,
-    /// The level of the log, in the form that `tracing-subscriber`'s filter reads.
-    pub log: Option<String>,
-}
 
 /// Protections beyond what the kernel's idmapped mount offers; the default is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,13 +66,6 @@ pub struct MountFlags {
     pub lazytime: bool,
     /// Symbolic links are not followed (Linux 5.10).
     pub nosymfollow: bool,
-}
-
-impl MountFlags {
-    /// One of the three, or none.
-    pub fn set_atime(&mut self, noatime: bool, strictatime: bool, relatime: bool) {
-        (self.noatime, self.strictatime, self.relatime) = (noatime, strictatime, relatime);
-    }
 }
 
 /// What makes the mount (`backend=`).

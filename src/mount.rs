@@ -1,10 +1,12 @@
 //! Making and serving mounts.
 
 pub mod check;
+pub mod config;
 pub mod consent;
 pub mod daemon;
 mod detached;
 mod facts;
+mod flags;
 pub mod fuse;
 mod fusermount;
 pub mod guard;

@@ -11,7 +11,9 @@ use clap::{Arg, Command};
 use clap_complete::{Shell, generate};
 use idshift::cli;
 use idshift::cli::help::EXIT_CODES;
-use idshift::mount::options::described::{Described, GENERIC, MAPS, NOTES, OWN};
+use idshift::mount::options::described::{MAPS, NOTES};
+use idshift::mount::options::table::Row;
+use idshift::mount::options::{generic, own};
 
 /// The man pages: file name, and the words around what is generated.
 pub(crate) const PAGES: &[(&str, &str)] = &[
@@ -50,8 +52,8 @@ fn shown(command: &Command) -> Command {
 fn page(words: &str) -> String {
     let parts = [
         ("@COMMANDS@\n", commands()),
-        ("@OPTIONS@\n", options(OWN)),
-        ("@GENERIC@\n", options(GENERIC)),
+        ("@OPTIONS@\n", options(own::ROWS)),
+        ("@GENERIC@\n", options(generic::ROWS)),
         ("@MAPS@\n", entries(MAPS.iter().map(|map| (map.form, map.text)))),
         ("@NOTES@\n", NOTES.iter().map(|note| format!("{}\n", roff(note))).collect()),
         ("@EXITS@\n", entries(EXIT_CODES.iter().copied())),
@@ -60,7 +62,7 @@ fn page(words: &str) -> String {
     parts.iter().fold(words.to_owned(), |page, (place, part)| page.replace(place, part))
 }
 
-fn options(options: &[Described]) -> String {
+fn options(options: &[Row]) -> String {
     entries(options.iter().map(|option| (option.form, option.text)))
 }
 

@@ -1,6 +1,7 @@
 //! What `idshift mount --help` says about options, laid out for a terminal of 80 columns.
 
-use crate::mount::options::described::{GENERIC, MAPS, NOTES, OWN};
+use crate::mount::options::described::{MAPS, NOTES};
+use crate::mount::options::{generic, own};
 
 /// Columns of the text, and of what stands left of it.
 const WIDTH: usize = 78;
@@ -22,7 +23,9 @@ pub fn mount_options() -> String {
         entry(&mut lines, map.form, map.text);
     }
     lines.push("  'idshift map explain SPEC…' says in words what a map does.".to_owned());
-    for (title, options) in [("Options of idshift:", OWN), ("Options of every mount:", GENERIC)] {
+    for (title, options) in
+        [("Options of idshift:", own::ROWS), ("Options of every mount:", generic::ROWS)]
+    {
         lines.extend([String::new(), title.to_owned()]);
         for option in options {
             entry(&mut lines, option.form, option.text);
@@ -72,6 +75,7 @@ fn wrapped(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mount::options::table;
 
     #[test]
     fn nothing_is_wider_than_a_terminal_and_no_option_is_left_out() {
@@ -79,7 +83,7 @@ mod tests {
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "{line}");
         }
-        for option in OWN.iter().chain(GENERIC) {
+        for option in table::rows() {
             assert!(text.contains(option.form), "{}", option.form);
         }
     }

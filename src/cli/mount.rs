@@ -9,10 +9,11 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::cli::help;
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
-use crate::config::{Backend, MountConfig, MountFlags};
+use crate::config::{Backend, MountFlags};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
+use crate::mount::config::MountConfig;
 use crate::mount::daemon::ServiceManager;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
@@ -128,10 +129,11 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         foreground: call.foreground,
     })?;
     let choice = kernel::choose(&config)?;
-    if config.backend == Backend::Auto {
+    if config.options.backend == Backend::Auto {
         complain!("idshift: {choice}");
     }
-    if choice != Choice::Kernel {
+    let is_kernel = matches!(choice, Choice::Kernel { .. });
+    if !is_kernel {
         check::fuse_is_here(Standing::of_this_process())?;
     }
     if call.fake {
@@ -149,7 +151,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     if let Some(warning) = policies::set_id_warning(&config) {
         tracing::warn!("{warning}");
     }
-    if choice == Choice::Kernel {
+    if is_kernel {
         // Nothing has to keep running.
         kernel::mount(&config)?;
         say(call.verbose, &config, "is shown");
@@ -180,9 +182,8 @@ fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<da
         plain::path(&config.lower),
         plain::path(&config.mountpoint)
     );
-    for line in
-        explain_with(&config.maps, config.policies.unmapped, config.policies.creators).lines()
-    {
+    let policies = config.options.policies;
+    for line in explain_with(&config.maps, policies.unmapped, policies.creators).lines() {
         tracing::info!("{line}");
     }
     manager.tell(&format!(

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, IoMode, LockMode, MountConfig, MountFlags};
+use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
+use crate::mount::config::MountConfig;
 use crate::mount::consent::Allowance;
+use crate::mount::flags::{self, Helper};
 use crate::mount::intent;
 use crate::mount::options::Options;
-use crate::mount::ownership;
 use crate::mount::policies;
 use crate::plain;
 use crate::shift::idmap::Maps;
@@ -48,88 +49,71 @@ pub struct Request {
 pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
     let (lower, lower_is) = checked_lower(&lower)?;
-    let owned_by = options.owned_by.clone();
     let options = intent::settle(options, Some(&lower_is))?;
     let maps = maps(&options.maps)?;
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is, &options)?;
-    ownership::check(&options.ownership, options.policies)?;
+    options.check_conflicts()?;
     let standing = Standing::of_this_process();
     policies::check(options.policies, &maps, &lower_is, standing)?;
-    let mut flags = options.flags;
-    let mut allow_other = options.allow_other;
-    guardable(options.guard, standing)?;
-    if standing.mounts_itself() {
-        allow_other = true;
-    } else {
-        Allowance::of_this_user()?.check(&maps, &options.ownership).map_err(
-            |error| match owned_by {
-                Some(who) => StartError::Usage(format!(
-                    "option 'owned-by={who}' maps the owner of LOWER to {who}: {error}"
-                )),
-                None => error,
-            },
-        )?;
-        flags.nosuid = true;
-        flags.nodev = true;
-        known_to_fusermount(flags)?;
-        if allow_other && !privilege::user_allow_other() {
-            return Err(StartError::Usage(
-                "option 'allow_other': /etc/fuse.conf does not let ordinary users give it; root \
-                 can add the line 'user_allow_other' there, or leave the option out to have the \
-                 mount to yourself"
-                    .to_owned(),
-            ));
-        }
+    if standing != Standing::Root {
+        options.check_without_root()?;
     }
-    if options.restart && standing != Standing::Root {
-        return Err(StartError::Usage(
-            "option 'restart=on': is for root of the machine, because a new server finds files by \
-             handles, which others may not use; leave it out"
-                .to_owned(),
-        ));
-    }
-    if options.io == IoMode::Cached && options.locks == LockMode::Lower {
-        return Err(StartError::Usage(
-            "options 'io=cached' and 'locks=lower' exclude each other: with io=cached nobody says \
-             which files are open, so no lock can be held on them below; leave one of them out"
-                .to_owned(),
-        ));
-    }
-    let options = Options { flags, allow_other, ..options };
-    Ok(checked(options, lower, mountpoint, maps, foreground))
+    let options = for_this_user(options, &maps, standing)?;
+    Ok(MountConfig { foreground, ..MountConfig::new(lower, mountpoint, maps, options) })
 }
 
-/// The configuration of options that have been checked, and of paths and maps that are known.
-pub fn checked(
-    options: Options,
-    lower: PathBuf,
-    mountpoint: PathBuf,
-    maps: Maps,
-    foreground: bool,
-) -> MountConfig {
-    MountConfig {
-        source: options.fsname.unwrap_or_else(|| lower.to_string_lossy().into_owned()),
-        lower,
-        mountpoint,
-        maps,
-        backend: options.backend,
-        flags: options.flags,
-        allow_other: options.allow_other,
-        submounts: options.submounts,
-        cache: options.cache,
-        io: options.io,
-        locks: options.locks,
-        guard: options.guard,
-        ownership: options.ownership,
-        policies: options.policies,
-        sandbox: options.sandbox,
-        restart: options.restart,
-        idmap: !options.no_idmap,
-        threads: options.threads,
-        foreground,
-        log: options.log,
+/// The options with what is true of every mount of this user.
+fn for_this_user(
+    mut options: Options,
+    maps: &Maps,
+    standing: Standing,
+) -> Result<Options, StartError> {
+    if standing.mounts_itself() {
+        options.allow_other = true;
+        return Ok(options);
     }
+    Allowance::of_this_user()?.check(maps, &options.ownership).map_err(|error| {
+        match &options.owned_by {
+            Some(who) => StartError::Usage(format!(
+                "option 'owned-by={who}' maps the owner of LOWER to {who}: {error}"
+            )),
+            None => error,
+        }
+    })?;
+    if options.allow_other && !privilege::user_allow_other() {
+        return Err(StartError::Usage(
+            "option 'allow_other': /etc/fuse.conf does not let ordinary users give it; root can add \
+             the line 'user_allow_other' there, or leave the option out to have the mount to yourself"
+                .to_owned(),
+        ));
+    }
+    for flag in flags::FLAGS {
+        match flag.helper {
+            Helper::Always => {
+                if let Some(word) = options.clears(flag) {
+                    tracing::warn!(
+                        "option '{word}' has no effect: a mount made by an ordinary user always has \
+                         '{}'",
+                        flag.name
+                    );
+                }
+                flags::apply(&mut options.flags, flag.name);
+            }
+            Helper::Refused if flag.is_set(options.flags) => {
+                return Err(StartError::Usage(format!(
+                    "option '{}': fusermount3, which mounts for ordinary users, cannot give it; leave \
+                     it out, or let root mount",
+                    flag.name
+                )));
+            }
+            Helper::LeftOut if flag.is_set(options.flags) => {
+                tracing::warn!("option '{}' is left out: fusermount3 cannot give it", flag.name);
+            }
+            Helper::Takes | Helper::Usual | Helper::Refused | Helper::LeftOut => {}
+        }
+    }
+    Ok(options)
 }
 
 /// The maps of the given specs. There is no default: showing ids as they are must be asked for.
@@ -248,40 +232,6 @@ fn not_inside(
 pub fn looks_swapped(lower: &Path, mountpoint: &Path) -> bool {
     let is_empty = |path: &Path| std::fs::read_dir(path).ok().map(|mut dir| dir.next().is_none());
     lower != mountpoint && is_empty(lower) == Some(true) && is_empty(mountpoint) == Some(false)
-}
-
-/// Covering a path is for root of the machine: it is for everybody there, and another user
-/// namespace has only a copy of the mounts.
-fn guardable(guard: GuardMode, standing: Standing) -> Result<(), StartError> {
-    if guard == GuardMode::None || standing == Standing::Root {
-        return Ok(());
-    }
-    Err(StartError::Usage(format!(
-        "option 'guard={}': only root of the machine can cover the lower directory for everybody; \
-         leave it out, or let root mount",
-        guard.name()
-    )))
-}
-
-/// `fusermount3` mounts for ordinary users and takes fewer flags than mount(2): one that protects is
-/// refused, others are named and left out.
-fn known_to_fusermount(flags: MountFlags) -> Result<(), StartError> {
-    if flags.nosymfollow {
-        return Err(StartError::Usage(
-            "option 'nosymfollow': fusermount3, which mounts for ordinary users, cannot give it; \
-             leave it out, or let root mount"
-                .to_owned(),
-        ));
-    }
-    let times = [
-        ("nodiratime", flags.nodiratime),
-        ("strictatime", flags.strictatime),
-        ("lazytime", flags.lazytime),
-    ];
-    for (name, _) in times.iter().filter(|(_, given)| *given) {
-        tracing::warn!("option '{name}' is left out: fusermount3 cannot give it");
-    }
-    Ok(())
 }
 
 /// What to tell somebody whose path cannot be used.

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::config::{MountConfig, MountFlags};
 use crate::fuse::root;
+use crate::mount::config::MountConfig;
+use crate::mount::flags;
 use crate::sys::kernel;
 
 /// Whether what is mounted should not be the file system's own root (`fuse/root.rs`). Where it need
@@ -60,21 +61,17 @@ impl Detached {
         ] {
             fsconfig_set_string(&fs, key, value)?;
         }
-        let flags = config.flags;
-        for (on, flag) in [
-            (true, "default_permissions"),
-            (config.allow_other, "allow_other"),
-            (flags.read_only, "ro"),
-            (flags.sync, "sync"),
-            (flags.dirsync, "dirsync"),
-            (flags.lazytime, "lazytime"),
-        ] {
-            if on {
-                fsconfig_set_flag(&fs, flag)?;
-            }
+        let flags = config.options.flags;
+        let of_file_system = flags::set(flags).filter(|flag| flag.of_file_system);
+        let names = ["default_permissions"]
+            .into_iter()
+            .chain(config.options.allow_other.then_some("allow_other"))
+            .chain(of_file_system.map(|flag| flag.name));
+        for name in names {
+            fsconfig_set_flag(&fs, name)?;
         }
         fsconfig_create(&fs)?;
-        let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attributes(flags))?;
+        let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags::attributes(flags))?;
         Ok(Self { mount, mountpoint })
     }
 
@@ -95,20 +92,4 @@ impl Detached {
         let mount = shown.unwrap_or(&self.mount);
         move_mount(mount.as_fd(), "", self.mountpoint.as_fd(), "", flags)
     }
-}
-
-fn attributes(flags: MountFlags) -> MountAttrFlags {
-    [
-        (flags.read_only, MountAttrFlags::MOUNT_ATTR_RDONLY),
-        (flags.nosuid, MountAttrFlags::MOUNT_ATTR_NOSUID),
-        (flags.nodev, MountAttrFlags::MOUNT_ATTR_NODEV),
-        (flags.noexec, MountAttrFlags::MOUNT_ATTR_NOEXEC),
-        (flags.noatime, MountAttrFlags::MOUNT_ATTR_NOATIME),
-        (flags.nodiratime, MountAttrFlags::MOUNT_ATTR_NODIRATIME),
-        (flags.strictatime, MountAttrFlags::MOUNT_ATTR_STRICTATIME),
-        (flags.nosymfollow, MountAttrFlags::MOUNT_ATTR_NOSYMFOLLOW),
-    ]
-    .into_iter()
-    .filter_map(|(on, flag)| on.then_some(flag))
-    .fold(MountAttrFlags::empty(), MountAttrFlags::union)
 }

@@ -6,18 +6,18 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags as Flags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 
-use crate::config::{MountConfig, MountFlags};
 use crate::error::StartError;
 use crate::fuse::session::Connection;
 use crate::host::mountinfo;
 use crate::lower::proc_path;
+use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::sys::apart;
 
 use super::detached::Detached;
-use super::fusermount;
+use super::{flags, fusermount};
 
 /// The type that /proc/mounts shows.
 pub const FS_TYPE: &str = "fuse.idshift";
@@ -68,7 +68,7 @@ fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
         config.source.as_str(),
         proc_path(&mountpoint),
         FS_TYPE,
-        mount_flags(config.flags),
+        flags::for_mount(config.options.flags),
         &*data,
     );
     match mounted {
@@ -115,29 +115,10 @@ fn kernel_options(config: &MountConfig, device: &OwnedFd) -> String {
         "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
         device.as_raw_fd()
     );
-    if config.allow_other && write!(options, ",allow_other").is_err() {
+    if config.options.allow_other && write!(options, ",allow_other").is_err() {
         tracing::error!("cannot add an option"); // a String never fails
     }
     options
-}
-
-fn mount_flags(flags: MountFlags) -> Flags {
-    [
-        (flags.read_only, Flags::RDONLY),
-        (flags.nosuid, Flags::NOSUID),
-        (flags.nodev, Flags::NODEV),
-        (flags.noexec, Flags::NOEXEC),
-        (flags.noatime, Flags::NOATIME),
-        (flags.nodiratime, Flags::NODIRATIME),
-        (flags.strictatime, Flags::STRICTATIME),
-        (flags.sync, Flags::SYNCHRONOUS),
-        (flags.dirsync, Flags::DIRSYNC),
-        (flags.lazytime, Flags::LAZYTIME),
-        (flags.nosymfollow, Flags::NOSYMFOLLOW),
-    ]
-    .into_iter()
-    .filter_map(|(on, flag)| on.then_some(flag))
-    .fold(Flags::empty(), Flags::union)
 }
 
 /// Takes a mount of this program's own away, by its number: if it is still there and nothing else lies

@@ -14,8 +14,9 @@ use rustix::net::{
     recvmsg, socketpair,
 };
 
-use crate::config::MountConfig;
 use crate::error::StartError;
+use crate::mount::config::MountConfig;
+use crate::mount::flags::{self, Helper};
 
 const PROGRAM: &str = "fusermount3";
 /// The environment variable by which it learns the number of the socket.
@@ -60,21 +61,14 @@ fn receive(socket: &OwnedFd) -> Option<OwnedFd> {
 }
 
 fn options(config: &MountConfig) -> OsString {
-    let flags = config.flags;
     let mut options = format!(
         "default_permissions,subtype=idshift,fsname={}",
         // A comma would end the option.
         config.source.replace('\\', "\\\\").replace(',', "\\,")
     );
-    let named = [
-        (config.allow_other, "allow_other"),
-        (flags.read_only, "ro"),
-        (flags.noexec, "noexec"),
-        (flags.noatime, "noatime"),
-        (flags.sync, "sync"),
-        (flags.dirsync, "dirsync"),
-    ];
-    for (_, name) in named.into_iter().filter(|(on, _)| *on) {
+    let taken = flags::set(config.options.flags).filter(|flag| flag.helper == Helper::Takes);
+    let allow_other = config.options.allow_other.then_some("allow_other");
+    for name in allow_other.into_iter().chain(taken.map(|flag| flag.name)) {
         options.push(',');
         options.push_str(name);
     }

@@ -24,9 +24,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use crate::config::{GuardMode, MountConfig};
+use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::lower::LowerTree;
+use crate::mount::config::MountConfig;
 use crate::plain;
 use register::{Place, Register};
 
@@ -58,8 +59,8 @@ pub fn open_lower(
     descriptors: usize,
 ) -> Result<(LowerTree, Option<Guard>), StartError> {
     loop {
-        let Some(register) = Register::open(config.guard != GuardMode::None)? else {
-            let tree = LowerTree::open(&config.lower, config.submounts, descriptors)?;
+        let Some(register) = Register::open(config.options.guard != GuardMode::None)? else {
+            let tree = LowerTree::open(&config.lower, config.options.submounts, descriptors)?;
             if Register::is_there() && Register::open(false)?.is_some() {
                 continue; // the first guard came up meanwhile, perhaps before the open
             }
@@ -67,16 +68,18 @@ pub fn open_lower(
         };
         settle_all(&register);
         let place = register.place(&config.lower);
-        let root = match layers::behind(&place, config.submounts)? {
+        let root = match layers::behind(&place, config.options.submounts)? {
             Some(root) => Some(root),
             // Before the guard is there: the server's own view has no part in it.
-            None => layers::clone_of(&config.lower, config.submounts).ok(),
+            None => layers::clone_of(&config.lower, config.options.submounts).ok(),
         };
         let tree = match root {
-            Some(root) => LowerTree::on(root, &config.lower, config.submounts, descriptors)?,
-            None => LowerTree::open(&config.lower, config.submounts, descriptors)?,
+            Some(root) => {
+                LowerTree::on(root, &config.lower, config.options.submounts, descriptors)?
+            }
+            None => LowerTree::open(&config.lower, config.options.submounts, descriptors)?,
         };
-        if config.guard == GuardMode::None {
+        if config.options.guard == GuardMode::None {
             return Ok((tree, None));
         }
         return Ok((tree, Some(raise(&place, config)?)));
@@ -84,7 +87,7 @@ pub fn open_lower(
 }
 
 fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
-    let (claim, alive) = place.claim(config.guard, &config.mountpoint)?;
+    let (claim, alive) = place.claim(config.options.guard, &config.mountpoint)?;
     let guard = layers::settle(place);
     if let Err(why) = guard {
         register::withdraw(&claim);
@@ -94,10 +97,10 @@ fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
         return Err(StartError::Path {
             role: "lower directory",
             path: config.lower.clone(),
-            why: format!("option 'guard={}': {why}", config.guard.name()),
+            why: format!("option 'guard={}': {why}", config.options.guard.name()),
         });
     }
-    tracing::info!("guard={} on '{}'", config.guard.name(), plain::path(&config.lower));
+    tracing::info!("guard={} on '{}'", config.options.guard.name(), plain::path(&config.lower));
     Ok(Guard { claim, alive: Some(alive) })
 }
 

@@ -28,10 +28,10 @@ use attendant::Attendant;
 use super::guard::Guard;
 use super::log;
 use super::upgrade::Kept;
-use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::Fact;
+use crate::mount::config::MountConfig;
 use crate::sys::process::{self, Forked};
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and

@@ -11,17 +11,17 @@ use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
-use crate::config::{Backend, GuardMode, MountConfig, MountFlags, Ownership};
+use crate::config::Backend;
 use crate::error::StartError;
 use crate::fuse::negotiate::WITHOUT_IDMAP;
-use crate::host::mountinfo::FUSE_TYPE;
-use crate::mount::{guard, times};
-use crate::shift::deny_groups::DenyGroups;
-use crate::shift::foreign::{Creators, ForeignOwners};
+use crate::host::mountinfo::{self, FUSE_TYPE};
+use crate::mount::config::MountConfig;
+use crate::mount::options::Options;
+use crate::mount::options::situation::Missing;
+use crate::mount::{flags, guard, times};
+use crate::plain;
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
-use crate::shift::set_id::SetIdPolicy;
-use crate::shift::unmapped::UnmappedOwners;
 use crate::sys::idmapped::{self, Change, MountAttrs};
 
 /// Most lines that the kernel takes in one map (`UID_GID_MAP_MAX_EXTENTS`, Linux 4.15).
@@ -30,8 +30,12 @@ pub const MAX_EXTENTS: usize = 340;
 /// Who makes the mount, after `backend=` was weighed against what is possible here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Choice {
-    /// The kernel: an idmapped mount.
-    Kernel,
+    /// The kernel: an idmapped mount. Carries the options that are about a server alone, as they
+    /// were written.
+    Kernel {
+        /// They have no effect.
+        moot: Vec<String>,
+    },
     /// The FUSE server. Carries why it is not the kernel's mount; `None` where it was asked for.
     Fuse(Option<String>),
 }
@@ -39,7 +43,13 @@ pub enum Choice {
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Choice::Kernel => f.write_str("backend: kernel (an idmapped mount, no server needed)"),
+            Choice::Kernel { moot } => {
+                f.write_str("backend: kernel (an idmapped mount, no server needed)")?;
+                if moot.is_empty() {
+                    return Ok(());
+                }
+                write!(f, "; {} has no effect there", plain::line(&moot.join(", ")))
+            }
             Choice::Fuse(None) => f.write_str("backend: fuse"),
             Choice::Fuse(Some(why)) => write!(f, "backend: fuse, not the kernel's: {why}"),
         }
@@ -48,25 +58,34 @@ impl fmt::Display for Choice {
 
 /// Decides who makes the mount.
 ///
-/// `backend=auto` takes the kernel where the lower file system, the kernel and the options allow.
-/// `backend=kernel` with options that the kernel has no counterpart for is an error naming them;
+/// `backend=auto` takes the kernel where the lower file system, the kernel and the options allow; what is
+/// about a server alone is no reason for one.
+/// `backend=kernel` with options that an idmapped mount does not have is an error naming them;
 /// whether the kernel can do the mount shows in [`mount`].
 pub fn choose(config: &MountConfig) -> Result<Choice, StartError> {
-    let fuse_only = without_counterpart(config);
-    match config.backend {
+    let Missing { mut needs_server, about_server } = config.options.missing_in_kernel();
+    if !config.options.allow_other {
+        needs_server.push("a mount for one user only (without allow_other)".to_owned());
+    }
+    let named = |options: &[String]| plain::line(&options.join(", "));
+    match config.options.backend {
         Backend::Fuse => Ok(Choice::Fuse(None)),
-        Backend::Kernel if fuse_only.is_empty() => Ok(Choice::Kernel),
-        Backend::Kernel => Err(StartError::Usage(format!(
+        Backend::Kernel if !needs_server.is_empty() => Err(StartError::Usage(format!(
             "backend=kernel cannot do {}; leave that out, or use backend=fuse",
-            fuse_only.join(", ")
+            named(&needs_server)
         ))),
-        Backend::Auto if fuse_only.is_empty() => Ok(match shifted_clone(config) {
-            Ok(_detached) => Choice::Kernel,
+        Backend::Kernel if !about_server.is_empty() => Err(StartError::Usage(format!(
+            "backend=kernel has no server that {} could be about; leave that out, or use backend=fuse",
+            named(&about_server)
+        ))),
+        Backend::Kernel => Ok(Choice::Kernel { moot: Vec::new() }),
+        Backend::Auto if needs_server.is_empty() => Ok(match shifted_clone(config) {
+            Ok(_detached) => Choice::Kernel { moot: about_server },
             Err(why) => Choice::Fuse(Some(why.to_string())),
         }),
         Backend::Auto => {
-            let verb = if fuse_only.len() == 1 { "has" } else { "have" };
-            let why = format!("{} {verb} no counterpart there", fuse_only.join(", "));
+            let verb = if needs_server.len() == 1 { "has" } else { "have" };
+            let why = format!("{} {verb} no counterpart there", named(&needs_server));
             Ok(Choice::Fuse(Some(why)))
         }
     }
@@ -80,6 +99,7 @@ pub fn mount(config: &MountConfig) -> Result<(), StartError> {
     if let Err(error) = guard::sweep(None) {
         tracing::warn!("{error}");
     }
+    note_inherited(config);
     let clone = shifted_clone(config).map_err(|why| StartError::Mount(why.to_string()))?;
     rustix::mount::move_mount(
         &clone,
@@ -101,29 +121,10 @@ pub fn supported(lower: &Path) -> Result<(), String> {
     let attempt = || {
         let clone = clone_of(lower, false)?;
         let userns = idmapped::user_namespace("0 1 1\n", "0 1 1\n").map_err(Why::Userns)?;
-        apply(lower, &clone, &userns, MountFlags::default(), false)
+        let nothing = (MountAttrs::empty(), MountAttrs::empty());
+        apply(lower, &clone, &userns, nothing, false)
     };
     attempt().map_err(|why| why.to_string())
-}
-
-/// Options of `config` that only the FUSE server can do, as the user would write them.
-fn without_counterpart(config: &MountConfig) -> Vec<&'static str> {
-    let options = [
-        ("unmapped=", config.policies.unmapped != UnmappedOwners::Overflow),
-        ("deny_groups=", config.policies.deny_groups != DenyGroups::Off),
-        ("owned-by=", config.policies.no_devices),
-        ("creators=", config.policies.creators != Creators::Refuse),
-        ("chown=", config.policies.foreign_owners != ForeignOwners::Refuse),
-        ("suid=", config.policies.set_id != SetIdPolicy::Pass),
-        ("fsname=", config.source != config.lower.to_string_lossy()),
-        ("sync", config.flags.sync),
-        ("dirsync", config.flags.dirsync),
-        ("lazytime", config.flags.lazytime),
-        ("ownership=xattr", config.ownership != Ownership::Chown),
-        ("guard= (it needs a server to undo it)", config.guard != GuardMode::None),
-        ("a mount for one user only (without allow_other)", !config.allow_other),
-    ];
-    options.into_iter().filter_map(|(name, given)| given.then_some(name)).collect()
 }
 
 /// Why the kernel does not make the mount.
@@ -193,8 +194,9 @@ impl fmt::Display for Why {
 /// A detached, shifted clone of the lower mount, ready to be put in its place.
 fn shifted_clone(config: &MountConfig) -> Result<OwnedFd, Why> {
     let userns = carrier(&config.maps)?;
-    let clone = clone_of(&config.lower, config.submounts)?;
-    apply(&config.lower, &clone, &userns, config.flags, config.submounts)?;
+    let clone = clone_of(&config.lower, config.options.submounts)?;
+    let changes = attributes(&config.options);
+    apply(&config.lower, &clone, &userns, changes, config.options.submounts)?;
     Ok(clone)
 }
 
@@ -240,10 +242,9 @@ fn apply(
     lower: &Path,
     clone: &OwnedFd,
     userns: &OwnedFd,
-    flags: MountFlags,
+    (set, clear): (MountAttrs, MountAttrs),
     recursive: bool,
 ) -> Result<(), Why> {
-    let (set, clear) = attributes(flags);
     let change = Change { set, clear, private: true, userns: Some(userns.as_fd()), recursive };
     idmapped::mount_setattr(clone.as_fd(), change).map_err(|errno| Why::Setattr {
         errno,
@@ -252,22 +253,38 @@ fn apply(
     })
 }
 
-/// The attributes to set and to clear for these flags. What is not asked for stays as it is on
+/// The attributes to set and to clear for these options. What is not asked for stays as it is on
 /// the lower mount.
-fn attributes(flags: MountFlags) -> (MountAttrs, MountAttrs) {
-    let wanted = [
-        (flags.read_only, MountAttrs::RDONLY),
-        (flags.nosuid, MountAttrs::NOSUID),
-        (flags.nodev, MountAttrs::NODEV),
-        (flags.noexec, MountAttrs::NOEXEC),
-        (flags.nosymfollow, MountAttrs::NOSYMFOLLOW),
-    ];
-    let (times, clear) = times::asked(flags);
-    let set = wanted
-        .into_iter()
-        .filter_map(|(given, attr)| given.then_some(attr))
-        .fold(times, MountAttrs::union);
+fn attributes(options: &Options) -> (MountAttrs, MountAttrs) {
+    let (times, mut clear) = times::asked(options.flags);
+    // Back to what is usual, which is one of the field's values too.
+    if flags::FLAGS.iter().any(|flag| flag.is_of_times() && options.clears(flag).is_some()) {
+        clear |= MountAttrs::ATIME;
+    }
+    let others = flags::set(options.flags).filter(|flag| !flag.is_of_times());
+    let set = others
+        .filter_map(|flag| flag.attr)
+        .fold(times, |set, attr| set | MountAttrs::from_bits_truncate(attr.bits().into()));
     (set, clear)
+}
+
+/// Says which flags of the lower mount the new one has too, though the opposite was asked for: taking a
+/// protection away is for whoever made the lower mount.
+fn note_inherited(config: &MountConfig) {
+    let Ok(Some(lower)) = mountinfo::holding(&config.lower) else { return };
+    for flag in flags::FLAGS {
+        if let Some(word) = config.options.clears(flag)
+            && !flag.is_of_times()
+            && lower.options.split(',').any(|option| option == flag.name)
+        {
+            tracing::warn!(
+                "option '{word}' has no effect: the mount that '{}' is on is '{}', and an idmapped mount \
+                 keeps that",
+                plain::path(&config.lower),
+                flag.name
+            );
+        }
+    }
 }
 
 /// The type of the file system that `path` is on, from `/proc/self/mountinfo` (proc(5)), for

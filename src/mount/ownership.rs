@@ -3,50 +3,19 @@
 
 use rustix::io::Errno;
 
-use crate::config::{MountConfig, Ownership, Policies};
+use crate::config::Ownership;
 use crate::error::StartError;
 use crate::fs::{FOR_OTHERS, Owners};
 use crate::lower::LowerTree;
 use crate::lower::stat::LowerStat;
+use crate::mount::config::MountConfig;
 use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::ownership::{Kind, Stored, attribute};
-use crate::shift::set_id::SetIdPolicy;
-use crate::shift::unmapped::UnmappedOwners;
-
-/// Refuses what makes no sense beside owners in attributes.
-pub fn check(ownership: &Ownership, policies: Policies) -> Result<(), StartError> {
-    if *ownership == Ownership::Chown {
-        return Ok(());
-    }
-    let refuse = |option: &str, why: &str| {
-        Err(StartError::Usage(format!("option '{option}' with 'ownership=xattr': {why}")))
-    };
-    match policies.unmapped {
-        UnmappedOwners::Overflow | UnmappedOwners::Restrict => {}
-        UnmappedOwners::Owner(..) | UnmappedOwners::Squash(..) | UnmappedOwners::Deny => {
-            return refuse(
-                "unmapped=",
-                "only overflow and restrict go together with it; an owner outside the map can be \
-                 given another one with chown, once the map holds both",
-            );
-        }
-    }
-    match policies.set_id {
-        SetIdPolicy::Pass => Ok(()),
-        SetIdPolicy::Deny => {
-            refuse("suid=deny", "write 'nosuid' for a mount without such programs")
-        }
-        SetIdPolicy::Shadow => refuse(
-            "suid=shadow",
-            "leave it out: the bits are kept in the attribute anyway, and never in the lower mode",
-        ),
-    }
-}
 
 /// The attribute in which owners are kept, tried on the root of the lower tree; `None` where they
 /// are kept in the lower inodes.
 pub fn open(config: &MountConfig, lower: &LowerTree) -> Result<Option<Owners>, StartError> {
-    let Ownership::Xattr { label } = &config.ownership else { return Ok(None) };
+    let Ownership::Xattr { label } = &config.options.ownership else { return Ok(None) };
     let wrong = |why: String| StartError::Path {
         role: "lower directory",
         path: config.lower.clone(),
@@ -74,7 +43,7 @@ pub fn open(config: &MountConfig, lower: &LowerTree) -> Result<Option<Owners>, S
         return Err(failed(errno, "its attributes cannot be read"));
     }
     let owners = Owners::new(name, uid, gid);
-    if config.flags.read_only {
+    if config.options.flags.read_only {
         return Ok(Some(owners));
     }
     if stat.uid != Some(uid) {
@@ -99,18 +68,4 @@ pub fn open(config: &MountConfig, lower: &LowerTree) -> Result<Option<Owners>, S
             .map_err(|error| failed(error.errno(), "an attribute cannot be written"))?;
     }
     Ok(Some(owners))
-}
-
-/// The ownership that a word after `ownership=` means; the error lists the words.
-pub fn parse(value: &str) -> Result<Ownership, &'static str> {
-    const WORDS: &str = "the values are chown, xattr and xattr:LABEL";
-    match value.split_once(':') {
-        None if value == "chown" => Ok(Ownership::Chown),
-        None if value == "xattr" => Ok(Ownership::Xattr { label: None }),
-        Some(("xattr", label)) => match attribute(Some(label)) {
-            Some(_) => Ok(Ownership::Xattr { label: Some(label.to_owned()) }),
-            None => Err("a label has 1 to 64 letters, digits, '-', '_' and '.'"),
-        },
-        _ => Err(WORDS),
-    }
 }

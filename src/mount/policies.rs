@@ -6,11 +6,12 @@ use std::path::Path;
 
 use rustix::io::Errno;
 
-use crate::config::{GuardMode, MountConfig, Ownership, Policies};
+use crate::config::{GuardMode, Ownership, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::{LowerTree, kept};
+use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::shift::id::{LowerGid, LowerUid};
 use crate::shift::idmap::Maps;
@@ -74,11 +75,11 @@ pub fn check_lower(policies: Policies, lower: &LowerTree) -> Result<(), StartErr
 /// What to tell about set-user-ID programs that can be left on the lower side; `None` where
 /// nobody can, or nobody could run them.
 pub fn set_id_warning(config: &MountConfig) -> Option<String> {
-    let harmless = config.policies.set_id != SetIdPolicy::Pass
-        || config.guard != GuardMode::None
-        || config.ownership != Ownership::Chown
-        || config.flags.read_only
-        || !config.allow_other
+    let harmless = config.options.policies.set_id != SetIdPolicy::Pass
+        || config.options.guard != GuardMode::None
+        || config.options.ownership != Ownership::Chown
+        || config.options.flags.read_only
+        || !config.options.allow_other
         || config.maps.is_identity()
         || !others_may_pass(&config.lower);
     if harmless {

@@ -8,11 +8,11 @@ use std::path::Path;
 use rustix::io::Errno;
 use rustix::mount::MountFlags as Kernel;
 
-use crate::config::{MountFlags, Policies};
+use crate::config::MountFlags;
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
 use crate::mount::options::{Options, Origin};
-use crate::mount::times;
+use crate::mount::{flags, times};
 use crate::plain;
 
 /// The idshift mount at `mountpoint`.
@@ -53,20 +53,29 @@ pub fn new_times(before: MountFlags, options: &Options) -> Option<[u8; 8]> {
 
 /// Gives `mount` the flags of `options`.
 pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
-    let stay = without_effect(options);
-    if !stay.is_empty() {
+    let left = options.left_by_remount(mount);
+    if !left.is_empty() {
         complain!(
-            "idshift: note: a remount changes the flags only; what was given of {} stays as when \
-             '{}' was mounted",
-            stay.join(", "),
+            "idshift: note: a remount does not change {}: that stays as when '{}' was mounted",
+            plain::line(&left.join(", ")),
             plain::path(&mount.mountpoint)
         );
     }
-    let flags = kernel_flags(options.flags);
+    let kernel = flags::for_mount(options.flags);
     let point = mount.mountpoint.as_path();
-    let done = match rustix::mount::mount_remount(point, flags, "") {
+    let done = match rustix::mount::mount_remount(point, kernel, "") {
         // Not the owner of the file system, but perhaps of the mount: change that alone.
-        Err(Errno::PERM) => rustix::mount::mount_remount(point, flags | Kernel::BIND, ""),
+        Err(Errno::PERM) => {
+            let done = rustix::mount::mount_remount(point, kernel | Kernel::BIND, "");
+            let of_file_system = flags::set(options.flags).filter(|flag| flag.attr.is_none());
+            for flag in of_file_system.filter(|_| done.is_ok()) {
+                complain!(
+                    "idshift: note: '{}' has no effect: the file system belongs to somebody else",
+                    flag.name
+                );
+            }
+            done
+        }
         other => other,
     };
     done.map_err(|errno| {
@@ -77,51 +86,6 @@ pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
         };
         StartError::Mount(format!("cannot remount '{}': {why}", point.display()))
     })
-}
-
-/// The options that were given and that only a new mount can have.
-fn without_effect(options: &Options) -> Vec<&'static str> {
-    let usual = Options::default();
-    let policies = Policies::default();
-    let given = [
-        ("map=", !options.maps.is_empty()),
-        ("cache=", options.cache != usual.cache),
-        ("io=", options.io != usual.io),
-        ("locks=", options.locks != usual.locks),
-        ("guard=", options.guard != usual.guard),
-        ("ownership=", options.ownership != usual.ownership),
-        ("unmapped=", options.policies.unmapped != policies.unmapped),
-        ("deny_groups=", options.policies.deny_groups != policies.deny_groups),
-        ("suid=", options.policies.set_id != policies.set_id),
-        ("sandbox=", options.sandbox != usual.sandbox),
-        ("submounts", options.submounts),
-        ("backend=", options.backend != usual.backend),
-        ("restart=", options.restart),
-        ("owned-by=", options.owned_by.is_some()),
-        ("creators=", options.policies.creators != policies.creators),
-        ("chown=", options.policies.foreign_owners != policies.foreign_owners),
-        ("idmap=", options.no_idmap),
-        ("threads=", options.threads.is_some()),
-    ];
-    given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
-}
-
-fn kernel_flags(flags: MountFlags) -> Kernel {
-    let pairs = [
-        (flags.read_only, Kernel::RDONLY),
-        (flags.nosuid, Kernel::NOSUID),
-        (flags.nodev, Kernel::NODEV),
-        (flags.noexec, Kernel::NOEXEC),
-        (flags.noatime, Kernel::NOATIME),
-        (flags.nodiratime, Kernel::NODIRATIME),
-        (flags.strictatime, Kernel::STRICTATIME),
-        (flags.relatime, Kernel::RELATIME),
-        (flags.sync, Kernel::SYNCHRONOUS),
-        (flags.dirsync, Kernel::DIRSYNC),
-        (flags.lazytime, Kernel::LAZYTIME),
-        (flags.nosymfollow, Kernel::NOSYMFOLLOW),
-    ];
-    pairs.into_iter().filter(|(set, _)| *set).fold(Kernel::empty(), |all, (_, flag)| all | flag)
 }
 
 #[cfg(test)]
@@ -135,7 +99,7 @@ mod tests {
         let mount = &mountinfo::parse(line)[0];
         let flags = present_flags(mount).unwrap();
         assert!(flags.nosuid && flags.noatime && !flags.noexec);
-        let kernel = kernel_flags(flags);
+        let kernel = flags::for_mount(flags);
         assert!(kernel.contains(Kernel::NOSUID | Kernel::NOATIME));
         assert!(!kernel.intersects(Kernel::RELATIME | Kernel::NOEXEC));
     }

@@ -33,9 +33,9 @@ use rustix::thread::CapabilitySet;
 use super::log;
 use calls::Pins;
 
-use crate::config::MountConfig;
 use crate::host::privilege::Standing;
 use crate::lower::Keys;
+use crate::mount::config::MountConfig;
 use crate::sys;
 use crate::sys::apart;
 
@@ -123,7 +123,7 @@ fn leave_host(lower: BorrowedFd<'_>, standing: Standing) -> Result<(), String> {
 }
 
 fn give_up_rights(config: &MountConfig, standing: Standing) -> Result<(), String> {
-    let needs = rights::needs(&config.ownership, standing == Standing::Root);
+    let needs = rights::needs(&config.options.ownership, standing == Standing::Root);
     let kept = needs.iter().fold(CapabilitySet::empty(), |set, need| set | need.capability);
     said(rights::keep(kept))
 }

@@ -18,7 +18,7 @@ use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, Supervised};
 use super::upgrade::{Connected, Taken};
 use super::{facts, guard, ownership, policies, sandbox, times};
-use crate::config::{CacheMode, DEFAULT_TTL, LockMode, MountConfig, Sandbox};
+use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
 use crate::fuse::notify;
@@ -27,6 +27,7 @@ use crate::host::mountinfo;
 use crate::lower::LowerTree;
 use crate::lower::cred::{self, Keep};
 use crate::lower::watch::{Scope, Watch};
+use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
@@ -98,9 +99,9 @@ fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, St
     let cached = prepare_limits()?;
     let Connected { device, root, memory, groups } = taken.connected()?;
     let state = State::left(memory).map_err(failed("cannot use what the servers know"))?;
-    let mut lower = LowerTree::left(root, &config.lower, config.submounts, cached, state)?;
+    let mut lower = LowerTree::left(root, &config.lower, config.options.submounts, cached, state)?;
     lower.know_mounts(mounts_below(config));
-    let keeping = match (groups, config.cache) {
+    let keeping = match (groups, config.options.cache) {
         (Some(groups), _) => {
             lower.go_on_watching(groups).map_err(failed("cannot go on listening"))?;
             Keeping::Notified(notify::abilities())
@@ -148,7 +149,7 @@ fn run(
         if let Some(ready) = ready.take() {
             ready(config);
         }
-        if config.sandbox == Sandbox::On {
+        if config.options.sandbox == Sandbox::On {
             sandbox::shut_streams();
         }
     };
@@ -159,7 +160,7 @@ fn run(
             keeper.line().resume().map_err(gone)?;
         }
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
-        if config.sandbox == Sandbox::On {
+        if config.options.sandbox == Sandbox::On {
             sandbox::enter(config, connection.lower(), connection.keys());
         }
         let unmount = unmounting(config, keeper.line());
@@ -168,7 +169,7 @@ fn run(
     let serve = |connection: Connection| {
         connection.serve().map_err(|errno| failed("the FUSE connection broke", errno))
     };
-    let served = if config.restart {
+    let served = if config.options.restart {
         let supervisor = std::process::id();
         let serve = |mut connection: Connection, left: Option<&HashSet<RawFd>>| {
             begin(&mut connection, left)?;
@@ -193,7 +194,7 @@ fn run(
     match &served {
         Ok(()) => tracing::info!("unmounted"),
         // With the keeper goes the way to whoever reads what this process writes.
-        Err(error) if config.sandbox == Sandbox::On => complain!("idshift: {error}"),
+        Err(error) if config.options.sandbox == Sandbox::On => complain!("idshift: {error}"),
         Err(_) => {}
     }
     drop(keeper);
@@ -213,20 +214,20 @@ fn file_system(
     let options = Options {
         maps: config.maps.clone(),
         unmapped_acl: unmapped_acl(),
-        policies: config.policies,
-        io: config.io,
+        policies: config.options.policies,
+        io: config.options.io,
         owners: ownership::open(config, &lower)?,
         keeping,
         ids: if is_remote(lower.root()) { Keep::OneCall } else { Keep::UntilOthers },
     };
-    policies::check_lower(config.policies, &lower)?;
+    policies::check_lower(config.options.policies, &lower)?;
     prepare_credentials();
     Ok(FileSystem::new(lower, options))
 }
 
 /// What is mounted below the lower directory and will be shown, by its path from there.
 fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
-    if !config.submounts {
+    if !config.options.submounts {
         return Vec::new();
     }
     let below = |mount: mountinfo::Mount| {
@@ -244,8 +245,8 @@ const FOR_GOOD: Duration = Duration::from_secs(86_400);
 fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
     let mut watched = |scope| notify::supported().and_then(|()| lower.start_watching(scope));
     // Another server would not know which files this one has watched.
-    let asked = if config.restart { Scope::FileSystem } else { Scope::AlsoInodes };
-    Ok(match config.cache {
+    let asked = if config.options.restart { Scope::FileSystem } else { Scope::AlsoInodes };
+    Ok(match config.options.cache {
         CacheMode::None => (Keeping::For(Duration::ZERO), "none".to_owned()),
         CacheMode::Ttl(time) => (Keeping::For(time), format!("ttl:{}", time.as_secs_f64())),
         CacheMode::Exclusive => (Keeping::For(FOR_GOOD), "exclusive".to_owned()),
@@ -274,14 +275,15 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
 fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
     Settings {
         flush: is_remote(fs.root()),
-        read_only: config.flags.read_only,
+        read_only: config.options.flags.read_only,
         stack_depth: stack_depth(fs),
-        lower_locks: config.locks == LockMode::Lower,
-        io: config.io,
-        judges_opening: !config.policies.is_default_for_writing() || fs.has_made_files(),
-        gather_writes: config.cache == CacheMode::Exclusive && !config.flags.read_only,
-        idmap: config.idmap,
-        threads: config.threads.unwrap_or_else(default_threads),
+        lower_locks: config.options.locks == LockMode::Lower,
+        io: config.options.io,
+        judges_opening: !config.options.policies.is_default_for_writing() || fs.has_made_files(),
+        gather_writes: config.options.cache == CacheMode::Exclusive
+            && !config.options.flags.read_only,
+        idmap: !config.options.no_idmap,
+        threads: config.options.threads.unwrap_or_else(default_threads),
         facts: facts::of(config, fs, cache),
         machine: Machine::look(),
     }

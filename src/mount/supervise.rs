@@ -27,9 +27,10 @@ use super::fuse;
 use super::keeper::Keeper;
 use super::upgrade::handover::Handover;
 use super::upgrade::{self, Taken};
-use crate::config::{MountConfig, Sandbox};
+use crate::config::Sandbox;
 use crate::error::StartError;
 use crate::fuse::session::{Connection, WORKER};
+use crate::mount::config::MountConfig;
 use crate::state::{Number, State};
 use crate::sys::process::{self, Arrived, Forked, Signals};
 
@@ -127,7 +128,7 @@ pub(super) fn run(
     let unmounter = Unmounter::new(config, mount);
     connection.shed();
     // The server would, after that.
-    if config.sandbox == Sandbox::On
+    if config.options.sandbox == Sandbox::On
         && let Err(errno) = process::close_inherited()
     {
         tracing::warn!(%errno, "descriptors of whoever started it stay open");

@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use crate::config::{MountConfig, MountFlags};
+use crate::config::MountFlags;
 use crate::lower::LowerTree;
+use crate::mount::config::MountConfig;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 
 /// What is asked for, as the attributes to set and to clear; nothing of what is not mentioned.
@@ -30,7 +31,7 @@ pub(super) fn asked(flags: MountFlags) -> (MountAttrs, MountAttrs) {
 
 /// Gives the server's own mount what the options ask for; says so where that cannot be.
 pub(super) fn prepare(config: &MountConfig, lower: &LowerTree) {
-    let (set, clear) = asked(config.flags);
+    let (set, clear) = asked(config.options.flags);
     if set.union(clear).is_empty() {
         return;
     }

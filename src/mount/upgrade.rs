@@ -25,8 +25,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid};
 
 use super::keeper::Keeper;
-use crate::config::MountConfig;
 use crate::fuse::session::Connection;
+use crate::mount::config::MountConfig;
 use crate::state::{self, State};
 use crate::sys::process::{self, Forked};
 use asked::Asked;

@@ -9,7 +9,8 @@ use std::process::{Command, Stdio};
 
 use crate::common::runner::needs_program;
 use clap::Command as Program;
-use idshift::mount::options::described::{GENERIC, MAPS, OWN};
+use idshift::mount::options::described::MAPS;
+use idshift::mount::options::table;
 
 crate::common::tests!(
     every_command_and_option_is_described,
@@ -67,7 +68,7 @@ fn every_command_and_option_is_described() {
         assert!(!page.contains(hidden), "{hidden} is nobody's business");
     }
     let page = read("mount.fuse.idshift.8");
-    for option in OWN.iter().chain(GENERIC) {
+    for option in table::rows() {
         assert!(page.contains(option.form), "{}", option.form);
     }
     let page = read("idshift-map.5");

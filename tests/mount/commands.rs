@@ -250,7 +250,11 @@ fn mistakes_are_named_and_mount_nothing() {
         (&["mount", "-m", "identity", file, "MNT"], 32, &["lower directory", "not a directory"]),
         (&["mount", "-m", "identity", "LOWER", "nowhere"], 32, &["mount point", "mkdir"]),
         (&["mount", "-m", "identity", "LOWER", file], 32, &["mount point", "not a directory"]),
-        (&["mount", "-m", "identity", "LOWER", inside], 32, &["inside the lower directory"]),
+        (
+            &["mount", "-m", "identity", "-o", "submounts", "LOWER", inside],
+            32,
+            &["inside the lower directory"],
+        ),
         (&["mount", "LOWER"], 1, &["MOUNTPOINT"]),
         (&["frobnicate"], 1, &["frobnicate"]),
         (&["umount", "MNT"], 32, &["nothing is mounted"]),

@@ -4,6 +4,7 @@
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod every_option;
 mod explain;
 mod first_steps;
 mod lifecycle;
@@ -13,6 +14,6 @@ mod status;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(commands, explain, first_steps, lifecycle, options, status; maps),
+        common::modules!(commands, every_option, explain, first_steps, lifecycle, options, status; maps),
     )
 }

@@ -7,7 +7,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use idshift::config::{Backend, CacheMode, LockMode, MountConfig, MountFlags, Policies};
+use idshift::mount::config::MountConfig;
+use idshift::mount::options::Options;
 use idshift::shift::idmap::Maps;
 use rustix::mount::UnmountFlags;
 
@@ -70,28 +71,7 @@ impl Side {
 
     fn config(&self, maps: Maps) -> MountConfig {
         let lower = self.between.as_ref().unwrap_or(&self.lower);
-        MountConfig {
-            lower: lower.clone(),
-            mountpoint: self.upper.clone(),
-            maps,
-            source: lower.display().to_string(),
-            backend: Backend::Kernel,
-            flags: MountFlags::default(),
-            allow_other: true,
-            submounts: false,
-            cache: CacheMode::None,
-            io: idshift::config::IoMode::default(),
-            locks: LockMode::Mount,
-            guard: idshift::config::GuardMode::None,
-            ownership: idshift::config::Ownership::Chown,
-            policies: Policies::default(),
-            sandbox: idshift::config::Sandbox::On,
-            restart: true,
-            idmap: true,
-            threads: None,
-            foreground: false,
-            log: None,
-        }
+        MountConfig::new(lower.clone(), self.upper.clone(), maps, Options::default())
     }
 
     /// Serves one map, and has the kernel put another on top.

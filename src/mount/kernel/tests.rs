@@ -2,7 +2,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::{CacheMode, IoMode, LockMode, Ownership, Policies};
+use crate::config::MountFlags;
+use crate::mount::options::Origin;
 
 fn extents<K: Kind>(raw: &[(u32, u32, u32)]) -> IdMap<K> {
     let list = raw.iter().map(|&(lower, upper, count)| Extent::from_raw(lower, upper, count));
@@ -10,28 +11,13 @@ fn extents<K: Kind>(raw: &[(u32, u32, u32)]) -> IdMap<K> {
 }
 
 fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
-    MountConfig {
-        source: lower.display().to_string(),
-        lower,
-        mountpoint,
-        maps: Maps { uids: extents(&[(0, 100_000, 10)]), gids: extents(&[(0, 200_000, 10)]) },
-        backend: Backend::Auto,
-        flags: MountFlags::default(),
-        allow_other: true,
-        submounts: false,
-        cache: CacheMode::None,
-        io: IoMode::default(),
-        locks: LockMode::Mount,
-        guard: GuardMode::None,
-        ownership: Ownership::Chown,
-        policies: Policies::default(),
-        sandbox: crate::config::Sandbox::Off,
-        restart: true,
-        idmap: true,
-        threads: None,
-        foreground: false,
-        log: None,
-    }
+    let maps = Maps { uids: extents(&[(0, 100_000, 10)]), gids: extents(&[(0, 200_000, 10)]) };
+    let options = Options { backend: Backend::Auto, allow_other: true, ..Options::default() };
+    MountConfig::new(lower, mountpoint, maps, options)
+}
+
+fn parse(text: &str) -> Options {
+    Options::parse(&[text], Origin::Command, MountFlags::default()).unwrap()
 }
 
 /// A mount that ends with the test, whatever happens.
@@ -59,9 +45,9 @@ fn shows_lower_ids_as_upper_ids_and_stores_them_back() {
     std::fs::write(lower.join("file"), "text").unwrap();
     std::os::unix::fs::chown(lower.join("file"), Some(3), Some(4)).unwrap();
     let mut config = config(lower.clone(), upper.clone());
-    config.flags.nosuid = true;
+    config.options.flags.nosuid = true;
     supported(&lower).unwrap();
-    assert_eq!(choose(&config).unwrap(), Choice::Kernel);
+    assert_eq!(choose(&config).unwrap(), Choice::Kernel { moot: vec![] });
     mount(&config).unwrap();
     let mounted = Mounted(upper.clone());
     let seen = std::fs::metadata(upper.join("file")).unwrap();
@@ -95,21 +81,26 @@ fn says_why_a_file_system_cannot_be_idmapped() {
 #[test]
 fn options_without_a_counterpart_are_named() {
     let mut config = config("/".into(), "/nowhere".into());
-    config.flags.sync = true;
+    config.options.flags.sync = true;
     let choice = choose(&config).unwrap();
     assert_eq!(
         choice.to_string(),
         "backend: fuse, not the kernel's: sync has no counterpart there"
     );
-    config.backend = Backend::Kernel;
+    config.options.backend = Backend::Kernel;
     let error = choose(&config).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("cannot do sync;"), "{error}");
-    config.flags.sync = false;
-    config.source = "another".to_owned();
-    let error = choose(&config).unwrap_err();
-    assert!(error.to_string().contains("cannot do fsname=;"), "{error}");
-    config.backend = Backend::Fuse;
+    config.options.flags.sync = false;
+    for (text, part) in [
+        ("fsname=another", "cannot do fsname=another;"),
+        ("restart=on,restart=off,threads=3", "no server that threads=3 could be about"),
+    ] {
+        config.options = Options { allow_other: true, backend: Backend::Kernel, ..parse(text) };
+        let error = choose(&config).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    config.options.backend = Backend::Fuse;
     assert_eq!(choose(&config).unwrap(), Choice::Fuse(None));
 }
 
@@ -128,7 +119,9 @@ fn the_kernels_limit_on_a_map_is_named() {
 
 #[test]
 fn access_time_options_clear_the_field_that_they_set() {
-    let flags = MountFlags { noatime: true, strictatime: true, ..MountFlags::default() };
-    assert_eq!(attributes(flags), (MountAttrs::NOATIME, MountAttrs::ATIME));
-    assert_eq!(attributes(MountFlags::default()), (MountAttrs::empty(), MountAttrs::empty()));
+    let mut both = Options::default();
+    (both.flags.noatime, both.flags.strictatime) = (true, true);
+    assert_eq!(attributes(&both), (MountAttrs::NOATIME, MountAttrs::ATIME));
+    assert_eq!(attributes(&parse("relatime")), (MountAttrs::empty(), MountAttrs::ATIME));
+    assert_eq!(attributes(&parse("rw")), (MountAttrs::empty(), MountAttrs::empty()));
 }

@@ -1,6 +1,6 @@
 //! Names of options that are wrong: which one was meant, or why it is refused.
 
-use super::described;
+use super::table;
 
 /// Options of other programs, or of a later idshift, that people will try: the reason why they are
 /// refused and what to write instead.
@@ -26,7 +26,7 @@ pub const REFUSED: &[(&str, &str)] = &[
 
 /// The known option nearest to `name`; `None` if none is near enough to be a slip of the finger.
 pub fn nearest(name: &str) -> Option<&'static str> {
-    closest(name, described::names())
+    closest(name, table::names())
 }
 
 /// The word of `words` nearest to `typed`, if it is near enough to be a slip of the finger.

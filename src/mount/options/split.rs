@@ -1,5 +1,7 @@
 //! Cutting an option string into options, as `/etc/fstab`, mount(8) and libfuse write it.
 
+use std::fmt;
+
 use crate::error::StartError;
 
 /// One option: its name, and what stood after the first `=`.
@@ -9,6 +11,15 @@ pub struct Word {
     pub name: String,
     /// The part after it; `None` if there was no `=`.
     pub value: Option<String>,
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.name),
+            None => f.write_str(&self.name),
+        }
+    }
 }
 
 /// Cuts `text` at its commas. A comma inside double quotes, or after a backslash, belongs to the

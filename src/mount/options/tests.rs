@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::time::Duration;
+
 use super::*;
 
 fn parse(text: &str) -> Options {
@@ -42,11 +44,11 @@ fn sample(name: &str) -> String {
 
 #[test]
 fn every_listed_name_is_understood_and_no_refused_one_is() {
-    for name in described::names() {
+    for name in table::names() {
         parse(&sample(name));
     }
     for (name, _) in known::REFUSED {
-        assert!(!described::names().any(|known| known == *name), "{name} is listed twice");
+        assert!(!table::names().any(|known| known == *name), "{name} is listed twice");
         assert!(error(name).contains(name), "{name}");
     }
 }
@@ -56,6 +58,8 @@ fn every_listed_name_is_understood_and_no_refused_one_is() {
 fn every_form_in_the_help_is_understood() {
     let stands_for = [
         ("SECONDS", "0.5"),
+        ("USER", "1000"),
+        ("GROUP", "1000"),
         ("UID", "1000"),
         ("GID", "1000"),
         ("LABEL", "web"),
@@ -64,11 +68,13 @@ fn every_form_in_the_help_is_understood() {
         ("SPEC", "identity"),
         ("N", "2"),
     ];
-    for option in described::OWN {
+    for option in own::ROWS {
         let (name, forms) = option.form.split_once('=').unwrap_or((option.form, ""));
         assert_eq!(option.names, [name]);
         for form in forms.split(" | ") {
-            for form in [form.replace(['[', ']'], ""), form.replace("[:GID]", "")] {
+            for form in
+                [form.replace(['[', ']'], ""), form.replace("[:GID]", "").replace("[:GROUP]", "")]
+            {
                 let value = stands_for
                     .iter()
                     .fold(form, |form, (capital, example)| form.replace(capital, example));

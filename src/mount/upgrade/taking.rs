@@ -9,13 +9,13 @@ use rustix::process::Pid;
 
 use super::asked;
 use super::handover::{Handover, READY};
-use crate::config::MountConfig;
 use crate::error::StartError;
 use crate::host::sources::Host;
+use crate::mount::config::MountConfig;
+use crate::mount::intent;
 use crate::mount::log::{self, Place};
 use crate::mount::options::Options;
 use crate::mount::serve;
-use crate::mount::{check, intent};
 use crate::shift::idmap::Maps;
 use crate::sys::process;
 
@@ -60,7 +60,7 @@ pub fn go_on(how: &str, options: Options) -> Result<(), StartError> {
         return Ok(());
     }
     let place = if background { Place::Background } else { Place::Foreground };
-    log::start(config.log.as_deref(), place)?;
+    log::start(config.options.log.as_deref(), place)?;
     // It was executed by a descriptor.
     if let Err(errno) = rustix::thread::set_name(c"idshift") {
         tracing::debug!(%errno, "no name");
@@ -106,7 +106,8 @@ impl Taken {
         }
         // As for every mount that root makes.
         let options = intent::settle(Options { allow_other: true, ..options }, None)?;
-        Ok(check::checked(options, lower.clone(), mountpoint.clone(), maps, !background))
+        let config = MountConfig::new(lower.clone(), mountpoint.clone(), maps, options);
+        Ok(MountConfig { foreground: !background, ..config })
     }
 
     /// Once.

@@ -6,17 +6,16 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::{Answer, Row, Section};
-use crate::config::{
-    Backend, CacheMode, GuardMode, IoMode, LockMode, MountConfig, MountFlags, Ownership, Policies,
-    Sandbox,
-};
+use crate::config::Backend;
 use crate::error::StartError;
 use crate::fuse::notify;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::LowerTree;
 use crate::lower::watch::Scope;
+use crate::mount::config::MountConfig;
 use crate::mount::kernel::{self, Choice};
+use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
 
 /// What was found out about a lower directory.
@@ -73,7 +72,7 @@ fn fill(
     section.add("readable", true, "");
     attributes(section, &lower, standing);
     let (answer, why) = match choice {
-        Ok(Choice::Kernel) => (Answer::Yes, "tried".to_owned()),
+        Ok(Choice::Kernel { .. }) => (Answer::Yes, "tried".to_owned()),
         Ok(Choice::Fuse(why)) if standing == Standing::Root => {
             (Answer::No, why.clone().unwrap_or_default())
         }
@@ -111,28 +110,8 @@ fn coherence(tree: &mut LowerTree) -> (bool, String) {
 
 /// Whether the kernel makes an idmapped mount of it: tried on a clone that is never put anywhere.
 fn choice(lower: &Path) -> Result<Choice, StartError> {
-    let config = MountConfig {
-        lower: lower.to_owned(),
-        mountpoint: lower.to_owned(),
-        maps: example(),
-        source: lower.to_string_lossy().into_owned(),
-        backend: Backend::Auto,
-        flags: MountFlags::default(),
-        allow_other: true,
-        submounts: false,
-        cache: CacheMode::default(),
-        io: IoMode::default(),
-        locks: LockMode::default(),
-        guard: GuardMode::None,
-        ownership: Ownership::Chown,
-        policies: Policies::default(),
-        sandbox: Sandbox::default(),
-        restart: false,
-        idmap: true,
-        threads: None,
-        foreground: true,
-        log: None,
-    };
+    let options = Options { backend: Backend::Auto, allow_other: true, ..Options::default() };
+    let config = MountConfig::new(lower.to_owned(), lower.to_owned(), example(), options);
     kernel::choose(&config)
 }
 
