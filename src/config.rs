@@ -121,6 +121,21 @@ pub enum LockMode {
     Lower,
 }
 
+/// Whose ids the server's calls have (`act_as=`), those that make a file apart: these have their
+/// creator's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ActAs {
+    /// The caller's where another host or program judges them, else the server's.
+    #[default]
+    Auto,
+    /// The server's.
+    Server,
+    /// The caller's.
+    Caller,
+    /// Those of the stored owner of what is changed.
+    Owner,
+}
+
 /// Whether the server gives up what it does not need, once the mount is there (`sandbox=`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sandbox {

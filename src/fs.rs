@@ -5,6 +5,7 @@
 //! nothing), find the inode, make one system call relative to a descriptor, read the attributes
 //! back, translate them up.
 
+mod acting;
 mod attr;
 mod call;
 mod changes;
@@ -32,6 +33,7 @@ mod usage;
 mod validity;
 mod xattr;
 
+pub use acting::{Acting, Role};
 pub use attr::{Attr, KnownAttr};
 pub use call::{Call, Caller};
 pub use changes::Notices;
@@ -74,6 +76,7 @@ pub struct FileSystem {
     owners: Option<Owners>,
     keeping: Keeping,
     ids: Keep,
+    acting: Option<Acting>,
     /// Who looks callers up.
     callers: Callers,
 }
@@ -94,14 +97,16 @@ pub struct Options {
     pub keeping: Keeping,
     /// For how long threads keep the ids with which files are made.
     pub ids: Keep,
+    /// Whose ids calls are made with, if not the server's own.
+    pub acting: Option<Acting>,
 }
 
 impl FileSystem {
     /// A view of this lower tree.
     pub fn new(lower: LowerTree, options: Options) -> Self {
-        let Options { maps, unmapped_acl, policies, io, owners, keeping, ids } = options;
+        let Options { maps, unmapped_acl, policies, io, owners, keeping, ids, acting } = options;
         let callers = Callers::default();
-        Self { lower, maps, unmapped_acl, policies, io, owners, keeping, ids, callers }
+        Self { lower, maps, unmapped_acl, policies, io, owners, keeping, ids, acting, callers }
     }
 
     /// From now on callers are looked up by `look_up`, for a server that has no `/proc`.

@@ -20,6 +20,7 @@ mod made;
 mod mounts;
 mod numbers;
 pub mod open_files;
+pub mod remote;
 pub mod reopen;
 mod row;
 pub mod spare;
@@ -57,6 +58,7 @@ use unopened::Unopened;
 use watch::Watch;
 
 /// The lower tree of one mount.
+#[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own
 pub struct LowerTree {
     /// The root, as an `O_PATH` descriptor on a private clone of the mount where possible.
     root: Arc<OwnedFd>,
@@ -74,8 +76,12 @@ pub struct LowerTree {
     numbers: Numbers,
     /// Which files have contents without a size.
     made: Made,
+    /// The kind of file system that the root is on.
+    magic: u64,
     /// Whether walks may cross into file systems mounted below the lower directory.
     submounts: bool,
+    /// Whether files here can have POSIX ACLs.
+    acls: bool,
     /// What the next server must know, should this one be killed.
     pub state: Arc<State>,
     /// Every inode that the kernel knows.
@@ -105,6 +111,9 @@ pub struct Keys<'t> {
     /// Whether single inodes are listened to, for which marks are made while requests are answered.
     pub single_inodes: bool,
 }
+
+/// linux/magic.h.
+const OVERLAYFS: u64 = 0x794c_7630;
 
 /// What the times of birth that statx(2) gives are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,9 +188,9 @@ impl LowerTree {
             && handle::name_to_handle(&root)
                 .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
                 .is_ok();
-        let fs_type = rustix::fs::fstatfs(&handle_mount).map_or(0, |found| found.f_type);
+        let magic = remote::magic(&handle_mount);
         let births = match stat.btime {
-            _ if fs_type == libc::OVERLAYFS_SUPER_MAGIC => Births::Change,
+            _ if magic == OVERLAYFS => Births::Change,
             Some(_) => Births::Tell,
             None => Births::None,
         };
@@ -189,14 +198,16 @@ impl LowerTree {
         made.look_at(root.as_fd());
         Ok(Self {
             root: Arc::new(root),
-            handle_mount,
             private: true,
             mounts: Mounts::default(),
             handles,
             births,
             made,
-            numbers: Numbers::new(stat.identity(), submounts, fs_type),
+            numbers: Numbers::new(stat.identity(), submounts, magic.cast_signed()),
+            magic,
             submounts,
+            acls: submounts || has_acls(&handle_mount),
+            handle_mount,
             inodes: table(Arc::clone(&state), identity(births, &stat), stat.kind())?,
             descriptors: Descriptors::new(max_descriptors),
             max_descriptors,
@@ -212,6 +223,11 @@ impl LowerTree {
     /// Whether inodes are reopened by file handle (else by a walk from the root).
     pub fn uses_handles(&self) -> bool {
         self.handles
+    }
+
+    /// Whether files here can have POSIX ACLs; what is mounted below may have some at any rate.
+    pub fn has_acls(&self) -> bool {
+        self.acls
     }
 
     /// Which file it is, as the inode table counts files.
@@ -368,8 +384,14 @@ impl LowerTree {
     /// What is known of a name before it goes away: the inode, if the kernel knows it, is kept
     /// reachable through a descriptor, because neither its name nor (once it has no links) its
     /// handle will find it again.
+    ///
+    /// Where that would only make the lower file system hide the file in place of removing it, the
+    /// contrary is done.
     pub fn keep_before_unlink(&self, parent: &Inode, name: &OsStr) -> Result<(), FsError> {
         let dir = self.path_fd(parent)?;
+        if remote::hides_what_is_held(self.magic) {
+            return self.let_go_of(&dir, name);
+        }
         // Opened first and looked at then: whatever else takes the name, the two go together.
         let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
         if let Some(inode) = self.inodes.find(self.identity(&LowerStat::of(&fd)?)) {
@@ -416,6 +438,11 @@ impl LowerTree {
 
 fn identity(births: Births, stat: &LowerStat) -> Identity {
     if births == Births::Change { stat.identity_without_birth() } else { stat.identity() }
+}
+
+fn has_acls(dir: &OwnedFd) -> bool {
+    let asked = rustix::fs::fgetxattr(dir, "system.posix_acl_access", &mut [0_u8; 0]);
+    asked != Err(Errno::OPNOTSUPP)
 }
 
 fn no_memory(errno: Errno) -> StartError {

@@ -1,5 +1,6 @@
 //! Making and serving mounts.
 
+pub mod acting;
 pub mod check;
 pub mod config;
 pub mod consent;

@@ -4,8 +4,9 @@
 //! Here both are told in words, in the order in which they are asked.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -22,6 +23,7 @@ use crate::shift::unmapped::UnmappedOwners;
 use super::attr::Of;
 use super::{Attr, Call, Caller, FileSystem, Name, XattrReply};
 
+mod below;
 mod told;
 
 /// What somebody wants to do.
@@ -92,6 +94,7 @@ struct Step {
     kind: FileType,
     stored: LowerStat,
     stored_acl: Option<Vec<u8>>,
+    fd: Arc<OwnedFd>,
 }
 
 /// The path, as far as it goes.
@@ -115,7 +118,10 @@ impl FileSystem {
         let wants = asked.want.map_or_else(|| walk.sensible(), |want| vec![want]);
         let mut first = "told".to_owned();
         for want in wants {
-            let verdict = self.verdict(&walk, want, asked);
+            let mut verdict = self.verdict(&walk, want, asked);
+            if let (Ok(granted), Some(object)) = (&verdict, walk.changed_by(want)) {
+                verdict = self.below(granted.clone(), want, object, &asked.person);
+            }
             if asked.want.is_some() {
                 first = match &verdict {
                     Ok(_) => "allowed".to_owned(),
@@ -136,18 +142,20 @@ impl FileSystem {
         let mut held: Vec<Lookup<'_>> = Vec::new();
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         let mut names = names.map(OsStr::from_bytes).peekable();
-        match self.step(ROOT_ID, "/".to_owned()) {
+        match self.looking(ROOT_ID, || self.step(ROOT_ID, "/".to_owned())) {
             Err(FsError::Refused(Errno::ACCESS)) => walk.hidden = Some("/".to_owned()),
             step => walk.steps.push(step?),
         }
         while let (Some(name), None) = (names.next(), &walk.hidden) {
             let parent = held.last().map_or(ROOT_ID, Lookup::nodeid);
             let text = plain::line(&name.to_string_lossy());
-            match self.find(call, parent, Name::new(name)?) {
+            let name = Name::new(name)?;
+            match self.looking(parent, || self.find(call, parent, name)) {
                 Ok((lookup, _)) => {
                     let nodeid = lookup.nodeid();
                     held.push(lookup);
-                    walk.steps.push(self.step(nodeid, text)?);
+                    let step = self.looking(nodeid, || self.step(nodeid, text.clone()))?;
+                    walk.steps.push(step);
                 }
                 Err(FsError::Refused(Errno::ACCESS)) => walk.hidden = Some(text),
                 Err(FsError::Os { errno: Errno::NOENT, .. }) if names.peek().is_none() => {
@@ -180,6 +188,7 @@ impl FileSystem {
             plain: Shown { mode: plain.mode, uid: plain.uid, gid: plain.gid, acl: plain_acl },
             stored,
             stored_acl,
+            fd,
         })
     }
 
@@ -363,6 +372,14 @@ impl FileSystem {
 }
 
 impl Walk {
+    /// What has to allow it: the object, or the directory that its name is in.
+    fn changed_by(&self, want: Want) -> Option<&Step> {
+        match (want, self.steps.as_slice()) {
+            (Want::Delete, [.., directory, _]) => Some(directory),
+            (_, steps) => steps.last(),
+        }
+    }
+
     /// What can be asked of this path at all.
     fn sensible(&self) -> Vec<Want> {
         if self.missing {

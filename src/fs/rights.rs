@@ -10,7 +10,7 @@ use rustix::fs::FileType;
 
 use crate::error::FsError;
 use crate::lower::caller::{Capability, ProcCaller};
-use crate::lower::cred::{Creator, Keep, without_fsetid};
+use crate::lower::cred::{self, Creator, Keep, without_fsetid};
 use crate::lower::stat::LowerStat;
 use crate::shift::id::{INVALID, Id, LowerGid, UpperGid};
 
@@ -31,7 +31,7 @@ impl FileSystem {
         make: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
         let keep = self.ids;
-        if keep == Keep::UntilOthers || self.owners.is_some() {
+        if keep == Keep::UntilOthers || self.owners.is_some() || cred::acts_as(creator) {
             return keep.as_creator(creator, make);
         }
         let groups = self.groups_below(&self.callers.read(caller.tid));
@@ -39,7 +39,7 @@ impl FileSystem {
     }
 
     /// The caller's supplementary groups as lower ones; those that are not in the map are none.
-    fn groups_below(&self, process: &ProcCaller<'_>) -> Vec<LowerGid> {
+    pub(super) fn groups_below(&self, process: &ProcCaller<'_>) -> Vec<LowerGid> {
         let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
         process.groups.iter().filter_map(|&raw| down(raw)).collect()
     }

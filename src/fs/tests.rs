@@ -25,7 +25,8 @@ fn shifted() -> (tempfile::TempDir, FileSystem) {
     let io = IoMode::Passthrough;
     let unmapped_acl = Unmapped::Placeholder;
     let (keeping, ids) = (Keeping::For(std::time::Duration::ZERO), Keep::default());
-    let options = Options { maps, unmapped_acl, policies, io, owners: None, keeping, ids };
+    let options =
+        Options { maps, unmapped_acl, policies, io, owners: None, keeping, ids, acting: None };
     (dir, FileSystem::new(lower, options))
 }
 

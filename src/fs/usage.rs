@@ -68,6 +68,21 @@ impl FileSystem {
         self.lower.has_made_files()
     }
 
+    /// Whether somebody else answers for the lower file system.
+    pub fn is_remote(&self) -> bool {
+        self.lower.is_remote()
+    }
+
+    /// Whether files below can have POSIX ACLs.
+    pub fn has_acls(&self) -> bool {
+        self.lower.has_acls()
+    }
+
+    /// The kind of file system that the lower root is on, as statfs(2) numbers it.
+    pub fn magic(&self) -> u64 {
+        self.lower.magic()
+    }
+
     /// What listens to the lower tree: for the program that goes on after this one.
     pub fn listening(&self) -> Option<[BorrowedFd<'_>; 2]> {
         self.lower.watch().map(Watch::groups)

@@ -105,8 +105,11 @@ impl FileSystem {
             _ => match read_value(&file, name, USUAL) {
                 Err(FsError::Os { errno: Errno::RANGE, .. }) => read_value(&file, name, MAX)?,
                 // The kernel above asks for ACLs to check permissions, and denies them over any
-                // answer but this one (`fuse_get_acl` in fs/fuse/acl.c).
-                Err(FsError::Os { errno: Errno::NOTSUP, .. }) if content.is_acl() => {
+                // answer but this one (`fuse_get_acl` in fs/fuse/acl.c). Where nothing has any, it does
+                // not ask.
+                Err(FsError::Os { errno: Errno::NOTSUP, .. })
+                    if content.is_acl() && self.lower.has_acls() =>
+                {
                     return Err(FsError::Refused(Errno::NODATA));
                 }
                 read => read?,

@@ -69,6 +69,7 @@ impl Driver {
             owners: None,
             keeping: Keeping::For(Duration::from_secs(1)),
             ids: Keep::default(),
+            acting: None,
         };
         let fs = FileSystem::new(LowerTree::open(lower, false, 32).unwrap(), options);
         let written = rustix::fs::memfd_create("replies", MemfdFlags::CLOEXEC).unwrap();
@@ -169,7 +170,7 @@ impl Driver {
         let unique = self.unique | wire::UNIQUE_RESEND;
         let message = message((UID, GID), unique, opcode, nodeid, args);
         let request = Request::parse(&message).expect("a request");
-        self.server.serve_again(&self.slot, request, &mut self.payload);
+        self.server.serve_again(&self.slot, &request, &mut self.payload);
         let written = self.written();
         let (header, payload) = ReplyHeader::read_from_prefix(&written).expect("a whole header");
         assert_eq!(header.unique, unique);

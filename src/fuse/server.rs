@@ -87,7 +87,7 @@ impl Server {
             return Served { opcode: None, failed: true, trusted: [0; 3] };
         };
         slot.begin(request.unique());
-        let served = self.answer(request, slot.in_flight(), payload);
+        let served = self.answer(&request, slot.in_flight(), payload);
         slot.end();
         served
     }
@@ -95,7 +95,7 @@ impl Server {
     /// Serves a request and sends the answer.
     pub(super) fn answer(
         &self,
-        mut request: Request<'_>,
+        request: &Request<'_>,
         in_flight: InFlight<'_>,
         payload: &mut Payload,
     ) -> Served {
@@ -105,8 +105,12 @@ impl Server {
         // The one line per message that `tests/messages.rs` counts.
         tracing::trace!(opcode = ?request.opcode(), nodeid = request.nodeid(), "request");
         // A fault in one request must neither leave its caller waiting nor take the mount down.
-        let outcome =
-            catch_unwind(AssertUnwindSafe(|| self.dispatch(&call, &mut request, payload)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            self.acting(request, || {
+                payload.bytes.clear();
+                self.dispatch(&call, &mut request.clone(), payload)
+            })
+        }));
         let mut failed = false;
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
@@ -129,6 +133,19 @@ impl Server {
             Err(errno) => tracing::error!(opcode = ?request.opcode(), %errno, "cannot reply"),
         }
         Served { opcode: request.opcode(), failed, trusted: call.trusted() }
+    }
+
+    /// Runs a request with the ids that its calls below are to have.
+    fn acting<T>(
+        &self,
+        request: &Request<'_>,
+        mut run: impl FnMut() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if request.opcode().is_none_or(uses_what_is_open) {
+            self.fs.acting_for_nobody()?;
+            return run();
+        }
+        self.fs.acting(request.caller(), request.nodeid(), run)
     }
 
     fn dispatch<'c>(
@@ -328,6 +345,23 @@ fn set_attr(args: &wire::SetattrIn) -> SetAttr {
 /// opening it.
 fn opened(has_handle: bool, handle: u64) -> Option<u64> {
     (has_handle && handle != UNOPENED).then_some(handle)
+}
+
+/// Whether a request rests on a file that is open, or on nothing: then it says whose it is only by
+/// chance, as when the kernel reads ahead or writes back.
+fn uses_what_is_open(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Forget
+            | Opcode::BatchForget
+            | Opcode::Read
+            | Opcode::Write
+            | Opcode::Flush
+            | Opcode::Release
+            | Opcode::Releasedir
+            | Opcode::Interrupt
+            | Opcode::Destroy
+    )
 }
 
 /// The kernel then does without, and for most requests asks no more.

@@ -11,7 +11,8 @@ use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
     self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
-    FUSE_PASSTHROUGH, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
+    FUSE_NO_OPENDIR_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_ACL, FUSE_POSIX_LOCKS,
+    FUSE_WRITEBACK_CACHE,
 };
 use super::notify::Notifier;
 use super::report::About;
@@ -47,6 +48,11 @@ pub struct Settings {
     pub io: IoMode,
     /// Whether the server has to know who opens a file for writing: policies judge then.
     pub judges_opening: bool,
+    /// Whether files can have POSIX ACLs: without, the kernel is not to look for them.
+    pub acls: bool,
+    /// Whether the lower file system is to judge each opening by the caller's ids: then no caller may
+    /// use what another has opened or listed.
+    pub judged_below: bool,
     /// Whether the kernel may keep what is written for a while: only where nobody else changes the
     /// lower files, since it then takes its own sizes and times for the true ones.
     pub gather_writes: bool,
@@ -74,7 +80,9 @@ impl Settings {
         };
         let opening = if self.judges_opening { FUSE_NO_OPEN_SUPPORT } else { 0 };
         let idmap = if self.idmap { 0 } else { FUSE_ALLOW_IDMAP };
-        locks | io | opening | idmap
+        let judged = if self.judged_below { FUSE_PASSTHROUGH | FUSE_NO_OPENDIR_SUPPORT } else { 0 };
+        let acls = if self.acls { 0 } else { FUSE_POSIX_ACL };
+        locks | io | opening | idmap | judged | acls
     }
 }
 

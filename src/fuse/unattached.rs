@@ -51,7 +51,7 @@ fn answer(server: &Server, message: &[u8], payload: &mut Payload) {
     let Some(request) = Request::parse(message) else { return };
     if !looks_for_root(&request) {
         // No other server would go on with it.
-        server.answer(request, InFlight::NOWHERE, payload);
+        server.answer(&request, InFlight::NOWHERE, payload);
         return;
     }
     let valid = Valid { name: LONG, attr: Duration::ZERO };

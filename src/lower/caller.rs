@@ -10,6 +10,10 @@ use crate::shift::id::INVALID;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Capability {
+    /// `CAP_CHOWN`: gives any file away.
+    Chown = 0,
+    /// `CAP_DAC_OVERRIDE`: no mode keeps it out.
+    DacOverride = 1,
     /// `CAP_FOWNER`: acts as the owner of any file.
     Fowner = 3,
     /// `CAP_FSETID`: set-user-ID and set-group-ID bits survive what it does.

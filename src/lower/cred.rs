@@ -4,7 +4,8 @@
 //! with these as fsuid and fsgid. Capabilities stay ([`keep_capabilities`]), so that the switch
 //! changes who owns, never what may be done: the kernel above has already decided that.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use rustix::fs::Mode;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
@@ -35,25 +36,80 @@ pub enum Keep {
     OneCall,
 }
 
-/// Puts the thread back to the server's own ids, also when the call panics.
+/// Puts the thread back to the ids that the request has, also when the call panics.
 struct GoingBack;
 
 impl Drop for GoingBack {
     fn drop(&mut self) {
-        let now = NOW.get();
-        let own = (own_uid(), LowerGid::new(rustix::process::getegid().as_raw()));
-        let (Some(uid), Some(gid)) = own else { std::process::abort() };
-        let own = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
-        if now != Some(own) && switch(now, own).is_err() {
+        if BASE.with_borrow(|base| go_to(base.as_ref())).is_err() {
             std::process::abort(); // as `Restore`
         }
-        NOW.set(Some(own));
     }
+}
+
+/// Whose ids a request's calls have, where those decide what it may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor {
+    /// The fsuid.
+    pub uid: LowerUid,
+    /// The fsgid.
+    pub gid: LowerGid,
+    /// The supplementary groups.
+    pub groups: Arc<[LowerGid]>,
+}
+
+/// From now on this thread makes its calls with these ids and groups, and goes back to them after
+/// those that it makes with others; `None` stands for the server's own. Costs nothing while they
+/// stay the same.
+pub fn act_as(actor: Option<&Actor>) -> Result<(), FsError> {
+    go_to(actor)?;
+    let same = BASE.with_borrow(|base| base.as_ref() == actor);
+    if same {
+        return Ok(());
+    }
+    let groups: Vec<u32> = raw(actor.map_or(&[], |actor| &actor.groups));
+    if base_groups() != groups {
+        cred::set_groups(&groups).call("setgroups")?;
+    }
+    BASE.set(actor.cloned());
+    Ok(())
+}
+
+/// Whether the thread's calls have this creator's ids and groups anyway.
+pub fn acts_as(creator: Creator) -> bool {
+    let same = |actor: &Actor| (actor.uid, actor.gid) == (creator.uid, creator.gid);
+    BASE.with_borrow(|base| base.as_ref().is_some_and(same))
+}
+
+fn go_to(actor: Option<&Actor>) -> Result<(), FsError> {
+    let now = NOW.get();
+    let ids = match actor {
+        Some(actor) => Some((actor.uid, actor.gid)),
+        None => own_uid().zip(LowerGid::new(rustix::process::getegid().as_raw())),
+    };
+    let (uid, gid) = ids.ok_or(FsError::UnmappedCaller)?;
+    let wanted = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
+    if now != Some(wanted) {
+        switch(now, wanted)?;
+        NOW.set(Some(wanted));
+    }
+    Ok(())
+}
+
+/// The supplementary groups that the request has.
+fn base_groups() -> Vec<u32> {
+    BASE.with_borrow(|base| raw(base.as_ref().map_or(&[], |base| &base.groups)))
+}
+
+fn raw(groups: &[LowerGid]) -> Vec<u32> {
+    groups.iter().map(|gid| gid.raw()).collect()
 }
 
 thread_local! {
     /// What this thread has now, so that a switch costs nothing while callers repeat.
     static NOW: Cell<Option<Creator>> = const { Cell::new(None) };
+    /// The ids and groups that the request has; `None` for the server's own.
+    static BASE: RefCell<Option<Actor>> = const { RefCell::new(None) };
     /// The thread's capabilities as it started.
     static FULL: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
 }
@@ -98,10 +154,11 @@ impl Keep {
                 NOW.set(Some(acting));
             }
         }
-        let groups: Vec<u32> = supplementary.iter().map(|gid| gid.raw()).collect();
+        let groups = raw(supplementary);
         // Made only where there is something to restore: a server that may not choose its groups
         // cannot, and must not be ended for it.
-        let restore = (!groups.is_empty() && cred::set_groups(&groups).is_ok()).then(|| NoGroups);
+        let differ = base_groups() != groups;
+        let restore = (differ && cred::set_groups(&groups).is_ok()).then(|| FormerGroups);
         let result = call();
         drop(restore);
         result
@@ -113,12 +170,13 @@ impl Keep {
     }
 }
 
-/// Takes the thread out of all supplementary groups again, also when the call panics.
-struct NoGroups;
+/// Gives the thread back the supplementary groups that the request has, also when the call panics.
+struct FormerGroups;
 
-impl Drop for NoGroups {
+impl Drop for FormerGroups {
     fn drop(&mut self) {
-        if cred::set_groups(&[]).is_err() {
+        let groups = base_groups();
+        if cred::set_groups(&groups).is_err() {
             std::process::abort(); // as `Restore`
         }
     }

@@ -1,7 +1,7 @@
 //! What a mount tells of its configuration in words (`idshift status`).
 
-use crate::config::IoMode;
-use crate::fs::FileSystem;
+use crate::config::{ActAs, IoMode};
+use crate::fs::{FileSystem, Role};
 use crate::mount::config::MountConfig;
 use crate::mount::flags;
 use crate::mount::options::table;
@@ -22,7 +22,7 @@ pub(super) fn of(config: &MountConfig, fs: &FileSystem, cache: String) -> Vec<(S
         ("source", cut(config.source.clone())),
         ("user", rustix::process::geteuid().as_raw().to_string()),
         ("map", map(config)),
-        ("options", options(config, &cache).join(", ")),
+        ("options", options(config, fs, &cache).join(", ")),
         ("cache", cache),
         ("handles", if fs.uses_handles() { "yes" } else { "no" }.to_owned()),
     ];
@@ -50,12 +50,18 @@ fn map(config: &MountConfig) -> String {
 }
 
 /// How each option stands that has not its default; of `io` and `cache` always.
-fn options(config: &MountConfig, cache: &str) -> Vec<String> {
+fn options(config: &MountConfig, fs: &FileSystem, cache: &str) -> Vec<String> {
     let io = match config.options.io {
         IoMode::Passthrough => "passthrough",
         IoMode::Cached => "cached",
     };
     let mut options = vec![format!("io={io}"), format!("cache={cache}")];
+    if config.options.act_as == ActAs::Auto {
+        options.extend(fs.role().map(|role| {
+            let word = if role == Role::Caller { "caller" } else { "owner" };
+            format!("act_as={word}")
+        }));
+    }
     let others = table::rows().filter(|row| !matches!(row.names, ["io" | "cache"]));
     options.extend(others.filter_map(|row| (row.shown)(&config.options)));
     options.extend(flags::set(config.options.flags).map(|flag| flag.name.to_owned()));

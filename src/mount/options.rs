@@ -12,7 +12,8 @@ pub mod table;
 mod values;
 
 use crate::config::{
-    Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies, Sandbox,
+    ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies,
+    Sandbox,
 };
 use crate::error::StartError;
 use crate::mount::flags;
@@ -52,6 +53,8 @@ pub struct Options {
     pub locks: LockMode,
     /// Whose everything is to be (`owned-by=`), as it was written.
     pub owned_by: Option<String>,
+    /// See [`ActAs`].
+    pub act_as: ActAs,
     /// See [`Policies`].
     pub policies: Policies,
     /// Show what is mounted below the lower directory.

@@ -1,7 +1,7 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
 use std::collections::HashSet;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -17,7 +17,7 @@ use super::fuse::{self, Mounted};
 use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, Supervised};
 use super::upgrade::{Connected, Taken};
-use super::{facts, guard, ownership, policies, sandbox, times};
+use super::{acting, facts, guard, ownership, policies, sandbox, times};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
@@ -218,7 +218,8 @@ fn file_system(
         io: config.options.io,
         owners: ownership::open(config, &lower)?,
         keeping,
-        ids: if is_remote(lower.root()) { Keep::OneCall } else { Keep::UntilOthers },
+        acting: acting::of(config, &lower)?,
+        ids: if lower.is_remote() { Keep::OneCall } else { Keep::UntilOthers },
     };
     policies::check_lower(config.options.policies, &lower)?;
     prepare_credentials();
@@ -274,15 +275,20 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
 
 fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
     Settings {
-        flush: is_remote(fs.root()),
+        flush: fs.is_remote(),
         read_only: config.options.flags.read_only,
         stack_depth: stack_depth(fs),
         lower_locks: config.options.locks == LockMode::Lower,
         io: config.options.io,
-        judges_opening: !config.options.policies.is_default_for_writing() || fs.has_made_files(),
+        judges_opening: fs.acts_as_others()
+            || fs.has_made_files()
+            || !config.options.policies.is_default_for_writing(),
+        acls: fs.has_acls(),
+        judged_below: fs.acts_as_others(),
         gather_writes: config.options.cache == CacheMode::Exclusive
             && !config.options.flags.read_only,
-        idmap: !config.options.no_idmap,
+        // Through an idmapped mount requests do not say who makes them.
+        idmap: !config.options.no_idmap && !fs.acts_as_callers(),
         threads: config.options.threads.unwrap_or_else(default_threads),
         facts: facts::of(config, fs, cache),
         machine: Machine::look(),
@@ -386,20 +392,7 @@ fn unmapped_acl() -> Unmapped {
 /// leaves room for an overlayfs above the mount.
 fn stack_depth(fs: &FileSystem) -> u32 {
     const STACKED: [u64; 2] = [0x794c_7630, 0x6573_5546]; // overlayfs, FUSE (linux/magic.h)
-    if STACKED.contains(&fs_magic(fs.root())) { 2 } else { 1 }
-}
-
-fn fs_magic(root: BorrowedFd<'_>) -> u64 {
-    rustix::fs::fstatfs(root).map_or(0, |s| s.f_type.cast_unsigned() & 0xffff_ffff)
-}
-
-/// Whether somebody else answers for the lower file system, over a network or through FUSE: some
-/// write errors are then reported only when a file is closed, and rights judged by the ids alone.
-fn is_remote(root: BorrowedFd<'_>) -> bool {
-    // NFS, SMB1, SMB2, 9p, FUSE, Ceph, AFS (linux/magic.h)
-    const REMOTE: [u64; 7] =
-        [0x6969, 0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400, 0x6b41_4653];
-    REMOTE.contains(&fs_magic(root))
+    if STACKED.contains(&fs.magic()) { 2 } else { 1 }
 }
 
 fn no_signals(source: std::io::Error) -> StartError {

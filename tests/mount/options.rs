@@ -71,6 +71,7 @@ fn wrong_options_are_named() {
         ("cache=ttl:soon", "cache"),
         ("cache", "cache"),
         ("locks=maybe", "locks"),
+        ("act_as=somebody", "act_as"),
         ("backend=none", "backend"),
         ("threads=0", "threads"),
         ("threads=many", "threads"),

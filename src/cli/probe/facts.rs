@@ -105,7 +105,11 @@ fn outlook(standing: Standing, offer: Option<u64>, lower: Option<&lower::Found>)
         _ => ("mount(2)", "this process may mount"),
     };
     section.add("to mount", Answer::Fact, format!("{by}: {why}"));
+    let remote = lower.is_some_and(|found| found.remote);
     let (by, why) = match (standing, passthrough) {
+        (Standing::Root, _) if remote => {
+            ("the server", "somebody else serves the lower file system, and is told who opens what")
+        }
         (Standing::Root, true) => ("the kernel itself", "it has passthrough"),
         (Standing::Root, false) => ("the server", "this kernel has no passthrough"),
         _ => ("the server", "passthrough is for root only"),

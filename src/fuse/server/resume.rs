@@ -101,10 +101,10 @@ impl Server {
             let unique = request.unique();
             let same = |slot: &&Slot| slot.unique() | UNIQUE_RESEND == unique;
             match slots.iter().find(same) {
-                Some(slot) => self.serve_again(slot, request, payload),
+                Some(slot) => self.serve_again(slot, &request, payload),
                 None if is_about_others(&request) => {
                     // In the slot of the buffer, which says how far it has come.
-                    self.answer(request, spare.in_flight(), payload);
+                    self.answer(&request, spare.in_flight(), payload);
                     continue;
                 }
                 None => {
@@ -126,7 +126,7 @@ impl Server {
     pub(in crate::fuse) fn serve_again(
         &self,
         slot: &Slot,
-        request: Request<'_>,
+        request: &Request<'_>,
         payload: &mut Payload,
     ) {
         slot.enter();

@@ -2,7 +2,7 @@
 
 use super::table::{Conflict, Kernel, Remount, Row, Who, word_for, written};
 use super::values::{self, choice, needed};
-use crate::config::{Backend, CacheMode, GuardMode, IoMode, LockMode, Ownership, Sandbox};
+use crate::config::{ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, Ownership, Sandbox};
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::set_id::SetIdPolicy;
@@ -10,6 +10,12 @@ use crate::shift::unmapped::UnmappedOwners;
 
 const IO: &[(&str, IoMode)] = &[("passthrough", IoMode::Passthrough), ("cached", IoMode::Cached)];
 const LOCKS: &[(&str, LockMode)] = &[("mount", LockMode::Mount), ("lower", LockMode::Lower)];
+const ACT_AS: &[(&str, ActAs)] = &[
+    ("auto", ActAs::Auto),
+    ("server", ActAs::Server),
+    ("caller", ActAs::Caller),
+    ("owner", ActAs::Owner),
+];
 const BACKENDS: &[(&str, Backend)] =
     &[("fuse", Backend::Fuse), ("kernel", Backend::Kernel), ("auto", Backend::Auto)];
 const SANDBOX: &[(&str, Sandbox)] = &[("on", Sandbox::On), ("off", Sandbox::Off)];
@@ -142,6 +148,32 @@ pub const ROWS: &[Row] = &[
                 why: "leave it out: the bits are kept in the attribute anyway, and never in the lower mode",
             },
         ],
+        ..Row::OWN
+    },
+    Row {
+        names: &["act_as"],
+        form: "act_as=auto | server | caller | owner",
+        text: "whose ids calls on LOWER have: the caller's where another host or program judges them (NFS, \
+               SMB, FUSE) and the server's elsewhere (default); the server's; the caller's; or those of \
+               the stored owner of what is changed, for a mount that the kernel idmaps",
+        read: |options, word, _| {
+            options.act_as = choice(word, ACT_AS)?;
+            Ok(())
+        },
+        shown: |options| match options.act_as {
+            ActAs::Auto => None,
+            other => Some(written("act_as", word_for(ACT_AS, &other))),
+        },
+        who: Who::Root("nobody else may act as others"),
+        kernel: Kernel::HasOnly(&["auto", "caller"]),
+        conflicts: &[Conflict {
+            options: ["act_as=", "ownership=xattr"],
+            meet: |options| {
+                options.ownership != Ownership::Chown
+                    && !matches!(options.act_as, ActAs::Auto | ActAs::Server)
+            },
+            why: "with ownership=xattr all that is stored is the server's; leave one of them out",
+        }],
         ..Row::OWN
     },
     Row {

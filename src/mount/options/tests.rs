@@ -24,6 +24,7 @@ fn sample(name: &str) -> String {
         "subtype" => "subtype=idshift".to_owned(),
         "cache" => "cache=none".to_owned(),
         "io" => "io=cached".to_owned(),
+        "act_as" => "act_as=caller".to_owned(),
         "locks" => "locks=lower".to_owned(),
         "ownership" => "ownership=xattr:web".to_owned(),
         "guard" => "guard=hide".to_owned(),

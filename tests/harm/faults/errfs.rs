@@ -173,9 +173,12 @@ fn serve(store: &Path, device: OwnedFd) {
         owners: None,
         keeping: Keeping::For(Duration::ZERO),
         ids: Keep::default(),
+        acting: None,
     };
     let fs = FileSystem::new(LowerTree::open(store, false, 256).unwrap(), options);
     let settings = Settings {
+        acls: true,
+        judged_below: false,
         flush: true,
         stack_depth: 1,
         lower_locks: false,

@@ -13,6 +13,7 @@ use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::LowerTree;
 use crate::lower::watch::Scope;
+use crate::mount::acting;
 use crate::mount::config::MountConfig;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::Options;
@@ -25,6 +26,8 @@ pub struct Found {
     pub rows: Vec<Row>,
     /// Whether file handles can be opened; `None` if the directory cannot.
     pub handles: Option<bool>,
+    /// Whether somebody else answers for the file system.
+    pub remote: bool,
     /// What `backend=auto` takes and why, in one line.
     pub backend: String,
 }
@@ -35,26 +38,27 @@ const COHERENT: &str = "cache=coherent";
 pub fn look_at(path: &Path, standing: Standing) -> Found {
     let mut section = Section::new("Lower directory");
     let choice = choice(path);
-    let handles = fill(&mut section, path, standing, &choice);
+    let (handles, remote) = fill(&mut section, path, standing, &choice);
     let backend = match choice {
         Ok(choice) => choice.to_string(),
         Err(error) => error.to_string(),
     };
-    Found { rows: section.rows, handles, backend }
+    Found { rows: section.rows, handles, remote, backend }
 }
 
-/// Adds the rows; returns whether file handles can be opened.
+/// Adds the rows; returns whether file handles can be opened, and whether somebody else answers for
+/// the file system.
 fn fill(
     section: &mut Section,
     path: &Path,
     standing: Standing,
     choice: &Result<Choice, StartError>,
-) -> Option<bool> {
+) -> (Option<bool>, bool) {
     let lower = match path.canonicalize() {
         Ok(lower) => lower,
         Err(error) => {
             section.add("path", false, format!("{}: {error}", path.display()));
-            return None;
+            return (None, false);
         }
     };
     section.add("path", Answer::Fact, lower.display().to_string());
@@ -67,7 +71,7 @@ fn fill(
     }
     if let Err(error) = File::open(&lower) {
         section.add("readable", false, error.to_string());
-        return None;
+        return (None, false);
     }
     section.add("readable", true, "");
     attributes(section, &lower, standing);
@@ -85,11 +89,15 @@ fn fill(
             section.add("file handles", tree.uses_handles(), "opening one was tried");
             let (possible, why) = coherence(&mut tree);
             section.add(COHERENT, possible, why);
-            Some(tree.uses_handles())
+            let remote = tree.is_remote();
+            if remote && standing == Standing::Root {
+                section.add("root", Answer::Fact, acting::says(tree.try_root()));
+            }
+            (Some(tree.uses_handles()), remote)
         }
         Err(error) => {
             section.add("file handles", Answer::Unknown, error.to_string());
-            None
+            (None, false)
         }
     }
 }
