@@ -14,6 +14,7 @@ mod dir;
 mod explain;
 mod io;
 mod ioctl;
+mod judge;
 mod locks;
 mod lookup;
 mod name;
@@ -79,6 +80,8 @@ pub struct FileSystem {
     acting: Option<Acting>,
     /// Who looks callers up.
     callers: Callers,
+    /// Whether only those who may read and write a file may link to it.
+    protected_hardlinks: bool,
 }
 
 /// How the lower tree is shown.
@@ -106,7 +109,20 @@ impl FileSystem {
     pub fn new(lower: LowerTree, options: Options) -> Self {
         let Options { maps, unmapped_acl, policies, io, owners, keeping, ids, acting } = options;
         let callers = Callers::default();
-        Self { lower, maps, unmapped_acl, policies, io, owners, keeping, ids, acting, callers }
+        let protected_hardlinks = judge::protected_hardlinks();
+        Self {
+            lower,
+            maps,
+            unmapped_acl,
+            policies,
+            io,
+            owners,
+            keeping,
+            ids,
+            acting,
+            callers,
+            protected_hardlinks,
+        }
     }
 
     /// From now on callers are looked up by `look_up`, for a server that has no `/proc`.

@@ -265,10 +265,16 @@ impl LowerTree {
         for path in paths {
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             if let Ok(mount) = rustix::fs::openat(&self.root, &path, flags, Mode::empty()) {
+                self.mounts.know(mount.as_fd(), self.inodes.root_device());
                 self.made.look_at(mount.as_fd());
                 self.numbers.enter_mount(mount.as_fd(), path.as_os_str().as_encoded_bytes());
             }
         }
+    }
+
+    /// Whether the root is on a mount that is this server's alone.
+    pub fn is_on_own_mount(&self) -> bool {
+        self.private
     }
 
     /// The root's descriptor.
@@ -287,7 +293,7 @@ impl LowerTree {
         let watch = self.watch();
         let mounts = [Some(self.handle_mount.as_fd()), watch.map(Watch::mount)];
         Keys {
-            mounts: mounts.into_iter().flatten().collect(),
+            mounts: mounts.into_iter().flatten().chain(self.mounts.all()).collect(),
             groups: watch.map(Watch::groups).into_iter().flatten().collect(),
             single_inodes: watch.is_some_and(Watch::is_of_single_inodes),
         }
@@ -501,7 +507,7 @@ pub fn proc_path(fd: impl AsFd) -> String {
 pub const THIS_FILE: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLLOW);
 
 /// Opens `name` in `dir` as a path descriptor, without following or crossing anything.
-fn open_path_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
+pub fn open_path_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty()).call("openat")
 }

@@ -11,6 +11,7 @@ mod flags;
 pub mod fuse;
 mod fusermount;
 pub mod guard;
+mod inherit;
 mod intent;
 pub mod keeper;
 pub mod kernel;

@@ -94,6 +94,8 @@ struct Changes {
     names: HashSet<Place>,
     /// Nodeids, and whether the contents have changed.
     inodes: HashMap<u64, bool>,
+    /// Nodeids that may have another owner or mode.
+    owners: HashSet<u64>,
     lost: bool,
     /// All is to be asked anew, without having been lost.
     anew: bool,
@@ -156,10 +158,20 @@ impl<N: Notices> Listener<'_, N> {
     /// Tells the kernel: names first, so that whoever finds a name anew asks for its attributes
     /// after they were forgotten.
     fn tell(&mut self, changes: Changes) {
-        let Changes { names, mut inodes, lost, anew, missing } = changes;
+        let Changes { mut names, mut inodes, owners, lost, anew, missing } = changes;
+        let table = &self.fs.lower.inodes;
+        for nodeid in owners {
+            // With its attributes alone expired, the kernel would go on judging by the old owner
+            // wherever it does not ask for them; a name that has to be looked up brings the new one.
+            if self.fs.changed_by_others(nodeid) {
+                names.extend(table.get(nodeid).and_then(|inode| table.place(&inode)));
+            }
+        }
+        if lost || anew {
+            table.nodeids().into_iter().for_each(|nodeid| table.doubt(nodeid));
+        }
         names.iter().chain(&missing).for_each(|place| self.tell_name(place));
         if lost || anew {
-            let table = &self.fs.lower.inodes;
             table.places().iter().for_each(|place| self.tell_name(place));
             inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
         }
@@ -207,7 +219,10 @@ impl Changes {
             Change::Unrecorded(place) => {
                 self.names.insert(place);
             }
-            Change::Inode(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false)),
+            Change::Inode(ino) => table.nodes_numbered(ino, |nodeid| {
+                self.inode(nodeid, false);
+                self.owners.insert(nodeid);
+            }),
             Change::Contents(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, true)),
             Change::Name { dir, name, object } => {
                 table.nodes_numbered(dir, |nodeid| self.name(nodeid, name));

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
@@ -84,7 +84,7 @@ impl FileSystem {
         self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
-        let birth = self.birth(FileType::RegularFile, new.mode, call.caller)?;
+        let birth = self.birth(dir.as_fd(), FileType::RegularFile, new.mode, call.caller)?;
         let record = self.record_of_file(call, new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let at = name.unwrap_or(OsStr::new("."));
@@ -116,7 +116,7 @@ impl FileSystem {
         birth: &Birth,
         flags: OFlags,
     ) -> Result<((Lookup<'c>, Attr), Opened<'c>), FsError> {
-        Self::after_birth(fd.as_fd(), birth)?;
+        self.after_birth(fd.as_fd(), birth)?;
         let stat = LowerStat::of(&fd)?;
         let lookup = self.lower.intern(call.in_flight, parent, name, &stat);
         let inode = lookup.inode().ok_or(FsError::Stale)?;
@@ -141,16 +141,16 @@ impl FileSystem {
         let (major, minor) = decode_rdev(rdev);
         let device = rustix::fs::makedev(major, minor);
         self.may_make_node(new.mode, device, call.caller)?;
-        let birth = self.birth(kind, new.mode, call.caller)?;
-        let mode = birth.mode();
         self.make(call, place, (kind, new.umask), |dir, name| {
+            let birth = self.birth(dir, kind, new.mode, call.caller)?;
+            let mode = birth.mode();
             if !birth.goes_on() {
                 return rustix::fs::mknodat(dir, name, kind, mode, device).call("mknodat");
             }
             // Only a descriptor is sure to be of the new file: the name may be another's by now.
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let fd = rustix::fs::openat(dir, name, flags, mode).call("openat")?;
-            Self::after_birth(fd.as_fd(), &birth)
+            self.after_birth(fd.as_fd(), &birth)
         })
     }
 
@@ -165,7 +165,7 @@ impl FileSystem {
         if let Some(owners) = &self.owners {
             return self.make_recorded(call, owners, place, new, &Special::Dir);
         }
-        let mode = self.birth(FileType::Directory, new.mode, call.caller)?.mode();
+        let mode = Mode::from_bits_truncate(new.mode);
         self.make(call, place, (FileType::Directory, new.umask), |dir, name| {
             rustix::fs::mkdirat(dir, name, mode).call("mkdirat")
         })

@@ -104,13 +104,15 @@ impl FileSystem {
     }
 
     fn attr_of(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
-        if let Some(handle) = handle {
-            let fd = self.open_fd(handle)?;
-            return self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?);
-        }
         let inode = self.lower.inode(nodeid)?;
-        let stat = self.lower.stat(&inode)?;
-        self.shown(Of::Inode(&inode), &stat)
+        let attr = if let Some(handle) = handle {
+            let fd = self.open_fd(handle)?;
+            self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&fd)?)?
+        } else {
+            self.shown(Of::Inode(&inode), &self.lower.stat(&inode)?)?
+        };
+        self.tell(&inode, &attr);
+        Ok(attr)
     }
 
     /// The target of a symbolic link, as stored.

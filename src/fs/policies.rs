@@ -116,7 +116,22 @@ impl FileSystem {
 
     /// Whether the file belongs to an unmapped owner in whose place others own it.
     pub(super) fn squashes(&self, stat: &LowerStat) -> bool {
-        matches!(self.policies.unmapped, UnmappedOwners::Squash(..)) && !self.is_mapped(stat)
+        self.can_squash() && !self.is_mapped(stat)
+    }
+
+    /// Whether there are files that others own in the place of an unmapped owner.
+    pub(super) fn can_squash(&self) -> bool {
+        matches!(self.policies.unmapped, UnmappedOwners::Squash(..))
+    }
+
+    /// Whether what is made in this directory gets a group that makes it such a file.
+    pub(super) fn squashes_births_in(&self, dir: BorrowedFd<'_>) -> Result<bool, FsError> {
+        const S_ISGID: u32 = 0o2000;
+        if !self.can_squash() {
+            return Ok(false);
+        }
+        let stat = LowerStat::of(dir)?;
+        Ok(stat.mode & S_ISGID != 0 && stat.gid.is_none_or(|gid| self.maps.up_gid(gid).is_none()))
     }
 
     /// Refuses set-ID bits that may not be given to this file: `EPERM`.

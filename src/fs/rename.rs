@@ -41,6 +41,7 @@ impl FileSystem {
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         self.may_change_name(dir.as_fd(), name)?;
+        self.may_remove(call.caller, &parent, dir.as_fd(), place.name)?;
         self.lower.keep_before_unlink(&parent, name)?;
         rustix::fs::unlinkat(&dir, name, flags).call("unlinkat")
     }
@@ -65,9 +66,12 @@ impl FileSystem {
         let (old_name, new_name) = (from.name.as_os_str(), to.name.as_os_str());
         let (old_dir, new_dir) =
             (self.lower.path_fd(&old_parent)?, self.lower.path_fd(&new_parent)?);
-        for (dir, name) in [(&old_dir, old_name), (&new_dir, new_name)] {
+        for (parent, dir, name) in
+            [(&old_parent, &old_dir, from.name), (&new_parent, &new_dir, to.name)]
+        {
             self.may_change(dir.as_fd(), Errno::ACCESS)?;
-            self.may_change_name(dir.as_fd(), name)?;
+            self.may_change_name(dir.as_fd(), name.as_os_str())?;
+            self.may_remove(call.caller, parent, dir.as_fd(), name)?;
         }
         match self.lower.keep_before_unlink(&new_parent, new_name) {
             Ok(()) => {}
@@ -117,6 +121,7 @@ impl FileSystem {
         let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);
         self.may_change(fd.as_fd(), Errno::OVERFLOW)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
+        self.may_link(call.caller, &inode, fd.as_fd())?;
         let name = to.name.as_os_str();
         let linked = match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
             // Without CAP_DAC_READ_SEARCH the descriptor's path has to do.

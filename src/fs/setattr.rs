@@ -71,6 +71,21 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.fd_to_set(&inode, set)?;
         let fd = fd.as_fd();
+        let knowledge = self.knowledge(&inode);
+        let set = &SetAttr { mode: self.may_set(caller, &inode, fd, set, knowledge)?, ..*set };
+        self.change_attributes(caller, &inode, fd, set)?;
+        let attr = self.shown(Of::Fd(fd), &LowerStat::of(fd)?)?;
+        self.settle(&inode, &attr, knowledge);
+        Ok(attr)
+    }
+
+    fn change_attributes(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        fd: BorrowedFd<'_>,
+        set: &SetAttr,
+    ) -> Result<(), FsError> {
         // A new size needs the right to write; the rest is the owner's business.
         let refusal = if set.size.is_some() { Errno::ACCESS } else { Errno::OVERFLOW };
         self.may_change(fd, refusal)?;
@@ -79,7 +94,7 @@ impl FileSystem {
             let owner = self.lower_owner(set, &stat)?;
             // An order without fields comes before a write, from somebody who has the file open
             // for writing; else it is a chown(2).
-            if set.asks_owner() || !self.may_be_written(nodeid) {
+            if set.asks_owner() || !self.may_be_written(inode.nodeid) {
                 self.may_clear_bits(caller, fd, &stat, set.asks_owner())?;
             }
             self.store_owner(caller, fd, &stat, &owner)?;
@@ -88,13 +103,12 @@ impl FileSystem {
             self.store_mode(fd, set.handle.is_some(), inode.kind, mode)?;
         }
         if set.size.is_none() && set.atime.is_none() && set.mtime.is_none() {
-            return self.shown(Of::Fd(fd), &LowerStat::of(fd)?);
+            return Ok(());
         }
         if set.size.is_some() && !self.policies.is_default_for_writing() {
             self.disarm(fd, &LowerStat::of(fd)?)?;
         }
-        self.with_kept(fd, inode.kind, || self.set_contents(caller, fd, set))?;
-        self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
+        self.with_kept(fd, inode.kind, || self.set_contents(caller, fd, set))
     }
 
     /// What the attributes are set by: the open file, if the caller has one.

@@ -52,21 +52,37 @@ impl Birth {
 
 impl FileSystem {
     /// How a file of this type is born with these permission bits, which are as the caller asked
-    /// for them: its umask is applied below.
+    /// for them: its umask is applied below. `dir` is where it is made, whose group it may get.
     pub(super) fn birth(
         &self,
+        dir: BorrowedFd<'_>,
         kind: FileType,
         mode: u32,
         caller: Caller,
     ) -> Result<Birth, FsError> {
-        self.may_set_id(kind, mode, self.is_squashed(caller))?;
-        let kept = if self.shadows(kind) { mode & SET_ID } else { 0 };
+        let bits = if kind == FileType::RegularFile { mode & SET_ID } else { 0 };
+        let squashed = bits != 0 && (self.is_squashed(caller) || self.squashes_births_in(dir)?);
+        self.may_set_id(kind, mode, squashed)?;
+        let kept = if self.shadows(kind) || self.can_squash() { bits } else { 0 };
         Ok(Birth { mode: Mode::from_bits_truncate(mode & !kept), kept })
     }
 
     /// Stores what the call that created the file could not. Nobody has been told of the file yet.
-    pub(super) fn after_birth(fd: BorrowedFd<'_>, birth: &Birth) -> Result<(), FsError> {
-        if birth.goes_on() { Self::shadow_birth(fd, birth.kept) } else { Ok(()) }
+    ///
+    /// By now the file has its group. Should the directory have got another one just before, the
+    /// file gets no set-ID bits.
+    pub(super) fn after_birth(&self, fd: BorrowedFd<'_>, birth: &Birth) -> Result<(), FsError> {
+        if !birth.goes_on() {
+            return Ok(());
+        }
+        let stat = LowerStat::of(fd)?;
+        if self.squashes(&stat) {
+            return Ok(());
+        }
+        if self.shadows(stat.kind()) {
+            return Self::shadow_birth(fd, birth.kept);
+        }
+        Self::set_mode(fd, true, stat.mode & 0o7777 | birth.kept)
     }
 
     /// Changes the owner as the caller would, so that set-ID bits go or stay as for the caller.

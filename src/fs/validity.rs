@@ -89,6 +89,9 @@ impl FileSystem {
         (lookup, attr): (Lookup<'c>, Attr),
     ) -> Entry<'c> {
         let valid = self.valid(call, since, &lookup, how);
+        if let Some(inode) = lookup.inode() {
+            self.tell(inode, &attr);
+        }
         Entry { lookup, attr, valid }
     }
 

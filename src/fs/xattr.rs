@@ -148,6 +148,8 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
         self.may_change(fd.as_fd(), Errno::PERM)?;
+        let doubted = self.may_set_attribute(call.caller, &inode, fd.as_fd(), name)?;
+        let outside_group = outside_group.filter(|_| !doubted);
         let path = proc_path(&fd);
         let set = |value: &[u8]| rustix::fs::setxattr(&*path, name, value, flags).call("setxattr");
         match self.content_of(name) {
@@ -215,6 +217,7 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.lower.path_fd(&inode)?;
         self.may_change(fd.as_fd(), Errno::PERM)?;
+        self.may_set_attribute(call.caller, &inode, fd.as_fd(), name)?;
         let remove = || rustix::fs::removexattr(proc_path(&fd), name).call("removexattr");
         let content = self.content_of(name);
         match content {

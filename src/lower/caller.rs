@@ -22,6 +22,8 @@ pub enum Capability {
     LinuxImmutable = 9,
     /// `CAP_SYS_ADMIN`: sees `trusted.*` attributes.
     SysAdmin = 21,
+    /// `CAP_SETFCAP`: gives programs capabilities.
+    Setfcap = 31,
 }
 
 /// One thing that `/proc` tells of a caller.

@@ -102,7 +102,7 @@ impl LowerTree {
         match self.inodes.locator(inode).ok_or(FsError::Stale)? {
             Locator::Root => Ok(None),
             Locator::Walk(place) => Ok(Some(place)),
-            // Another server has found it, through a mount that this one has not come to yet.
+            // Another program has found it, through a mount on which this one has no descriptor.
             Locator::Handle { .. } => self.inodes.place(inode).map(Some).ok_or(FsError::Stale),
         }
     }
@@ -121,7 +121,7 @@ impl LowerTree {
         } else {
             Some(self.mounts.get(inode.identity.mount)?)
         };
-        let mount = other.as_deref().unwrap_or(&self.handle_mount);
+        let mount = other.unwrap_or(&self.handle_mount);
         let open = || handle::open_by_handle(mount, kind, data, flags).call("open_by_handle_at");
         Some(self.retrying(open).map_err(gone))
     }
@@ -132,15 +132,8 @@ impl LowerTree {
         if !self.handles || dev != self.inodes.root_device() {
             return;
         }
-        if mount != self.inodes.root_mount() {
-            let known = if inode.is_dir() {
-                self.mounts.learn(mount, fd)
-            } else {
-                self.mounts.get(mount).is_some()
-            };
-            if !known {
-                return;
-            }
+        if mount != self.inodes.root_mount() && self.mounts.get(mount).is_none() {
+            return;
         }
         if let Ok(handle) = handle::name_to_handle(fd) {
             self.inodes.set_handle(inode, handle.kind, &handle.data);

@@ -96,9 +96,9 @@ pub enum Change<'a> {
         /// What it stood for, or stands for.
         object: Option<u64>,
     },
-    /// An inode has other attributes.
+    /// An inode has other attributes, perhaps another owner.
     Inode(u64),
-    /// An inode has other contents too.
+    /// An inode has other contents, and with them other times and another size.
     Contents(u64),
     /// The kernel has been told of a name that is not known here any more.
     Unrecorded(Place),
@@ -165,6 +165,12 @@ impl LowerTree {
     pub fn go_on_watching(&mut self, [names, inodes]: [OwnedFd; 2]) -> Result<(), Errno> {
         self.watch = Some(Watch::with(self, names, inodes, None)?);
         Ok(())
+    }
+
+    /// Whether a change of the inode by others is heard of, soon after it.
+    pub fn is_heard(&self, inode: &Inode) -> bool {
+        inode.identity.dev == self.inodes.root_device()
+            && self.watch.as_ref().is_some_and(Watch::hears_all)
     }
 
     /// What listens, if anything does.
@@ -264,6 +270,11 @@ impl Watch {
     /// To be polled: readable when there is something to [`Watch::read`].
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.names.as_fd(), self.inodes.as_fd(), self.told.doubted()]
+    }
+
+    /// Whether changes of every inode of the file system are heard of, until [`Watch::stop`].
+    fn hears_all(&self) -> bool {
+        self.marks.is_none() && !self.clock.has_stopped()
     }
 
     /// To be taken before the lower tree is asked for what an answer will hold.
@@ -370,7 +381,8 @@ impl Watch {
                 if event.mask.intersects(CONTENTS) {
                     self.count(ino, event);
                     tell(Change::Contents(ino));
-                } else {
+                }
+                if event.mask.contains(Mask::ATTRIB) || !event.mask.intersects(CONTENTS) {
                     tell(Change::Inode(ino));
                 }
             }

@@ -85,11 +85,16 @@ impl Detached {
         open_tree(&root, "", flags)
     }
 
+    /// What is to be attached.
+    pub(super) fn top<'m>(&'m self, shown: Option<&'m OwnedFd>) -> &'m OwnedFd {
+        shown.unwrap_or(&self.mount)
+    }
+
     /// Attaches what is to be shown to the mount point; without it, the file system as it is.
     pub(super) fn attach(self, shown: Option<&OwnedFd>) -> Result<(), Errno> {
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        let mount = shown.unwrap_or(&self.mount);
+        let mount = self.top(shown);
         move_mount(mount.as_fd(), "", self.mountpoint.as_fd(), "", flags)
     }
 }

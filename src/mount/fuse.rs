@@ -17,6 +17,7 @@ use crate::plain;
 use crate::sys::apart;
 
 use super::detached::Detached;
+use super::inherit::{self, Below};
 use super::{flags, fusermount};
 
 /// The type that /proc/mounts shows.
@@ -31,11 +32,22 @@ pub(super) struct Mounted {
 }
 
 /// Mounts: with fsmount(2), with mount(2), or through `fusermount3` if the user may not.
-pub(super) fn mount(config: &MountConfig) -> Result<Mounted, StartError> {
+pub(super) fn mount(config: &MountConfig, below: &[Below]) -> Result<Mounted, StartError> {
     let device = open_device()?;
     if let Ok(detached) = Detached::new(config, &device, open_mountpoint(config)?) {
         return Ok(Mounted { device, detached: Some(detached) });
     }
+    let flags = inherit::everywhere(config.options.flags, below);
+    if flags != config.options.flags {
+        tracing::warn!(
+            "all of the mount forbids what is forbidden at '{}': this kernel has no mounts of its own \
+             for that (Linux 6.15)",
+            inherit::in_words(below)
+        );
+    }
+    let mut config = config.clone();
+    config.options.flags = flags;
+    let config = &config;
     let device = match mount_directly(config)? {
         Some(device) => device,
         None => fusermount::mount(config)?,
@@ -48,13 +60,24 @@ pub(super) fn attach(
     connection: &Connection,
     detached: Detached,
     config: &MountConfig,
+    below: &[Below],
 ) -> Result<(), StartError> {
     let failed = |errno: Errno| {
         let point = plain::path(&config.mountpoint);
         StartError::Mount(format!("attaching the file system to '{point}': {errno}"))
     };
-    let shown = connection.answer_during(|| detached.shown()).map_err(failed)?;
-    let shown = shown.inspect_err(|errno| tracing::debug!(%errno, "shown by its own root")).ok();
+    let show = || {
+        let shown = detached.shown();
+        let shown =
+            shown.inspect_err(|errno| tracing::debug!(%errno, "shown by its own root")).ok();
+        let covered = inherit::cover(detached.top(shown.as_ref()), config.options.flags, below);
+        (shown, covered)
+    };
+    let (shown, covered) = connection.answer_during(show).map_err(failed)?;
+    covered.map_err(|errno| {
+        let paths = inherit::in_words(below);
+        StartError::Mount(format!("forbidding below what is forbidden at '{paths}': {errno}"))
+    })?;
     detached.attach(shown.as_ref()).map_err(failed)
 }
 

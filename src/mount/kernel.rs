@@ -18,7 +18,7 @@ use crate::host::mountinfo::{self, FUSE_TYPE};
 use crate::mount::config::MountConfig;
 use crate::mount::options::Options;
 use crate::mount::options::situation::Missing;
-use crate::mount::{flags, guard, times};
+use crate::mount::{flags, guard, inherit, times};
 use crate::plain;
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{Extent, IdMap, Maps};
@@ -101,6 +101,7 @@ pub fn mount(config: &MountConfig) -> Result<(), StartError> {
     }
     note_inherited(config);
     let clone = shifted_clone(config).map_err(|why| StartError::Mount(why.to_string()))?;
+    inherit::refuse_more(config, &clone)?;
     rustix::mount::move_mount(
         &clone,
         "",

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::fuse::{self, Mounted};
+use super::inherit::{self, Below};
 use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, Supervised};
 use super::upgrade::{Connected, Taken};
@@ -51,13 +52,16 @@ pub fn serve(
 ) -> Result<(), StartError> {
     let cached = prepare_limits()?;
     let (mut lower, guard) = guard::open_lower(config, cached)?;
-    lower.know_mounts(mounts_below(config));
+    let paths = mounts_below(config);
+    let (config, below) = inherit::inherit(config, &lower, &paths)?;
+    let config = &config;
+    lower.know_mounts(paths);
     times::prepare(config, &lower);
     // Kept to the end: then the guard is undone.
     let keeper = Keeper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower, keeping)?;
-    let connection = connect(fs, config, cache)?;
+    let connection = connect(fs, config, &below, cache)?;
     let mount = mount_id(&config.mountpoint);
     keeper.line().mounted(mount).map_err(gone)?;
     let notifies = matches!(keeping, Keeping::Notified(_));
@@ -295,9 +299,14 @@ fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
     }
 }
 
-fn connect(fs: FileSystem, config: &MountConfig, cache: String) -> Result<Connection, StartError> {
+fn connect(
+    fs: FileSystem,
+    config: &MountConfig,
+    below: &[Below],
+    cache: String,
+) -> Result<Connection, StartError> {
     let settings = settings(&fs, config, cache);
-    let Mounted { device, detached } = fuse::mount(config)?;
+    let Mounted { device, detached } = fuse::mount(config, below)?;
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 5.10's".to_owned(),
@@ -306,7 +315,7 @@ fn connect(fs: FileSystem, config: &MountConfig, cache: String) -> Result<Connec
         })
     })?;
     if let Some(detached) = detached {
-        fuse::attach(&connection, detached, config)?;
+        fuse::attach(&connection, detached, config, below)?;
     }
     Ok(connection)
 }

@@ -24,6 +24,8 @@ impl FileSystem {
         let inode = self.lower.inode(nodeid)?;
         let fd = self.fd_to_set(&inode, set)?;
         let fd = fd.as_fd();
+        let knowledge = self.knowledge(&inode);
+        let set = &SetAttr { mode: self.may_set(caller, &inode, fd, set, knowledge)?, ..*set };
         let lower = LowerStat::of(fd)?;
         let before = self.recorded(Of::Fd(fd), &lower)?;
         let owner = self.lower_owner(set, &before)?;
@@ -54,7 +56,9 @@ impl FileSystem {
         if set.atime.is_some() || set.mtime.is_some() {
             set_times(fd, set.atime, set.mtime)?;
         }
-        self.shown(Of::Fd(fd), &LowerStat::of(fd)?)
+        let attr = self.shown(Of::Fd(fd), &LowerStat::of(fd)?)?;
+        self.settle(&inode, &attr, knowledge);
+        Ok(attr)
     }
 
     /// Takes set-ID bits away before a change of contents by somebody without `CAP_FSETID`.

@@ -55,6 +55,11 @@ impl Clock {
         self.all.store(u64::MAX, Ordering::SeqCst);
     }
 
+    /// Whether nobody listens any more.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.all.load(Ordering::SeqCst) == u64::MAX
+    }
+
     /// Whether nothing has happened to the inode since the ticket was taken. To be asked after
     /// the inode was entered in the table.
     pub fn undisturbed(&self, since: Ticket, ino: u64) -> bool {
@@ -105,7 +110,9 @@ mod tests {
         clock.happened_to_all();
         assert!(!clock.undisturbed(ticket, 1) && clock.all_disturbed(ticket));
         assert!(clock.undisturbed(clock.ticket(), 1));
+        assert!(!clock.has_stopped());
         clock.stop();
+        assert!(clock.has_stopped());
         assert!(!clock.undisturbed(clock.ticket(), 1) && clock.all_disturbed(clock.ticket()));
     }
 }
