@@ -201,6 +201,8 @@ const OF_THE_KERNEL: &[&str] = &[
     "restart=off",
     "idmap=deny",
     "backend=kernel",
+    "act_as=auto",
+    "act_as=caller",
     "log=debug",
 ];
 
@@ -215,7 +217,7 @@ fn with_the_kernels_mount() {
         if row.names == ["remount"] || option == "backend=fuse" || option == "backend=auto" {
             return true; // another situation
         }
-        let map = if row.names == ["map"] { "ro" } else { common::MAP };
+        let map = if matches!(row.names, ["map" | "owned-by"]) { "ro" } else { common::MAP };
         let called = place.mount(&format!("{map},backend=kernel,{option}"));
         if called.code != 0 {
             assert_eq!(called.code, 1, "{option}: {}", called.err);
@@ -248,7 +250,7 @@ fn choosing_the_backend() {
         if ["remount", "backend"].contains(&row.names[0]) {
             return true; // another situation
         }
-        let map = if row.names == ["map"] { "ro" } else { common::MAP };
+        let map = if matches!(row.names, ["map" | "owned-by"]) { "ro" } else { common::MAP };
         let called = choice(&format!("{map},backend=auto,{option}"));
         let is_kernels = called.err.contains("backend: kernel");
         let is_had = OF_THE_KERNEL.contains(&option) || place_flag(option);
