@@ -22,6 +22,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::error::StartError;
@@ -98,7 +99,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 tell!("{}", if cli.verbose { version::long() } else { version::short() });
                 Ok(0)
             }
-            Err(error) => return explain_usage(&error, &args),
+            Err(error) => return explain_usage(error, &args),
         }
     };
     match outcome {
@@ -128,13 +129,23 @@ fn mount_call(args: &[OsString]) -> Option<(mount::Call, Origin)> {
 }
 
 /// Prints what clap has to say: help and version are no errors, and what is one is usage.
-fn explain_usage(error: &clap::Error, args: &[OsString]) -> ExitCode {
+fn explain_usage(mut error: clap::Error, args: &[OsString]) -> ExitCode {
+    if error.kind() == ErrorKind::UnknownArgument {
+        // It would say how the flag is given as a path.
+        error.remove(ContextKind::Suggested);
+    }
     let shown = error.print();
     let is_mount = args.get(1).is_some_and(|command| command == "mount");
     let spec = args.iter().filter_map(|arg| arg.to_str()).find(|arg| looks_like_a_spec(arg));
     if let (true, true, Some(spec)) = (error.use_stderr(), is_mount, spec) {
         let spec = plain::line(spec);
         complain!("\nIs '{spec}' an id map? It is given with '-o map={spec}' or '--map {spec}'.");
+    } else if is_mount && error.kind() == ErrorKind::UnknownArgument {
+        complain!(
+            "\nOptions of a mount are given with -o, as in '-o map=b:0:100000:65536,ro'. Flags of \
+             bindfs are none here: what its --map, --force-user and --mirror do, maps and the \
+             options unmapped= and ownership= do ('idshift mount --help')."
+        );
     }
     if error.use_stderr() || shown.is_err() { ExitCode::from(1) } else { ExitCode::SUCCESS }
 }

@@ -115,7 +115,9 @@ fn busy(mountpoint: &Path) -> StartError {
     if holders.len() > SHOWN {
         lines.push(format!("and {} more", holders.len() - SHOWN));
     }
-    if holders.is_empty() {
+    let others = holders::without_process(mountpoint);
+    lines.extend(others.iter().take(SHOWN).cloned());
+    if holders.is_empty() && others.is_empty() {
         lines
             .push("a process that this user may not look at, or another mount, uses it".to_owned());
     }

@@ -1,7 +1,11 @@
 //! Who keeps a mount busy.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use super::mountinfo;
 
 /// A process with something open below a directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +33,52 @@ pub fn of(mountpoint: &Path) -> Vec<Holder> {
     holders
 }
 
+/// What keeps a mount busy without any process that has something open there, in words: mounts
+/// inside, loop devices, swap files, and sockets that are bound to a name.
+pub fn without_process(mountpoint: &Path) -> Vec<String> {
+    let inside = |path: &Path| path.starts_with(mountpoint);
+    let mut found = Vec::new();
+    for mount in mountinfo::read().unwrap_or_default() {
+        if inside(&mount.mountpoint) && mount.mountpoint != mountpoint {
+            let (kind, point) = (&mount.fs_type, mount.mountpoint.display());
+            found.push(format!("a mount of type {kind} is inside: 'umount {point}'"));
+        }
+    }
+    for device in fs::read_dir("/sys/block").into_iter().flatten().filter_map(Result::ok) {
+        let file = fs::read(device.path().join("loop/backing_file")).unwrap_or_default();
+        let file = Path::new(OsStr::from_bytes(file.trim_ascii_end()));
+        if inside(file) {
+            let device = device.file_name();
+            let device = device.display();
+            found.push(format!(
+                "the loop device /dev/{device} uses {}: 'losetup -d /dev/{device}' when nothing is \
+                 mounted from it",
+                file.display()
+            ));
+        }
+    }
+    let swaps = fs::read("/proc/swaps").unwrap_or_default();
+    found.extend(
+        words(&swaps, 0)
+            .filter(|path| inside(path))
+            .map(|path| format!("{0} is a swap file: 'swapoff {0}'", path.display())),
+    );
+    // Num, RefCount, Protocol, Flags, Type, St, Inode, Path (proc_net_unix(5)).
+    let sockets = fs::read("/proc/net/unix").unwrap_or_default();
+    found.extend(words(&sockets, 7).filter(|path| inside(path)).map(|path| {
+        format!("a socket is bound to {}: end the program that listens there", path.display())
+    }));
+    found
+}
+
+/// The word at this place of each line but the first, as a path.
+fn words(table: &[u8], at: usize) -> impl Iterator<Item = &Path> {
+    table.split(|byte| *byte == b'\n').skip(1).filter_map(move |line| {
+        let word = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).nth(at)?;
+        Some(Path::new(OsStr::from_bytes(word)))
+    })
+}
+
 fn holder(pid: u32, mountpoint: &Path) -> Option<Holder> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let below = |link: &Path| fs::read_link(link).ok().filter(|path| path.starts_with(mountpoint));
@@ -48,6 +98,16 @@ fn holder(pid: u32, mountpoint: &Path) -> Option<Holder> {
 #[allow(clippy::unwrap_used, clippy::panic)] // in a test the panic is the failure
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bound_socket_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        assert_eq!(without_process(&path), Vec::<String>::new());
+        let _socket = std::os::unix::net::UnixListener::bind(path.join("s")).unwrap();
+        let found = without_process(&path);
+        assert!(found.len() == 1 && found[0].contains("socket is bound"), "{found:?}");
+    }
 
     #[test]
     fn an_open_file_is_found_and_a_neighbour_is_not() {

@@ -193,6 +193,10 @@ impl Watch {
             }
             Errno::PERM => "only root can watch files before Linux 5.13".to_owned(),
             Errno::INVAL => "this kernel does not tell enough (Linux 5.17 would)".to_owned(),
+            // Descriptors are not what is short: the limit of the process has just been raised.
+            Errno::MFILE => "this user has as many fanotify groups as are allowed; root can raise \
+                             the sysctl fs.fanotify.max_user_groups (a mount takes two)"
+                .to_owned(),
             other => format!("fanotify: {other}"),
         };
         let names = fanotify::group(Report::NAMES).map_err(refused)?;

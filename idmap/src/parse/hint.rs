@@ -14,6 +14,25 @@ pub(super) fn not_a_spec(text: &str) -> String {
     }
 }
 
+/// bindfs's `alice/bob` and `@staff/@users`: names in the place of numbers.
+fn bindfs_names(text: &str) -> Option<String> {
+    let (from, to) = text.split_once('/')?;
+    let kind = |name: &str| if name.starts_with('@') { "g" } else { "u" };
+    let bare = |name: &str| name.trim_start_matches('@').to_owned();
+    let is_name = |name: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        !name.is_empty() && name.bytes().all(fits)
+    };
+    let (stored, shown) = (bare(from), bare(to));
+    (kind(from) == kind(to) && is_name(&stored) && is_name(&shown)).then(|| {
+        format!(
+            "names are given with name:, the one on disk first: bindfs's --map={text} is written \
+             name:{}:{stored}={shown}",
+            kind(from)
+        )
+    })
+}
+
 fn meant(text: &str) -> Option<String> {
     let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
     let numbers_between = |separator: char| {
@@ -46,6 +65,9 @@ fn meant(text: &str) -> Option<String> {
             "bindfs's --map=1000/1001 is written u:1000:1001:1, its @1000/@1001 g:1000:1001:1"
                 .to_owned(),
         );
+    }
+    if let Some(names) = bindfs_names(text) {
+        return Some(names);
     }
     if text.starts_with("subgid:") {
         return Some(

@@ -104,6 +104,8 @@ fn messages_name_the_spec_and_what_is_wrong() {
         ("name:g:a=", ["the name in the mount is missing", "", ""]),
         ("name:u:a=b=c", ["more than two names", "", ""]),
         ("subgid:alice", ["subuid:NAME is for users and groups", "", ""]),
+        ("alice/bob", ["name:u:alice=bob", "", ""]),
+        ("@staff/@users", ["name:g:staff=users", "", ""]),
         ("nonsense", ["'nonsense'", "no map spec", "b:ON-DISK:IN-MOUNT:COUNT"]),
         ("x:0:1:2", ["no map spec", "", ""]),
     ] {
