@@ -9,6 +9,7 @@
 
 pub mod adopt;
 mod aliases;
+mod by_number;
 pub mod caller;
 pub mod cred;
 pub mod descriptors;
@@ -43,6 +44,7 @@ use crate::state::State;
 use crate::state::slot::InFlight;
 use crate::sys::handle;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
+use by_number::Template;
 use descriptors::{Descriptors, Usage};
 use dirents::Dirent;
 use inode::{Inode, Place};
@@ -70,6 +72,8 @@ pub struct LowerTree {
     mounts: Mounts,
     /// Whether handles can be opened here (root on most local file systems).
     handles: bool,
+    /// By which a file is found that is known by its number alone.
+    template: Option<Template>,
     /// What files' times of birth are worth, by which they are told apart.
     births: Births,
     /// By which numbers files are shown.
@@ -194,12 +198,16 @@ impl LowerTree {
             Some(_) => Births::Tell,
             None => Births::None,
         };
+        let template = handle::name_to_handle(&root)
+            .ok()
+            .and_then(|handle| Template::of(&stat, fs_type, &handle));
         let mut made = Made::default();
         made.look_at(root.as_fd());
         Ok(Self {
             root: Arc::new(root),
             private: true,
             mounts: Mounts::default(),
+            template: if handles { template } else { None },
             handles,
             births,
             made,

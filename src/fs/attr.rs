@@ -31,6 +31,8 @@ pub(super) enum Of<'a> {
 pub struct Attr {
     /// The number shown as `st_ino`: the lower one, but for what lies on another device.
     pub ino: u64,
+    /// What tells the file from others that have had its number.
+    pub generation: u32,
     /// The file type.
     pub kind: FileType,
     /// Type and permissions, as in `st_mode`.
@@ -77,6 +79,7 @@ impl FileSystem {
             None => Attr::up(stat, &self.maps),
             Some(_) => Attr::up(&self.recorded(of, stat)?, &self.maps),
         };
+        attr.generation = self.lower.generation(stat);
         attr.ino = self.lower.shown_number(stat, || self.copy_of(of).ok());
         if self.policies.change_reports() {
             attr.mode |= self.kept_bits(of, stat)?;
@@ -110,6 +113,7 @@ impl Attr {
     pub(super) fn up(stat: &LowerStat, maps: &Maps) -> Self {
         Self {
             ino: stat.identity().ino,
+            generation: 0,
             kind: stat.kind(),
             mode: stat.mode,
             nlink: stat.nlink,

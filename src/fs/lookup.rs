@@ -66,6 +66,23 @@ impl FileSystem {
         Ok((lookup, attr))
     }
 
+    /// Finds an inode that the kernel knows by its nodeid alone, from a handle of the mount.
+    pub fn lookup_self<'c>(&'c self, call: &Call<'c>, nodeid: u64) -> Result<Entry<'c>, FsError> {
+        self.unnamed(self.lower.lookup_self(call.in_flight, nodeid)?)
+    }
+
+    /// Finds the directory above another.
+    pub fn lookup_parent<'c>(&'c self, call: &Call<'c>, nodeid: u64) -> Result<Entry<'c>, FsError> {
+        self.unnamed(self.lower.lookup_parent(call.in_flight, &self.lower.inode(nodeid)?)?)
+    }
+
+    fn unnamed<'c>(&'c self, found: (Lookup<'c>, LowerStat)) -> Result<Entry<'c>, FsError> {
+        let (lookup, stat) = found;
+        let attr = self.shown(Of::Inode(lookup.inode().ok_or(FsError::Stale)?), &stat)?;
+        let time = self.valid_set();
+        Ok(Entry { lookup, attr, valid: Valid { name: time, attr: time } })
+    }
+
     /// The kernel has dropped `count` lookups of `nodeid`; true when it knows it no more.
     pub fn forget(&self, call: &Call<'_>, nodeid: u64, count: u64) -> bool {
         self.lower.forget(call.in_flight, nodeid, count)

@@ -83,6 +83,11 @@ impl FileSystem {
         self.lower.magic()
     }
 
+    /// Whether files are found by their numbers, so that handles of the mount stay good.
+    pub fn finds_by_number(&self) -> bool {
+        self.lower.finds_by_number()
+    }
+
     /// What listens to the lower tree: for the program that goes on after this one.
     pub fn listening(&self) -> Option<[BorrowedFd<'_>; 2]> {
         self.lower.watch().map(Watch::groups)

@@ -80,6 +80,12 @@ impl Device {
         self.forget(nodeid, -1)
     }
 
+    /// Whether the kernel knows an inode by exactly this number.
+    pub(super) fn knows(&self, ino: u64) -> bool {
+        let notice = NotifyInvalInode { ino, off: -1, len: 0 };
+        self.send(0, NOTIFY_INVAL_INODE, &[notice.as_bytes()]).is_ok()
+    }
+
     /// Has the kernel forget what it holds of an inode's contents or, of a directory, its listing,
     /// and of its attributes. Waits for reads that are under way, so not for those who answer them.
     pub(super) fn forget_contents(&self, nodeid: u64) -> Result<(), Errno> {

@@ -41,6 +41,8 @@ features! {
     FUSE_ASYNC_READ 0 "2.6.20" "several reads of one file at once" else "one at a time";
     FUSE_POSIX_LOCKS 1 "2.6.15" "with locks=lower: fcntl(2) locks are held on the lower files"
         else "locks are seen on this mount alone";
+    FUSE_EXPORT_SUPPORT 4 "2.6.26" "file handles (NFS) of a whole ext4 or btrfs lead to files that the kernel has forgotten"
+        else "they become stale";
     FUSE_BIG_WRITES 5 "2.6.27" "writes of more than a page" else "page by page";
     FUSE_DONT_MASK 6 "2.6.35" "the server applies the umask, so that default ACLs can override it"
         else "inherited ACLs are cut by the umask";

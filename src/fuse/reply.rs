@@ -10,6 +10,7 @@ use zerocopy::{Immutable, IntoBytes};
 use super::wire::{AttrOut, AttrWire, Dirent, EntryOut, StatxOut, SxTime};
 use crate::fs::{Attr, DirEntry, KnownAttr, Valid};
 use crate::lower::stat::{Timestamp, decode_rdev};
+use crate::lower::table::ROOT_ID;
 
 /// Attributes, for `GETATTR` and within entries.
 fn attr_wire(attr: &Attr) -> AttrWire {
@@ -43,12 +44,13 @@ pub(super) fn attr_out(KnownAttr { attr, valid }: &KnownAttr) -> AttrOut {
     }
 }
 
-/// A name and what it stands for. A nodeid is never given to a second file, so one generation is
-/// enough.
+/// A name and what it stands for. A nodeid is not given to a second file while the kernel knows the
+/// first; for handles that outlive that there is the generation.
 pub(super) fn entry_out(nodeid: u64, attr: &Attr, valid: Valid) -> EntryOut {
     EntryOut {
         nodeid,
-        generation: 0,
+        // The kernel has made the root itself, and calls it the first.
+        generation: if nodeid == ROOT_ID { 0 } else { attr.generation.into() },
         entry_valid: valid.name.as_secs(),
         attr_valid: valid.attr.as_secs(),
         entry_valid_nsec: valid.name.subsec_nanos(),

@@ -25,6 +25,12 @@ pub(super) fn known(nodeid: u64) -> u64 {
     if nodeid == SHOWN_ID { ROOT_ID } else { nodeid }
 }
 
+/// The nodeid by which the kernel is to know what the server calls `nodeid`; `knows` says whether it
+/// knows one.
+pub(super) fn told(nodeid: u64, knows: impl Fn(u64) -> bool) -> u64 {
+    if nodeid == ROOT_ID && knows(SHOWN_ID) { SHOWN_ID } else { nodeid }
+}
+
 /// Tells the kernel something about `nodeid`, under the number by which it knows that inode.
 pub(super) fn tell(nodeid: u64, tell: impl Fn(u64) -> Result<(), Errno>) -> Result<(), Errno> {
     if nodeid != ROOT_ID {

@@ -10,9 +10,9 @@ use super::backing::Backings;
 use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
-    self, Agreed, FUSE_ALLOW_IDMAP, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT, FUSE_NO_OPEN_SUPPORT,
-    FUSE_NO_OPENDIR_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_ACL, FUSE_POSIX_LOCKS,
-    FUSE_WRITEBACK_CACHE,
+    self, Agreed, FUSE_ALLOW_IDMAP, FUSE_EXPORT_SUPPORT, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT,
+    FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_ACL,
+    FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::Notifier;
 use super::report::About;
@@ -46,6 +46,8 @@ pub struct Settings {
     pub lower_locks: bool,
     /// Who uses the contents of files.
     pub io: IoMode,
+    /// Whether files are found by their numbers.
+    pub exports: bool,
     /// Whether the server has to know who opens a file for writing: policies judge then.
     pub judges_opening: bool,
     /// Whether files can have POSIX ACLs: without, the kernel is not to look for them.
@@ -78,11 +80,12 @@ impl Settings {
             IoMode::Passthrough => FUSE_NO_OPEN_SUPPORT | FUSE_WRITEBACK_CACHE,
             IoMode::Cached => FUSE_PASSTHROUGH | gathering,
         };
+        let export = if self.exports { 0 } else { FUSE_EXPORT_SUPPORT };
         let opening = if self.judges_opening { FUSE_NO_OPEN_SUPPORT } else { 0 };
         let idmap = if self.idmap { 0 } else { FUSE_ALLOW_IDMAP };
         let judged = if self.judged_below { FUSE_PASSTHROUGH | FUSE_NO_OPENDIR_SUPPORT } else { 0 };
         let acls = if self.acls { 0 } else { FUSE_POSIX_ACL };
-        locks | io | opening | idmap | judged | acls
+        locks | io | opening | idmap | judged | acls | export
     }
 }
 

@@ -142,18 +142,30 @@ impl InodeTable {
         parent: u64,
         name: &OsStr,
     ) -> Lookup<'t> {
-        let found = Found { identity, kind, in_flight };
+        self.enter(&Found { identity, kind, in_flight }, Some((parent, name)))
+    }
+
+    /// The same for a file that was not found by a name.
+    pub fn intern_unnamed<'t>(
+        &'t self,
+        in_flight: InFlight<'t>,
+        (identity, kind): (Identity, FileType),
+    ) -> Lookup<'t> {
+        self.enter(&Found { identity, kind, in_flight }, None)
+    }
+
+    fn enter<'t>(&'t self, found: &Found<'t>, place: Option<(u64, &OsStr)>) -> Lookup<'t> {
+        let &Found { identity, in_flight, .. } = found;
         let counted = if identity == self.root {
-            self.count(ROOT_ID, &found, None, true)
+            self.count(ROOT_ID, found, None, true)
         } else {
-            let place = Some((parent, name));
             let counted = if has_own_number(identity) {
-                self.count(identity.ino, &found, place, false)
+                self.count(identity.ino, found, place, false)
             } else {
                 Err(Refusal::Taken)
             };
             match counted {
-                Err(Refusal::Taken) => self.count_alias(&found, place),
+                Err(Refusal::Taken) => self.count_alias(found, place),
                 counted => counted,
             }
         };

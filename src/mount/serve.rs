@@ -284,6 +284,7 @@ fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
         stack_depth: stack_depth(fs),
         lower_locks: config.options.locks == LockMode::Lower,
         io: config.options.io,
+        exports: fs.finds_by_number(),
         judges_opening: fs.acts_as_others()
             || fs.has_made_files()
             || !config.options.policies.is_default_for_writing(),

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // each block says what makes it sound
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 use rustix::io::Errno;
@@ -274,4 +274,33 @@ pub(crate) fn freeze(place: BorrowedFd<'_>, on: bool) -> Result<(), Errno> {
     let number = if on { 0xc004_5877_u32 } else { 0xc004_5878 };
     // SAFETY: both ignore their argument.
     check(unsafe { libc::ioctl(place.as_raw_fd(), number.into(), 0) }.into()).map(drop)
+}
+
+/// A file's handle as name_to_handle_at(2) writes it, header included.
+pub(crate) fn name_to_handle(path: &Path) -> Result<Vec<u8>, Errno> {
+    let mut handle = vec![0; 8 + 128];
+    handle[0] = 128;
+    let mut mount = 0;
+    let path = c_path(path);
+    // SAFETY: the path is a C string, the buffer a `struct file_handle` with the room that it says.
+    let done = unsafe {
+        libc::name_to_handle_at(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            handle.as_mut_ptr().cast(),
+            &raw mut mount,
+            0,
+        )
+    };
+    if done == 0 { Ok(handle) } else { Err(errno()) }
+}
+
+/// Opens what a handle names for reading; `mount` is on the same file system.
+pub(crate) fn open_by_handle(mount: BorrowedFd<'_>, handle: &mut [u8]) -> Result<OwnedFd, Errno> {
+    // SAFETY: the buffer is one that name_to_handle_at(2) has filled.
+    let fd = unsafe {
+        libc::open_by_handle_at(mount.as_raw_fd(), handle.as_mut_ptr().cast(), libc::O_RDONLY)
+    };
+    // SAFETY: the kernel has just made it.
+    if fd >= 0 { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) } else { Err(errno()) }
 }

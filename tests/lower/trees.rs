@@ -15,11 +15,11 @@ use tempfile::TempDir;
 
 use crate::common::mount::temp_dir;
 use crate::common::program::idshift;
-use crate::common::raw::Mapping;
+use crate::common::raw::{self, Mapping};
 use crate::common::restart::kill;
 use crate::common::runner::{needs_idshift, needs_program, needs_real_root, skip};
 use crate::common::storage::Storage;
-use crate::common::{CWD, Mode, Mount, OFlags, eventually, mkdir};
+use crate::common::{CWD, Errno, Mode, Mount, OFlags, assert_errno, eventually, mkdir};
 
 const IDENTITY: &str = "map=identity";
 
@@ -30,9 +30,11 @@ crate::common::tests!(
     numbers_stay_when_the_server_is_killed,
     offsets_fit_into_31_bits,
     offsets_outlive_a_killed_server,
+    handles_outlive_what_the_kernel_remembers,
     files_without_a_size,
     access_times_are_kept_as_asked_for,
     access_times_after_a_remount,
+    what_fuse_does_not_pass_on,
     the_root_directory_can_be_shown,
     what_is_mounted_is_found_by_mount_all,
 );
@@ -307,6 +309,34 @@ fn offsets_outlive_a_killed_server() {
     assert_eq!(rest(dir.as_fd()), names[251..]);
 }
 
+fn handles_outlive_what_the_kernel_remembers() {
+    needs_idshift();
+    let place = temp_dir();
+    for kind in ["ext4", "btrfs"] {
+        let storage = storage(kind, place.path());
+        fill(&storage.root, "what is stored");
+        let mount = || Mount::of(temp_dir(), storage.root.clone(), IDENTITY);
+        let names = ["a", "dir/b", "dir", ""];
+        let first = mount();
+        let mut handles = names.map(|name| raw::name_to_handle(&first.up(name)).unwrap());
+        // Another mount's kernel side has seen none of them; an NFS client has its handles still.
+        first.unmount();
+        let second = mount();
+        let root = rustix::fs::openat(CWD, second.up(""), OFlags::RDONLY, Mode::empty()).unwrap();
+        for (name, handle) in names.iter().zip(&mut handles) {
+            let opened = raw::open_by_handle(root.as_fd(), handle).unwrap();
+            assert_eq!(rustix::fs::fstat(&opened).unwrap().st_ino, stat_number(&second.up(name)));
+        }
+        fs::remove_file(second.up("a")).unwrap();
+        fs::remove_file(second.up("link")).unwrap();
+        // One of these has the number of the removed one.
+        for n in 0..100 {
+            fs::write(second.low(format!("new-{n}")), "another").unwrap();
+        }
+        assert_errno!(raw::open_by_handle(root.as_fd(), &mut handles[0]), Errno::STALE);
+    }
+}
+
 fn files_without_a_size() {
     needs_idshift();
     for options in ["", ",io=cached", ",submounts"] {
@@ -396,6 +426,70 @@ fn access_times_after_a_remount() {
         assert_eq!(done.code, 0, "{}", done.err);
         check_times(&mount, &options, expected);
     }
+}
+
+const FIBMAP: u64 = 1;
+const FIEMAP: u64 = 0xc020_660b;
+
+/// The rows of docs/semantics.md of that name: if one of them changes, the row has to.
+fn what_fuse_does_not_pass_on() {
+    needs_idshift();
+    let place = temp_dir();
+    let ext4 = storage("ext4", place.path());
+    let mount = Mount::of(temp_dir(), ext4.root.clone(), IDENTITY);
+    fs::write(mount.up("file"), vec![1; 1 << 16]).unwrap();
+    let open = |path: PathBuf| rustix::fs::openat(CWD, path, OFlags::RDWR, Mode::empty()).unwrap();
+    let (above, below) = (open(mount.up("file")), open(mount.low("file")));
+    rustix::fs::fsync(&above).unwrap();
+    let ask = |request: u64| {
+        [&above, &below].map(|fd| {
+            let mut room = [0_u8; 1024];
+            // FIEMAP: all of the file, and no room for extents.
+            if request == FIEMAP {
+                room[8..16].fill(0x7f);
+            }
+            raw::ioctl(fd.as_fd(), request, &mut room).map(|_| room[..4].to_vec())
+        })
+    };
+    let [shown, stored] = ask(FIBMAP);
+    assert!(shown == Ok(vec![0; 4]) && stored.is_ok_and(|block| block != [0; 4]), "FIBMAP");
+    for (request, errno) in [
+        (FIEMAP, Errno::OPNOTSUPP),
+        (0x8011_1500, Errno::NOTTY), // FS_IOC_GETFSUUID
+        (0x8100_9431, Errno::NOTTY), // FS_IOC_GETFSLABEL
+    ] {
+        assert_eq!(ask(request)[0], Err(errno), "{request:#x}");
+    }
+    let mut byte = [0];
+    let mut read = [std::io::IoSliceMut::new(&mut byte)];
+    let nowait = rustix::io::ReadWriteFlags::NOWAIT;
+    assert_errno!(rustix::io::preadv2(&above, &mut read, 0, nowait), Errno::OPNOTSUPP);
+
+    run("chattr", &["+d", text(&mount.low("file"))]);
+    let attributes = |path: &Path| {
+        let flags = rustix::fs::StatxFlags::BASIC_STATS;
+        rustix::fs::statx(CWD, path, rustix::fs::AtFlags::empty(), flags).unwrap().stx_attributes
+    };
+    let nodump = rustix::fs::StatxAttributes::NODUMP;
+    assert!(attributes(&mount.low("file")).contains(nodump));
+    assert!(!attributes(&mount.up("file")).contains(nodump), "statx");
+
+    let _listener = std::os::unix::net::UnixListener::bind(mount.low("socket")).unwrap();
+    let refused = std::os::unix::net::UnixStream::connect(mount.up("socket")).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+
+    fs::create_dir_all(mount.up("dir/inner")).unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let dir = rustix::fs::openat(CWD, mount.up("dir/inner"), flags, Mode::empty()).unwrap();
+    let path = || rustix::fs::readlinkat(CWD, magic_link(&dir), Vec::new()).unwrap();
+    fs::rename(mount.low("dir/inner"), mount.low("moved")).unwrap();
+    assert!(path().to_str().unwrap().contains("dir/inner"), "until somebody looks");
+    stat_number(&mount.up("moved"));
+    assert!(path().to_str().unwrap().ends_with("moved"));
+}
+
+fn magic_link(fd: &std::os::fd::OwnedFd) -> String {
+    format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(fd))
 }
 
 fn the_root_directory_can_be_shown() {

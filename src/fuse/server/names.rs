@@ -1,8 +1,9 @@
 //! Requests about names: lookup, making, moving and removing files.
 
-use super::{Done, Outcome, Server, done, place};
-use crate::fs::{Call, Found, NewFile};
-use crate::fuse::reply::{Payload, negative_entry};
+use super::{Done, Handover, Outcome, Server, done, place};
+use crate::fs::{Call, Entry, Found, NewFile};
+use crate::fuse::negotiate::FUSE_EXPORT_SUPPORT;
+use crate::fuse::reply::{Payload, entry_out, is_dot, negative_entry};
 use crate::fuse::request::Request;
 use crate::fuse::root;
 use crate::fuse::wire;
@@ -14,6 +15,10 @@ impl Server {
         request: &mut Request<'_>,
         payload: &mut Payload,
     ) -> Done<'c> {
+        let dots = request.clone().take_str()?;
+        if self.agreed.has(FUSE_EXPORT_SUPPORT) && is_dot(dots) {
+            return self.lookup_unnamed(call, request, dots == "..", payload);
+        }
         let name = request.take_name()?;
         match self.fs.lookup(call, request.nodeid(), name)? {
             Found::Entry(entry) => Self::entry(entry, payload),
@@ -22,6 +27,24 @@ impl Server {
                 done()
             }
         }
+    }
+
+    /// For file handles: the inode itself, or the directory above it.
+    fn lookup_unnamed<'c>(
+        &'c self,
+        call: &Call<'c>,
+        request: &Request<'_>,
+        above: bool,
+        payload: &mut Payload,
+    ) -> Done<'c> {
+        let Entry { lookup, attr, valid } = if above {
+            self.fs.lookup_parent(call, request.nodeid())?
+        } else {
+            self.fs.lookup_self(call, request.nodeid())?
+        };
+        let nodeid = root::told(lookup.nodeid(), |nodeid| self.device.knows(nodeid));
+        payload.push(&entry_out(nodeid, &attr, valid));
+        Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
     }
 
     pub(super) fn forget(&self, call: &Call<'_>, request: &mut Request<'_>) -> Outcome<'_> {
