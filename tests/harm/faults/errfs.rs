@@ -179,6 +179,7 @@ fn serve(store: &Path, device: OwnedFd) {
     let settings = Settings {
         acls: true,
         judged_below: false,
+        exports: false,
         flush: true,
         stack_depth: 1,
         lower_locks: false,
