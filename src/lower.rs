@@ -200,7 +200,7 @@ impl LowerTree {
         };
         let template = handle::name_to_handle(&root)
             .ok()
-            .and_then(|handle| Template::of(&stat, fs_type, &handle));
+            .and_then(|handle| Template::of(&stat, magic.cast_signed(), &handle));
         let mut made = Made::default();
         made.look_at(root.as_fd());
         Ok(Self {
