@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod container_tools;
+mod idmapped;
 mod oci;
 mod package;
 mod pages;
@@ -11,5 +12,7 @@ mod recipes;
 mod rootfs;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(common::modules!(container_tools, package, pages, rootfs; oci, recipes))
+    common::runner::main(
+        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped),
+    )
 }

@@ -33,7 +33,7 @@ const COVERED: [&str; 4] = ["/etc", "/usr/local", "/usr/sbin", "/var/lib"];
 /// Those that are empty here.
 const EMPTY: [&str; 2] = ["/srv", "/mnt"];
 /// What a container with the ids from 100000 on says of its map.
-const MAPPED: &str = "0     100000      65536";
+pub(super) const MAPPED: &str = "0     100000      65536";
 
 /// Makes the places that the recipes name, once.
 pub(super) fn world() {
@@ -96,7 +96,7 @@ fn recipe(name: &str) -> PathBuf {
 }
 
 /// The commands of a recipe's README: what stands between ```` ```sh ```` and ```` ``` ````.
-fn blocks(name: &str) -> Vec<String> {
+pub(super) fn blocks(name: &str) -> Vec<String> {
     let text = fs::read_to_string(recipe(name).join("README.md")).unwrap();
     let parts = text.split("```sh\n").skip(1);
     parts.map(|part| part.split("```").next().unwrap().to_owned()).collect()
@@ -120,10 +120,10 @@ pub(super) fn output(command: &mut Command) -> String {
 }
 
 /// A mount point of a recipe; it is free again at the end, also of a failed test.
-struct Point(&'static str);
+pub(super) struct Point(pub(super) &'static str);
 
 impl Point {
-    fn new(path: &'static str) -> Self {
+    pub(super) fn new(path: &'static str) -> Self {
         fs::create_dir_all(path).unwrap();
         Self(path)
     }
