@@ -41,7 +41,7 @@ pub struct Request {
 }
 
 /// Checks a request against its own sense and against this machine. Opens and changes nothing that
-/// stays.
+/// stays, but for a mount point that is to be made.
 ///
 /// The mount point may be the lower directory itself, or a directory above it: the server holds
 /// the lower directory open before it mounts, so that it is only hidden from others. It may be inside
@@ -51,6 +51,9 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     let (lower, lower_is) = checked_lower(&lower)?;
     let options = intent::settle(options, Some(&lower_is))?;
     let maps = maps(&options.maps)?;
+    if let Some(mode) = options.make_mountpoint {
+        make_mountpoint(&mountpoint, mode)?;
+    }
     let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
     not_inside(&mountpoint, &lower, &lower_is, &options)?;
     options.check_conflicts()?;
@@ -145,6 +148,17 @@ fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
     }
     std::fs::read_dir(&lower).map_err(|error| wrong(unreachable(&error, LOWER)))?;
     Ok((lower, metadata))
+}
+
+/// Makes a mount point, and directories above it, that are not there.
+fn make_mountpoint(path: &Path, mode: u32) -> Result<(), StartError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|error| StartError::Path {
+        role: MOUNTPOINT,
+        path: path.to_owned(),
+        why: format!("cannot be made (X-mount.mkdir): {error}"),
+    })
 }
 
 fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> {

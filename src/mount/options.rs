@@ -3,6 +3,7 @@
 //! mean for this machine is decided in `mount::check`.
 
 pub mod described;
+pub mod foreign;
 pub mod generic;
 pub mod known;
 pub mod own;
@@ -67,6 +68,8 @@ pub struct Options {
     pub sandbox: Sandbox,
     /// A new server goes on should the server be killed.
     pub restart: bool,
+    /// Make a mount point that is not there, with this mode.
+    pub make_mountpoint: Option<u32>,
     /// The kernel may not idmap the mount.
     pub no_idmap: bool,
     /// Worker threads.
@@ -100,7 +103,7 @@ impl Options {
     }
 
     fn apply(&mut self, word: Word, origin: Origin) -> Result<(), StartError> {
-        if is_for_others(&word.name) {
+        if is_for_others(&word.name, origin) {
             return Ok(());
         }
         // Without its value: reading it says what is missing.
@@ -125,8 +128,12 @@ fn flag(options: &mut Options, word: &Word, _: Origin) -> Result<(), StartError>
 }
 
 /// Options that are meant for fstab readers, systemd and mount(8), never for a helper: mount(8)
-/// passes `x-…` on in some versions.
-fn is_for_others(name: &str) -> bool {
+/// passes `x-…` on in some versions. `X-mount.…` is carried out by mount(8), and without it by nobody else.
+fn is_for_others(name: &str, origin: Origin) -> bool {
+    let of_mount = name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("x-mount."));
+    if of_mount {
+        return origin == Origin::MountProgram;
+    }
     name.starts_with("x-") || name.starts_with("X-") || name == "comment"
 }
 
@@ -138,6 +145,9 @@ fn is_from_mountinfo(name: &str) -> bool {
 /// What to say of an option that no row takes.
 fn unknown(word: &Word) -> StartError {
     let name = &word.name;
+    if let Some(advice) = foreign::advice(word) {
+        return StartError::Usage(format!("option '{word}': {advice}"));
+    }
     if table::names().any(|known| known == name) {
         return StartError::Usage(format!(
             "option '{word}': '{name}' takes no value; write just '{name}'"

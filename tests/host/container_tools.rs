@@ -5,16 +5,19 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::debian::run;
 use crate::common::mount::{free, is_mounted, temp_dir};
 use crate::common::runner::{needs_idshift, needs_program, needs_real_root};
 use crate::common::{
-    self, Mount, chown, get_xattr, mkdir, mode, owner, put_dir, put_file, set_mode, set_xattr,
+    self, Caller, Mount, chown, get_xattr, mkdir, mode, owner, put_dir, put_file, set_mode,
+    set_xattr,
 };
 
 crate::common::tests!(
     fuse_overlayfs_reads_it,
     fuse_overlayfs_has_written_it,
     containers_storage_has_written_it,
+    bindfs_side_by_side,
 );
 
 const ATTRIBUTE: &str = "user.containers.override_stat";
@@ -38,6 +41,114 @@ impl Overlay {
 impl Drop for Overlay {
     fn drop(&mut self) {
         free(&self.0);
+    }
+}
+
+/// What people use bindfs for, and what says the same here.
+struct Recipe {
+    name: &'static str,
+    /// Stored owner of the directory.
+    lower: (u32, u32),
+    bindfs: &'static str,
+    idshift: &'static str,
+    /// Who makes a file, as user and group.
+    maker: (u32, u32),
+    shown: (u32, u32),
+    stored: (u32, u32),
+}
+
+const RECIPES: &[Recipe] = &[
+    Recipe {
+        name: "a developer's web site, as the web server's",
+        lower: (1000, 1000),
+        bindfs: "force-user=33,force-group=33,create-for-user=1000,create-for-group=1000,chown-ignore,chgrp-ignore",
+        idshift: "owned-by=33:33",
+        maker: (33, 33),
+        shown: (33, 33),
+        stored: (1000, 1000),
+    },
+    Recipe {
+        name: "a team's share",
+        lower: (1000, 50),
+        bindfs: "force-user=1000,force-group=50,create-for-user=1000,create-for-group=50,chown-ignore,chgrp-ignore",
+        idshift: "owned-by=1000:50",
+        maker: (7, 50),
+        shown: (1000, 50),
+        stored: (1000, 50),
+    },
+    Recipe {
+        name: "Vagrant: a Mac's files in the guest",
+        lower: (501, 20),
+        bindfs: "force-user=1000,force-group=1000,create-for-user=501,create-for-group=20,chown-ignore,chgrp-ignore",
+        idshift: "owned-by=1000:1000",
+        maker: (0, 0),
+        shown: (1000, 1000),
+        stored: (501, 20),
+    },
+    Recipe {
+        name: "uploads by FTP",
+        lower: (1000, 1000),
+        bindfs: "create-for-user=1000,create-for-group=1000,chown-ignore,chgrp-ignore",
+        idshift: "map=b:1000:1000:1,unmapped=squash:1000:1000,creators=squash,chown=ignore",
+        maker: (14, 14),
+        shown: (1000, 1000),
+        stored: (1000, 1000),
+    },
+    Recipe {
+        name: "a NAS's media in an unprivileged container",
+        lower: (1000, 1000),
+        bindfs: "force-user=101000,force-group=101000,create-for-user=1000,create-for-group=1000,chown-ignore,chgrp-ignore",
+        idshift: "owned-by=101000:101000",
+        maker: (101_000, 101_000),
+        shown: (101_000, 101_000),
+        stored: (1000, 1000),
+    },
+];
+
+/// Both show, store and refuse the same, but for set-user-ID programs.
+fn bindfs_side_by_side() {
+    needs_program("bindfs");
+    needs_real_root("callers of many ids");
+    needs_idshift();
+    for recipe in RECIPES {
+        let place = temp_dir();
+        for tool in ["bindfs", "idshift"] {
+            let (lower, point) = (place.path().join(tool), place.path().join(format!("{tool}-up")));
+            put_dir(&lower, 0o777, recipe.lower.0, recipe.lower.1);
+            put_dir(&lower.join("closed"), 0o700, recipe.lower.0, recipe.lower.1);
+            put_file(&lower.join("there"), b"x", 0o644, recipe.lower.0, recipe.lower.1);
+            mkdir(&point, 0o755).unwrap();
+            let mut command = if tool == "bindfs" {
+                let mut command = Command::new("bindfs");
+                command.args(["-o", recipe.bindfs]);
+                command
+            } else {
+                let mut command = Command::new(&crate::common::machine().binary);
+                command.args(["mount", "-o", recipe.idshift]);
+                command
+            };
+            run(command.arg(&lower).arg(&point));
+            let mounted = Overlay(point);
+            let (up, name) = (&mounted.0, recipe.name);
+            assert_eq!(owner(&up.join("there")), recipe.shown, "{tool}: {name}");
+            Caller::user(recipe.maker.0)
+                .gid(recipe.maker.1)
+                .run(|| fs::write(up.join("new"), "y"))
+                .unwrap_or_else(|error| panic!("{tool}: {name}: {error}"));
+            assert_eq!(owner(&lower.join("new")), recipe.stored, "{tool}: {name}");
+            assert_eq!(owner(&up.join("new")), recipe.shown, "{tool}: {name}");
+            for id in [0, 33, 12_345] {
+                chown(&up.join("there"), Some(id), Some(id)).unwrap();
+                assert_eq!(owner(&lower.join("there")), recipe.lower, "{tool}: {name}: {id}");
+            }
+            let stranger = Caller::user(4242);
+            stranger.run(|| {
+                assert!(fs::write(up.join("there"), "z").is_err(), "{tool}: {name}");
+                assert!(fs::write(up.join("closed/new"), "z").is_err(), "{tool}: {name}");
+            });
+            let program = set_mode(&up.join("there"), 0o4755);
+            assert_eq!(program.is_ok(), tool == "bindfs", "{tool}: {name}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::common::mount::free;
 use crate::common::runner::needs_program;
-use crate::common::{machine, owner, put_dir, put_file, raw, skip};
+use crate::common::{exists, machine, owner, put_dir, put_file, raw, skip};
 use crate::recipes::{MAPPED, Point, blocks, output, podman, shell, world};
 
 crate::common::tests!(
@@ -42,6 +42,10 @@ fn share() -> (Point, Point, MutexGuard<'static, ()>) {
     }
     put_dir(share, 0o755, 0, 0);
     put_file(&share.join("letter"), b"dear all\n", 0o644, 33, 33);
+    // Podman looks after it before it takes the container's ids.
+    if !exists(Path::new("/srv/rootfs/etc/mtab")) {
+        std::os::unix::fs::symlink("/proc/self/mounts", "/srv/rootfs/etc/mtab").unwrap();
+    }
     // Nobody in a container may make a mount point in an image that is another's.
     fs::create_dir_all("/srv/rootfs/data").unwrap();
     (Point::new("/mnt/share"), Point::new("/mnt/fuse"), turn)

@@ -11,7 +11,13 @@ use crate::common::program::{Called, idshift};
 use crate::common::runner::{machine, needs_real_root};
 use crate::common::{self, chown, eventually, lo, owner, put_dir, put_file, status};
 
-crate::common::tests!(mounting, remounting, with_the_kernels_mount, choosing_the_backend);
+crate::common::tests!(
+    a_mount_point_is_made,
+    mounting,
+    remounting,
+    with_the_kernels_mount,
+    choosing_the_backend
+);
 
 /// What capital letters in a form stand for.
 const STANDS_FOR: &[(&str, &str)] = &[
@@ -23,6 +29,7 @@ const STANDS_FOR: &[(&str, &str)] = &[
     ("LABEL", "web"),
     ("NAME", "x"),
     ("LEVEL", "debug"),
+    ("MODE", "0755"),
     ("SPEC", "b:20000:0:20000"),
     ("N", "2"),
 ];
@@ -128,6 +135,22 @@ fn each(situation: &str, accounted_for: impl Fn(&Row, &str) -> bool) {
     assert!(silent.is_empty(), "{situation}: accepted without a word or an effect: {silent:?}");
 }
 
+fn a_mount_point_is_made() {
+    let place = Place::new();
+    let point = place.upper.join("a/b");
+    let mount = |options: &str| {
+        let options = format!("{},{options}", common::MAP);
+        idshift(&[&"mount", &"-o", &options, &place.lower, &point])
+    };
+    let called = mount("ro");
+    assert!(called.code == 32 && called.err.contains("mkdir"), "{}", called.err);
+    let called = mount("X-mount.mkdir=0700");
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert_eq!(owner(&point.join("file")), (7, 7));
+    free(&point);
+    assert_eq!(common::mode(&point), 0o700);
+}
+
 fn mounting() {
     let place = Place::new();
     each("mount", |row, option| {
@@ -149,6 +172,8 @@ fn mounting() {
         }
         let seen = match row.names {
             ["map"] => owner(&place.upper.join("file")) == (7, 7),
+            // The mount point is there already; `a_mount_point_is_made` is about others.
+            ["X-mount.mkdir"] => true,
             ["fsname"] => mount_line(&place.upper).unwrap()[0] == "x",
             _ => place.is_as_flag_says(option).unwrap_or_else(|| {
                 let report = status::report(&place.upper).unwrap();

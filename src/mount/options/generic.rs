@@ -110,8 +110,21 @@ pub const ROWS: &[Row] = &[
         ..Row::GENERIC
     },
     Row {
-        names: &["default_permissions", "silent", "loud", "iversion", "noiversion", "nomand"],
-        form: "default_permissions, silent, loud, iversion, nomand",
+        names: &[
+            "default_permissions",
+            "use_ino",
+            "readdir_ino",
+            "nonempty",
+            "big_writes",
+            "async_read",
+            "silent",
+            "loud",
+            "iversion",
+            "noiversion",
+            "nomand",
+        ],
+        form: "default_permissions, use_ino, readdir_ino, nonempty, big_writes, async_read, silent, loud, \
+               iversion, nomand",
         text: "taken, because other programs give them, and change nothing here",
         read: |_, _, _| Ok(()),
         remount: Remount::Nothing,

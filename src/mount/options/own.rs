@@ -259,6 +259,16 @@ pub const ROWS: &[Row] = &[
             ForeignOwners::Refuse => None,
             ForeignOwners::Ignore => Some(written("chown", "ignore")),
         },
+        conflicts: &[Conflict {
+            options: ["chown=ignore", "suid=pass"],
+            meet: |options| {
+                let last = options.words.iter().rfind(|word| word.to_string().starts_with("suid="));
+                options.policies.foreign_owners == ForeignOwners::Ignore
+                    && last.is_some_and(|word| word.value.as_deref() == Some("pass"))
+            },
+            why: "a program whose change of owner was ignored must not become set-user-ID; owned-by= \
+                  includes chown=ignore, and that includes suid=deny; leave suid= out",
+        }],
         kernel: Kernel::HasOnly(&["refuse"]),
         ..Row::OWN
     },
@@ -360,6 +370,17 @@ pub const ROWS: &[Row] = &[
         ..Row::OWN
     },
     Row {
+        names: &["X-mount.mkdir"],
+        form: "X-mount.mkdir=MODE",
+        text: "make MOUNTPOINT if it is not there, as mount(8) does; the mode is 0755 if left out",
+        read: |options, word, _| {
+            options.make_mountpoint = Some(values::mode(word)?);
+            Ok(())
+        },
+        kernel: Kernel::Has,
+        ..Row::OWN
+    },
+    Row {
         names: &["restart"],
         form: "restart=off | on",
         text: "should the server be killed the mount is dead (default), or a new server goes on, and open \
@@ -379,7 +400,7 @@ pub const ROWS: &[Row] = &[
         text: "the mount can be idmapped once more, which is what ':idmap' of container tools asks for \
                (default, Linux 6.12), or cannot",
         read: |options, word, _| {
-            options.no_idmap = choice(word, IDMAP)?;
+            options.no_idmap = values::idmap(word, IDMAP)?;
             Ok(())
         },
         shown: |options| options.no_idmap.then(|| written("idmap", "deny")),

@@ -66,6 +66,7 @@ fn every_form_in_the_help_is_understood() {
         ("LABEL", "web"),
         ("NAME", "x"),
         ("LEVEL", "debug"),
+        ("MODE", "0755"),
         ("SPEC", "identity"),
         ("N", "2"),
     ];

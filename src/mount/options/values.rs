@@ -48,8 +48,22 @@ pub(super) fn choice<T: Copy>(word: &Word, choices: &[(&str, T)]) -> Result<T, S
     Err(bad(word, &format!("the values are {}", names.join(", "))))
 }
 
+/// The value of `idmap=`, which Podman has for something else.
+pub(super) fn idmap<T: Copy>(word: &Word, choices: &[(&str, T)]) -> Result<T, StartError> {
+    let value = word.value.as_deref().unwrap_or_default();
+    if ["uids=", "gids="].iter().any(|start| value.starts_with(start)) {
+        return Err(bad(
+            word,
+            "that is Podman's, for 'podman run -v …:idmap=…', which works on a mount of idshift \
+             (Linux 6.12); to have idshift itself shift, write map=u:STORED:SHOWN:COUNT, and g: for groups",
+        ));
+    }
+    choice(word, choices)
+}
+
 pub(super) fn cache(word: &Word) -> Result<CacheMode, StartError> {
-    const VALUES: &str = "the values are coherent, none, exclusive and ttl:SECONDS";
+    const VALUES: &str = "the values are coherent, none, exclusive and ttl:SECONDS (virtiofsd's auto is \
+                          ttl:1, its always is exclusive, its never and metadata are none)";
     match needed(word, "cache=ttl:1")? {
         "none" => Ok(CacheMode::None),
         "exclusive" => Ok(CacheMode::Exclusive),
@@ -87,6 +101,13 @@ pub(super) fn ownership(word: &Word) -> Result<Ownership, StartError> {
         },
         _ => Err(bad(word, "the values are chown, xattr and xattr:LABEL")),
     }
+}
+
+/// The value of `X-mount.mkdir`: a mode in octal, or none.
+pub(super) fn mode(word: &Word) -> Result<u32, StartError> {
+    let Some(value) = word.value.as_deref() else { return Ok(0o755) };
+    let mode = u32::from_str_radix(value, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| bad(word, "the mode is an octal number, for example 0755"))
 }
 
 /// The value of `log=`.
