@@ -225,11 +225,24 @@ const OF_THE_KERNEL: &[&str] = &[
     "allow_other",
     "restart=off",
     "idmap=deny",
-    "backend=kernel",
+    // Its calls are the callers' own.
     "act_as=auto",
     "act_as=caller",
+    "X-mount.mkdir=0755",
+    "backend=kernel",
     "log=debug",
 ];
+
+/// What has to be said beside an option.
+fn beside(row: &Row, option: &str) -> String {
+    match row.names {
+        ["map" | "owned-by"] => "ro".to_owned(),
+        _ if option == "creators=squash" => {
+            format!("{},unmapped=squash:1000:1000", common::MAP)
+        }
+        _ => common::MAP.to_owned(),
+    }
+}
 
 fn with_the_kernels_mount() {
     needs_real_root("the kernel's idmapped mount");
@@ -242,7 +255,7 @@ fn with_the_kernels_mount() {
         if row.names == ["remount"] || option == "backend=fuse" || option == "backend=auto" {
             return true; // another situation
         }
-        let map = if matches!(row.names, ["map" | "owned-by"]) { "ro" } else { common::MAP };
+        let map = beside(row, option);
         let called = place.mount(&format!("{map},backend=kernel,{option}"));
         if called.code != 0 {
             assert_eq!(called.code, 1, "{option}: {}", called.err);
@@ -275,7 +288,7 @@ fn choosing_the_backend() {
         if ["remount", "backend"].contains(&row.names[0]) {
             return true; // another situation
         }
-        let map = if matches!(row.names, ["map" | "owned-by"]) { "ro" } else { common::MAP };
+        let map = beside(row, option);
         let called = choice(&format!("{map},backend=auto,{option}"));
         let is_kernels = called.err.contains("backend: kernel");
         let is_had = OF_THE_KERNEL.contains(&option) || place_flag(option);
