@@ -151,9 +151,9 @@ fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
 }
 
 /// Makes a mount point, and directories above it, that are not there.
-fn make_mountpoint(path: &Path, mode: u32) -> Result<(), StartError> {
+fn make_mountpoint(path: &Path, bits: u32) -> Result<(), StartError> {
     use std::os::unix::fs::DirBuilderExt;
-    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    let made = std::fs::DirBuilder::new().recursive(true).mode(bits).create(path);
     made.map_err(|error| StartError::Path {
         role: MOUNTPOINT,
         path: path.to_owned(),
