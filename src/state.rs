@@ -32,8 +32,10 @@ pub const VERSION: u64 = 3;
 
 /// Room for one request: a write of 1 MiB, and its headers.
 pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;
-/// Threads that answer requests, and one that takes over what another server has left.
-const SLOTS: usize = 257;
+/// The most threads that answer requests.
+pub const WORKERS: usize = 256;
+/// One for each, and one for what takes over what another server has left.
+const SLOTS: usize = WORKERS + 1;
 const OPENS: usize = if SMALL { 1 << 8 } else { 1 << 22 };
 const BACKINGS: usize = if SMALL { 1 << 8 } else { 1 << 20 };
 /// How many pages of rows and names to reserve: the first number that the system allows. A page

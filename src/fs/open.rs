@@ -20,6 +20,7 @@ fn same_below(flags: u32) -> OFlags {
         | OFlags::APPEND
         | OFlags::SYNC // and O_DSYNC, which is one of its two bits
         | OFlags::NOATIME
+        | OFlags::NONBLOCK // somebody's lease is then no reason to wait, but EAGAIN
         | OFlags::LARGEFILE;
     OFlags::from_bits_retain(flags) & kept
 }

@@ -89,8 +89,13 @@ pub(super) struct Sum {
 impl AllCounters {
     /// Counters for a thread that begins to read requests.
     pub(super) fn of_new_worker(&self) -> Arc<Counters> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of a thread that has ended go on counting.
+        if let Some(left) = all.iter().find(|counters| Arc::strong_count(counters) == 1) {
+            return Arc::clone(left);
+        }
         let counters = Arc::new(Counters::new());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&counters));
+        all.push(Arc::clone(&counters));
         counters
     }
 
@@ -111,7 +116,8 @@ impl AllCounters {
         Sum {
             operations: operations.filter(|operation| operation.times.count() > 0).collect(),
             trusted: std::array::from_fn(trusted),
-            workers: workers.len(),
+            // One of the three is in the list, and one here.
+            workers: workers.iter().filter(|worker| Arc::strong_count(worker) > 2).count(),
             busy: workers.iter().filter(|worker| worker.busy.load(Ordering::Relaxed)).count(),
         }
     }

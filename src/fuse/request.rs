@@ -41,6 +41,13 @@ impl<'m> Request<'m> {
         Opcode::from_raw(self.header.opcode)
     }
 
+    /// Whether serving it may take long. What only makes the server forget does not, and its message
+    /// must not be put by.
+    pub(super) fn can_be_stuck(&self) -> bool {
+        use Opcode::{BatchForget, Forget, Interrupt};
+        !matches!(self.opcode(), None | Some(Forget | BatchForget | Interrupt))
+    }
+
     /// The inode that the request is about.
     pub(super) fn nodeid(&self) -> u64 {
         root::known(self.header.nodeid)

@@ -20,7 +20,7 @@ use super::request::Request;
 use super::server::{LockWaiters, Resumed, Server};
 use super::unattached;
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
-use super::workers;
+use super::workers::{self, Most};
 pub use super::workers::{Machine, WORKER};
 use crate::config::IoMode;
 use crate::fs::FileSystem;
@@ -60,8 +60,10 @@ pub struct Settings {
     pub gather_writes: bool,
     /// Whether the kernel may idmap the mount, for which it says less of callers.
     pub idmap: bool,
-    /// The most worker threads.
+    /// The most worker threads for a load.
     pub threads: usize,
+    /// The most when all are stuck.
+    pub threads_if_stuck: usize,
     /// What the mount tells of itself in words (`idshift status`).
     pub facts: Vec<(String, String)>,
     /// What is known of the machine that they run on.
@@ -92,7 +94,7 @@ impl Settings {
 /// A connection that has shaken hands and can be served.
 pub struct Connection {
     server: Arc<Server>,
-    threads: usize,
+    threads: Most,
     machine: Machine,
     takes_over: bool,
 }
@@ -152,7 +154,8 @@ impl Connection {
             fs,
             device,
         };
-        let Settings { threads, machine, .. } = settings;
+        let Settings { threads: usual, threads_if_stuck: stuck, machine, .. } = settings;
+        let threads = Most { usual, stuck };
         Self { server: Arc::new(server), threads, machine, takes_over: false }
     }
 

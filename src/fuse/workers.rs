@@ -10,6 +10,8 @@
 //!   CPU is idle (so it waits for the disk now and then), or when it is stuck in one (fsync) while
 //!   others might come. Two readers on CPUs that are all busy only take them from the callers.
 //! - A reader that finds nothing to do while another one waits goes back to the bench.
+//! - When all are stuck, more are started than a load needs: up to a bound that no one user can
+//!   reach ([`shares`]). They end when they are not needed any more.
 //! - On a busy machine a reader looks for the CPU on which its one caller runs ([`placing`]).
 //! - A *referee* watches for readers that are stuck; it sleeps while the mount is quiet.
 
@@ -26,13 +28,18 @@ use super::device::Read;
 use super::reply::Payload;
 use super::request::Request;
 use super::server::Server;
+use crate::fs::Caller;
+use crate::shift::id::{INVALID, Id};
 use crate::state::slot::Slot;
+use crate::sys::shared::Bytes;
 pub use looking::Machine;
 use looking::{Callers, Crowd, Looking};
 use placing::Placing;
+use shares::{Fate, SHARE, Serving, Shares, Who};
 
 mod looking;
 mod placing;
+mod shares;
 
 /// How the names of the threads begin.
 pub const WORKER: &str = "fuse-";
@@ -68,6 +75,8 @@ struct Workers {
     backlog: AtomicBool,
     /// Whether more threads want to run than there are CPUs.
     crowd: Crowd,
+    most: Most,
+    shares: Shares,
     referee_sleeps: AtomicBool,
     referee: Unparker,
     bench: Mutex<Bench>,
@@ -82,12 +91,32 @@ struct Bench {
     /// Calls that no thread has answered yet.
     calls: usize,
     started: usize,
+    /// How many of these have ended because they were not needed any more.
+    gone: usize,
     ended: bool,
+}
+
+/// The most threads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Most {
+    /// For a load.
+    pub(super) usual: usize,
+    /// When all are stuck.
+    pub(super) stuck: usize,
+}
+
+/// What one thread works with.
+struct Desk {
+    slot: Slot,
+    buffer: Bytes,
+    payload: Payload,
+    counters: Arc<Counters>,
+    serving: Arc<Serving>,
 }
 
 /// Serves until the connection ends. The calling thread becomes the referee, whose credentials
 /// nobody changes: new threads inherit them.
-pub(super) fn run(server: &Arc<Server>, most: usize, machine: Machine) -> Result<(), Errno> {
+pub(super) fn run(server: &Arc<Server>, most: Most, machine: Machine) -> Result<(), Errno> {
     let parker = Parker::new();
     let workers = Arc::new(Workers {
         server: Arc::clone(server),
@@ -96,6 +125,8 @@ pub(super) fn run(server: &Arc<Server>, most: usize, machine: Machine) -> Result
         begun: AtomicU64::new(0),
         backlog: AtomicBool::new(false),
         crowd: Crowd::of(machine),
+        most,
+        shares: Shares::default(),
         referee_sleeps: AtomicBool::new(false),
         referee: parker.unparker().clone(),
         bench: Mutex::default(),
@@ -103,8 +134,8 @@ pub(super) fn run(server: &Arc<Server>, most: usize, machine: Machine) -> Result
         failure: Mutex::new(None),
     });
     let mut threads = Vec::new();
-    workers.call_reader(most, &mut threads)?;
-    workers.referee(&parker, most, &mut threads);
+    workers.call_reader(most.usual, &mut threads)?;
+    workers.referee(&parker, &mut threads);
     for thread in threads {
         if thread.join().is_err() {
             return Err(Errno::IO);
@@ -116,12 +147,7 @@ pub(super) fn run(server: &Arc<Server>, most: usize, machine: Machine) -> Result
 
 impl Workers {
     /// Watches over the readers until the connection ends.
-    fn referee(
-        self: &Arc<Self>,
-        parker: &Parker,
-        most: usize,
-        threads: &mut Vec<thread::JoinHandle<()>>,
-    ) {
+    fn referee(self: &Arc<Self>, parker: &Parker, threads: &mut Vec<thread::JoinHandle<()>>) {
         let (mut seen, mut said): (u64, Option<Instant>) = (0, None);
         let (mut quiet, mut stuck, mut behind, mut tick) = (0, 0, 0, 0);
         while !self.ended() {
@@ -145,6 +171,7 @@ impl Workers {
             let no_progress = begun == seen && self.waiting.load(Ordering::Relaxed) == 0;
             stuck = if no_progress { stuck + 1 } else { 0 };
             if stuck >= STUCK_TICKS || behind >= BEHIND {
+                let most = if stuck >= STUCK_TICKS { self.most.stuck } else { self.most.usual };
                 (stuck, behind) = (0, 0);
                 // Where it fails it is tried again at once, as long as it would help.
                 let long_ago = said.is_none_or(|said| said.elapsed() > SAY_AGAIN);
@@ -172,9 +199,11 @@ impl Workers {
             self.called.notify_one();
             return Ok(());
         }
-        if bench.started >= most.max(1) {
+        if bench.started - bench.gone >= most.max(1) {
             return Ok(());
         }
+        // Those that have ended leave nothing to be waited for.
+        threads.retain(|thread| !thread.is_finished());
         let workers = Arc::clone(self);
         let name = format!("{WORKER}{}", bench.started);
         let thread = thread::Builder::new()
@@ -189,24 +218,16 @@ impl Workers {
 
     /// A thread's life: reading, and sitting on the bench.
     fn work(&self) {
-        let state = self.server.fs.state();
-        let slot = state.slots.take().ok_or(Errno::AGAIN);
-        let buffer = slot.and_then(|slot| Ok((state.buffer(slot.number())?, slot)));
-        let (mut buffer, slot) = match buffer {
-            Ok((buffer, slot)) => {
-                slot.enter();
-                (buffer, slot)
-            }
+        let mut desk = match self.desk() {
+            Ok(desk) => desk,
             Err(errno) => {
                 tracing::error!(%errno, "a thread has no room to work");
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
                 return self.end();
             }
         };
-        let mut payload = Payload::default();
-        let counters = self.server.counters.of_new_worker();
         loop {
-            let result = self.read_requests(&slot, &mut buffer, &mut payload, &counters);
+            let result = self.read_requests(&mut desk);
             if let Err(errno) = result {
                 tracing::error!(%errno, "cannot read from /dev/fuse");
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(errno);
@@ -215,20 +236,28 @@ impl Workers {
                 self.end();
                 return;
             }
-            if !self.sit() {
+            if !self.sit(&mut desk) {
                 return;
             }
         }
     }
 
+    fn desk(&self) -> Result<Desk, Errno> {
+        let state = self.server.fs.state();
+        let slot = state.slots.take().ok_or(Errno::AGAIN)?;
+        let buffer = state.buffer(slot.number())?;
+        slot.enter();
+        Ok(Desk {
+            slot,
+            buffer,
+            payload: Payload::default(),
+            counters: self.server.counters.of_new_worker(),
+            serving: self.shares.of_new_thread(),
+        })
+    }
+
     /// Reads and serves requests until there is nothing to do and another reader waits.
-    fn read_requests(
-        &self,
-        slot: &Slot,
-        buffer: &mut [u8],
-        payload: &mut Payload,
-        counters: &Counters,
-    ) -> Result<Turn, Errno> {
+    fn read_requests(&self, desk: &mut Desk) -> Result<Turn, Errno> {
         let mut looking = Looking::default();
         let mut callers = Callers::default();
         let mut placing = Placing::on(self.crowd.cpus());
@@ -243,8 +272,8 @@ impl Workers {
             }
             // While requests flow, one look at the clock serves for the end of one and this.
             let begun = if without_gap >= FLOW { ended } else { Instant::now() };
-            slot.await_message(buffer);
-            let length = match self.server.device.read(buffer)? {
+            desk.slot.await_message(&mut desk.buffer);
+            let length = match self.server.device.read(&mut desk.buffer)? {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
             };
@@ -260,12 +289,63 @@ impl Workers {
                 without_gap = FLOW;
                 self.backlog.store(true, Ordering::Relaxed);
             }
+            let Desk { slot, buffer, payload, counters, serving } = desk;
             let message = &buffer[..length];
-            callers.note(Request::parse(message).map_or(0, |request| request.caller().tid));
+            let request = Request::parse(message);
+            let who = request.as_ref().and_then(who);
+            callers.note(who.map_or(0, Who::tid));
+            if self.is_put_by(request.as_ref(), message) {
+                ended = came;
+                continue;
+            }
             counters.begin();
+            serving.begin(who);
             let served = self.serve(slot, message, payload);
+            serving.end();
             ended = Instant::now();
             counters.end(served, ended - came);
+            if self.shares.any() {
+                self.serve_waiting(desk);
+                ended = Instant::now();
+            }
+        }
+    }
+
+    /// Whether a request is not served now, because its user occupies too many threads already.
+    fn is_put_by(&self, request: Option<&Request<'_>>, message: &[u8]) -> bool {
+        let readers = self.readers.load(Ordering::Relaxed);
+        let busy = readers.saturating_sub(self.waiting.load(Ordering::Relaxed));
+        let Some(request) = request.filter(|request| busy >= SHARE && request.can_be_stuck())
+        else {
+            return false;
+        };
+        let Some(who) = who(request) else { return false };
+        match self.shares.judge(who, message, |who| self.person(who)) {
+            Fate::Served => false,
+            Fate::PutBy => true,
+            Fate::Refused => {
+                if let Err(errno) = self.server.device.reply_error(request.unique(), Errno::NOMEM) {
+                    tracing::debug!(%errno, "nobody waits for the refusal any more");
+                }
+                true
+            }
+        }
+    }
+
+    fn person(&self, who: Who) -> Option<u32> {
+        self.server.fs.person(Caller { uid: Id::new(who.uid()), gid: None, tid: who.tid() })
+    }
+
+    /// Serves requests that had to wait.
+    fn serve_waiting(&self, Desk { slot, buffer, payload, counters, serving }: &mut Desk) {
+        while let Some(message) = self.shares.next(|who| self.person(who)) {
+            let came = Instant::now();
+            slot.await_message(buffer);
+            counters.begin();
+            serving.begin(Request::parse(&message).as_ref().and_then(who));
+            let served = self.serve(slot, &message, payload);
+            serving.end();
+            counters.end(served, came.elapsed());
         }
     }
 
@@ -318,9 +398,15 @@ impl Workers {
         left
     }
 
-    /// Sits on the bench until called (true) or until the connection ends.
-    fn sit(&self) -> bool {
+    /// Sits on the bench until called (true) or until it is not needed any more.
+    fn sit(&self, desk: &mut Desk) -> bool {
         let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
+        if bench.started - bench.gone > self.most.usual.max(1) && bench.sitting > 0 {
+            bench.gone += 1;
+            desk.slot.await_message(&mut desk.buffer);
+            self.server.fs.state().slots.give_back(&desk.slot);
+            return false;
+        }
         bench.sitting += 1;
         while bench.calls == 0 && !bench.ended {
             bench = self.called.wait(bench).unwrap_or_else(PoisonError::into_inner);
@@ -339,6 +425,12 @@ impl Workers {
     fn ended(&self) -> bool {
         self.bench.lock().unwrap_or_else(PoisonError::into_inner).ended
     }
+}
+
+/// Who makes a request.
+fn who(request: &Request<'_>) -> Option<Who> {
+    let caller = request.caller();
+    Who::new(caller.uid.map_or(INVALID, Id::raw), caller.tid)
 }
 
 /// What a reader knows of the next request.

@@ -32,7 +32,7 @@ use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
-use crate::state::State;
+use crate::state::{State, WORKERS};
 use crate::sys;
 
 /// Descriptors that are left for callers' open files and the server's own needs.
@@ -295,6 +295,7 @@ fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
         // Through an idmapped mount requests do not say who makes them.
         idmap: !config.options.no_idmap && !fs.acts_as_callers(),
         threads: config.options.threads.unwrap_or_else(default_threads),
+        threads_if_stuck: config.options.threads.unwrap_or(WORKERS),
         facts: facts::of(config, fs, cache),
         machine: Machine::look(),
     }

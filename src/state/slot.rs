@@ -91,6 +91,11 @@ impl Slots {
         self.taken.iter().position(free).map(|number| self.slot(number))
     }
 
+    /// Its thread ends, with nothing under way.
+    pub fn give_back(&self, slot: &Slot) {
+        self.taken[slot.number].store(false, Ordering::SeqCst);
+    }
+
     fn slot(&self, number: usize) -> Slot {
         let start = number * WORDS;
         Slot { words: self.words.clone(), start, number, counted: Cell::new(0) }

@@ -1,6 +1,7 @@
 //! Callers and trees that mean harm; lower file systems and machines that fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
 
+mod blocked;
 #[path = "../common/mod.rs"]
 mod common;
 #[cfg(target_arch = "x86_64")]
@@ -11,9 +12,9 @@ mod sandbox;
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_arch = "x86_64")]
-    let all = common::modules!(hostile, sandbox, descriptors; faults);
+    let all = common::modules!(hostile, blocked, sandbox, descriptors; faults);
     // The calls of another process are made by hand on x86_64 only.
     #[cfg(not(target_arch = "x86_64"))]
-    let all = common::modules!(hostile, sandbox; faults);
+    let all = common::modules!(hostile, blocked, sandbox; faults);
     common::runner::main(all)
 }

@@ -411,7 +411,7 @@ pub const ROWS: &[Row] = &[
     Row {
         names: &["threads"],
         form: "threads=N",
-        text: "worker threads, 1 to 256",
+        text: "at most N worker threads, 1 to 256, also when all are stuck",
         read: |options, word, _| {
             options.threads = Some(values::threads(word)?);
             Ok(())

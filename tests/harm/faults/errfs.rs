@@ -188,6 +188,7 @@ fn serve(store: &Path, device: OwnedFd) {
         gather_writes: false,
         idmap: false,
         threads: 4,
+        threads_if_stuck: 4,
         facts: Vec::new(),
         read_only: false,
         machine: Machine::look(),
