@@ -17,6 +17,7 @@ pub mod umount;
 pub mod unguard;
 pub mod upgrade;
 pub mod version;
+pub mod volumes;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -25,9 +26,9 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{Parser, Subcommand};
 
+use crate::containers::runtime::wrapper;
 use crate::error::StartError;
 use crate::mount::options::Origin;
-use crate::oci::wrapper;
 use crate::plain;
 use crate::shift::parse::looks_like_a_spec;
 
@@ -71,6 +72,7 @@ enum Command {
     Status(status::Args),
     Explain(explain::Args),
     Runtime(runtime::Args),
+    Volumes(volumes::Args),
 }
 
 /// The command line as clap has it, for whoever makes pages and completions of it.
@@ -164,6 +166,7 @@ fn dispatch(command: Command) -> Result<u8, StartError> {
         Command::Status(args) => status::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Runtime(args) => runtime::run(&args),
+        Command::Volumes(args) => volumes::run(&args),
     }
 }
 

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`] | one file per command |
 //! | [`host`] | this machine: what is possible here, namespaces, id maps on disk |
-//! | [`oci`] | what an OCI runtime's command line and a bundle's `config.json` ask of idshift |
+//! | [`containers`] | an OCI runtime in front of others, and a volume plugin: both start `idshift mount` |
 //! | [`mount`] | making and serving a mount |
 //! | [`fuse`] | the edge: alone in speaking the FUSE protocol |
 //! | [`fs`] | what the file system does, one file per family of operations |
@@ -19,6 +19,7 @@
 mod plain;
 pub mod cli;
 pub mod config;
+pub mod containers;
 pub mod error;
 pub mod fs;
 pub mod fuse;
@@ -27,7 +28,6 @@ pub mod fuzz;
 pub mod host;
 pub mod lower;
 pub mod mount;
-pub mod oci;
 pub mod report;
 pub mod shift;
 pub mod state;

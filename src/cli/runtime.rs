@@ -4,12 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::Path;
 
+use crate::containers::Problem;
+use crate::containers::runtime::command_line::{Command, CommandLine};
+use crate::containers::runtime::config::Config;
+use crate::containers::runtime::mounts::Place;
+use crate::containers::runtime::wrapper;
 use crate::error::StartError;
-use crate::oci::Problem;
-use crate::oci::command_line::{Command, CommandLine};
-use crate::oci::config::Config;
-use crate::oci::mounts::Place;
-use crate::oci::wrapper;
 use crate::plain;
 
 /// Run an OCI runtime, and give each mount that asks for an idmap a mount of idshift

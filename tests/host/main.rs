@@ -10,9 +10,10 @@ mod package;
 mod pages;
 mod recipes;
 mod rootfs;
+mod volumes;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped),
+        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped, volumes),
     )
 }

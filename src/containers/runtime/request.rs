@@ -14,7 +14,7 @@ use idmap::id::Kind;
 use idmap::map::{Extent, IdMap, Maps};
 use serde_json::Value;
 
-use super::Problem;
+use crate::containers::Problem;
 
 /// A user namespace's maps, as `linux.uidMappings` and `gidMappings` give them: lower is the id inside, upper the one outside.
 /// A container without a user namespace has the identity.

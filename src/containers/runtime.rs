@@ -1,4 +1,4 @@
-//! Containers: what `idshift runtime` does in front of an OCI runtime.
+//! What `idshift runtime` does in front of an OCI runtime.
 //!
 //! On `create` and `run` it reads the bundle's `config.json` ([`config`]). Each mount that asks for an idmap gets a
 //! mount of idshift, in a directory of its own ([`mounts`]), and the runtime gets a plain bind mount of that. Everything
@@ -9,15 +9,3 @@ pub mod config;
 pub mod mounts;
 pub mod request;
 pub mod wrapper;
-
-/// What is wrong with a bundle, or with a mount that it asks for, in words for the person who starts the container.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Problem(String);
-
-impl Problem {
-    /// With these words.
-    pub fn new(words: impl Into<String>) -> Self {
-        Self(words.into())
-    }
-}

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use idmap::map::Maps;
 use serde_json::Value;
 
-use super::Problem;
 use super::request::{self, Container, Request};
+use crate::containers::Problem;
 
 /// The annotation that asks for a mount of idshift.
 const ANNOTATION: &str = "idshift";

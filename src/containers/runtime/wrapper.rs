@@ -8,7 +8,7 @@ use std::process::{Command, ExitStatus};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-use super::Problem;
+use crate::containers::Problem;
 use crate::host::privilege;
 
 /// Names the runtime, by path or by name.

@@ -9,16 +9,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
-
-use super::Problem;
 use super::config::Asked;
 use super::request::Container;
+use crate::containers::Problem;
+use crate::containers::shifted::{escaped, run_mount, runtime_dir, take_away};
 use crate::host::privilege;
 use crate::plain;
 
@@ -41,15 +37,7 @@ pub struct Left {
 
 /// Where the mounts of all containers lie.
 fn base() -> Result<PathBuf, Problem> {
-    if privilege::in_initial_namespace() && rustix::process::geteuid().is_root() {
-        return Ok(PathBuf::from("/run/idshift/runtime"));
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(dir) if Path::new(&dir).is_absolute() => Ok(Path::new(&dir).join("idshift/runtime")),
-        _ => Err(Problem::new(
-            "XDG_RUNTIME_DIR is not set, and without it there is no place for the mounts of a user's containers",
-        )),
-    }
+    Ok(runtime_dir()?.join("runtime"))
 }
 
 /// An id that is the name of a directory, and of nothing else.
@@ -178,41 +166,6 @@ impl Place {
         }
         fs::remove_dir(&self.path).map_err(|error| failed("remove", &self.path, &error))
     }
-}
-
-/// Unmounts all that is mounted there. What somebody still holds goes when he lets go.
-fn take_away(path: &Path) -> Result<(), Errno> {
-    loop {
-        let flags = UnmountFlags::NOFOLLOW;
-        let result = match rustix::mount::unmount(path, flags) {
-            Err(Errno::BUSY) => rustix::mount::unmount(path, flags | UnmountFlags::DETACH),
-            other => other,
-        };
-        match result {
-            Ok(()) => {}
-            Err(Errno::INVAL) => return Ok(()), // no mount (any more)
-            Err(errno) => return Err(errno),
-        }
-    }
-}
-
-/// Runs `idshift mount`, outside of the runtime's descriptors and session.
-fn run_mount(options: &str, lower: &Path, at: &Path) -> Result<(), String> {
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("idshift").args(["mount", "-o", options]).arg(lower).arg(at);
-    command.env_remove("LISTEN_FDS").env_remove("LISTEN_PID").env_remove("NOTIFY_SOCKET");
-    let output = command.stdin(Stdio::null()).output().map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim();
-    Err(said.strip_prefix("idshift: ").unwrap_or(said).to_owned())
-}
-
-/// A map in an option string: a comma would end it.
-fn escaped(spec: &str) -> String {
-    spec.replace('\\', "\\\\").replace(',', "\\,")
 }
 
 fn failed(what: &str, path: &Path, error: &std::io::Error) -> Problem {
