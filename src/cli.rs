@@ -28,7 +28,6 @@ use clap::{Parser, Subcommand};
 
 use crate::containers::runtime::wrapper;
 use crate::error::StartError;
-use crate::mount::options::Origin;
 use crate::plain;
 use crate::shift::parse::looks_like_a_spec;
 
@@ -115,18 +114,6 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             complain!("idshift: {}", plain::lines(error.to_string().trim_end()));
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-/// The mount that a command line of this program asks for, in either syntax; `None` if it is
-/// another command, or none. `args[0]` is the program's name.
-fn mount_call(args: &[OsString]) -> Option<(mount::Call, Origin)> {
-    if is_helper_call(args) {
-        return Some((helper::mount_call(&args[1..])?, Origin::MountProgram));
-    }
-    match Cli::try_parse_from(args).ok()?.command {
-        Some(Command::Mount(args)) => Some((args.into(), Origin::Command)),
-        _ => None,
     }
 }
 

@@ -125,6 +125,11 @@ impl FileSystem {
         }
     }
 
+    /// How ids are translated.
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
     /// From now on callers are looked up by `look_up`, for a server that has no `/proc`.
     pub fn look_callers_up_by(
         &self,

@@ -27,6 +27,67 @@ pub enum Question {
     /// To have access times kept otherwise, after a remount; the rest of the argument is the number
     /// that says how.
     Times,
+    /// The map, from one of its extents on, because all of it may be long; the rest of the argument is
+    /// [`MapPart`].
+    Map,
+}
+
+/// An extent of a map: stored, shown, count.
+pub type RawExtent = (u32, u32, u32);
+
+/// Some extents of a map, as an answer to [`Question::Map`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapPart {
+    /// The process that serves.
+    pub pid: u32,
+    /// The number of all extents.
+    pub all: usize,
+    /// Those from the one that was asked for on, as many as have room.
+    pub extents: Vec<RawExtent>,
+}
+
+impl MapPart {
+    /// The extents of users (`u`) or groups (`g`) from this one on.
+    pub fn question(kind: u8, from: u32) -> [u8; 5] {
+        let [a, b, c, d] = from.to_ne_bytes();
+        [kind, a, b, c, d]
+    }
+
+    /// The kind, and the first extent.
+    pub fn understood(text: &[u8]) -> Option<(u8, usize)> {
+        let (kind, rest) = text.split_first()?;
+        let from = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?);
+        Some((*kind, usize::try_from(from).ok()?))
+    }
+
+    /// This process's answer: a line with the process and the number of all extents, then one for
+    /// each.
+    pub fn answer(extents: &[RawExtent], from: usize) -> String {
+        let mut text = format!("{} {}\n", std::process::id(), extents.len());
+        for (lower, upper, count) in extents.iter().skip(from) {
+            let line = format!("{lower} {upper} {count}\n");
+            if text.len() + line.len() > ROOM {
+                break;
+            }
+            text.push_str(&line);
+        }
+        text
+    }
+
+    /// What an answer says; `None` if it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines();
+        let (pid, all) = lines.next()?.split_once(' ')?;
+        let extents = lines.map(|line| {
+            let mut numbers = line.split(' ').map(|number| number.parse::<u32>().ok());
+            Some((numbers.next()??, numbers.next()??, numbers.next()??))
+        });
+        Some(Self {
+            pid: pid.parse().ok()?,
+            all: all.parse().ok()?,
+            extents: extents.collect::<Option<Vec<_>>>()?,
+        })
+    }
 }
 
 impl Question {
@@ -36,12 +97,13 @@ impl Question {
             Question::Report => b'R',
             Question::Rights => b'E',
             Question::Times => b'T',
+            Question::Map => b'M',
         }
     }
 
     /// The question that a byte means.
     pub fn from_code(code: u8) -> Option<Self> {
-        let all = [Question::Report, Question::Rights, Question::Times];
+        let all = [Question::Report, Question::Rights, Question::Times, Question::Map];
         all.into_iter().find(|question| question.code() == code)
     }
 }
@@ -299,6 +361,26 @@ mod tests {
         let one = Operation { name, errors, nanos: errors << 20, times };
         let report = Report { operations: vec![one; 40], ..Report::default() };
         assert!(report.to_string().len() < ROOM - 2_000, "{}", report.to_string().len());
+    }
+
+    #[test]
+    fn a_long_map_is_told_in_parts() {
+        let whole: Vec<_> = (0..5_000).map(|n| (n * 2, 4_000_000_000 + n * 2, 1)).collect();
+        let mut told = Vec::new();
+        while told.len() < whole.len() {
+            let question = MapPart::question(b'u', u32::try_from(told.len()).unwrap());
+            let (kind, from) = MapPart::understood(&question).unwrap();
+            assert_eq!((kind, from), (b'u', told.len()));
+            let answer = MapPart::answer(&whole, from);
+            assert!(answer.len() <= ROOM);
+            let part = MapPart::parse(&answer).unwrap();
+            assert_eq!((part.pid, part.all), (std::process::id(), whole.len()));
+            assert!(!part.extents.is_empty());
+            told.extend(part.extents);
+        }
+        assert_eq!(told, whole);
+        assert_eq!(MapPart::parse("1 2\n3 4\n"), None);
+        assert_eq!(MapPart::understood(b"u12"), None);
     }
 
     #[test]

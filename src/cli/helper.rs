@@ -34,14 +34,6 @@ pub fn run(args: &[OsString]) -> Result<u8, StartError> {
     Ok(0)
 }
 
-/// The mount that these arguments ask for, if they are right.
-pub(super) fn mount_call(args: &[OsString]) -> Option<Call> {
-    match parse(args) {
-        Ok(Parsed::Mount(call)) => Some(call),
-        _ => None,
-    }
-}
-
 fn parse(args: &[OsString]) -> Result<Parsed, StartError> {
     let mut call = Call::default();
     let mut paths = Vec::new();

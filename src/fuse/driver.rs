@@ -19,7 +19,7 @@ use super::negotiate::{
     FUSE_WRITEBACK_CACHE,
 };
 use super::reply::Payload;
-use super::report::About;
+use super::report::{About, Facts};
 use super::request::Request;
 use super::server::Server;
 use super::wire::{self, InHeader, InitIn, OutHeader};
@@ -86,7 +86,7 @@ impl Driver {
             lock_waiters: None,
             backings: Backings::new(device.clone(), state, false),
             counters: AllCounters::default(),
-            about: About::new(Vec::new()),
+            about: About::new(Facts::default()),
             device,
         };
         let slot = server.fs.state().slots.take().unwrap();

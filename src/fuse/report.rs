@@ -18,6 +18,19 @@ use crate::sys::apart;
 
 type ChangeTimes = dyn Fn(u64) -> Result<(), Errno> + Send + Sync;
 
+/// What the mount was made with, as far as it is told of.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// In words, by name.
+    pub words: Vec<(String, String)>,
+    /// Whether others may enter the mount (`allow_other`).
+    pub for_all: bool,
+    /// Whether the parent of the process that serves would start another one (`restart=on`).
+    pub supervised: bool,
+    /// Whether the options refuse idmapped mounts of the mount (`idmap=deny`).
+    pub denies_idmap: bool,
+}
+
 /// What does not change while the mount is there, and what only the notifier counts.
 pub(super) struct About {
     facts: Vec<(String, String)>,
@@ -40,13 +53,9 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn new(facts: Vec<(String, String)>) -> Self {
+    pub(super) fn new(facts: Facts) -> Self {
         let owner = rustix::process::geteuid().as_raw();
-        let options = facts.iter().find(|(name, _)| name == "options");
-        let is_on =
-            |name| options.is_some_and(|(_, text)| text.split(", ").any(|other| other == name));
-        let (for_all, supervised) = (is_on("allow_other"), is_on("restart=on"));
-        let denies_idmap = is_on("idmap=deny");
+        let Facts { words: facts, for_all, supervised, denies_idmap } = facts;
         Self {
             facts,
             started: Instant::now(),

@@ -16,6 +16,7 @@ use super::negotiate::{
 };
 use super::notify::Notifier;
 use super::report::About;
+pub use super::report::Facts;
 use super::request::Request;
 use super::server::{LockWaiters, Resumed, Server};
 use super::unattached;
@@ -64,8 +65,8 @@ pub struct Settings {
     pub threads: usize,
     /// The most when all are stuck.
     pub threads_if_stuck: usize,
-    /// What the mount tells of itself in words (`idshift status`).
-    pub facts: Vec<(String, String)>,
+    /// What the mount tells of itself (`idshift status`).
+    pub facts: Facts,
     /// What is known of the machine that they run on.
     pub machine: Machine,
 }

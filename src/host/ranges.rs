@@ -126,8 +126,7 @@ pub struct Ranges {
     pub notes: Vec<String>,
 }
 
-/// Looks at everything but the mounts, which the caller has found (their maps stand nowhere but in
-/// the command lines of their servers). `tell` hears how many processes have been looked at, of how
+/// Looks at everything but the mounts, which the caller has found and asked. `tell` hears how many processes have been looked at, of how
 /// many.
 pub fn collect(mounts: Vec<Mount>, tell: &mut dyn FnMut(usize, usize)) -> Ranges {
     let mut ranges = Ranges { mounts, ..Ranges::default() };

@@ -23,7 +23,7 @@ use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
 use crate::fuse::notify;
-use crate::fuse::session::{Connection, Machine, Settings};
+use crate::fuse::session::{Connection, Facts, Machine, Settings};
 use crate::host::mountinfo;
 use crate::lower::LowerTree;
 use crate::lower::cred::{self, Keep};
@@ -296,7 +296,12 @@ fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
         idmap: !config.options.no_idmap && !fs.acts_as_callers(),
         threads: config.options.threads.unwrap_or_else(default_threads),
         threads_if_stuck: config.options.threads.unwrap_or(WORKERS),
-        facts: facts::of(config, fs, cache),
+        facts: Facts {
+            words: facts::of(config, fs, cache),
+            for_all: config.options.allow_other,
+            supervised: config.options.restart,
+            denies_idmap: config.options.no_idmap,
+        },
         machine: Machine::look(),
     }
 }

@@ -18,5 +18,5 @@ fn main() -> ExitCode {
     if let Some(task) = stress::task() {
         return stress::work(&task);
     }
-    common::runner::main(common::modules!(; scale, soak, stress, suites))
+    common::runner::main(common::modules!(scale, suites; soak, stress))
 }

@@ -32,6 +32,7 @@ crate::common::tests!(
     check_knows_the_limits,
     recipe_of_a_namespace,
     ranges_in_use,
+    ranges_are_what_the_servers_use,
     free_ranges,
 );
 
@@ -518,6 +519,23 @@ fn ranges_in_use() {
     assert!(numbers(&json, "first").contains(&64_100), "{json}");
     assert!(json.contains("\"side\": \"stored\""));
     assert_eq!(lo(0), 20_000);
+}
+
+/// What a map was made from may have changed since.
+fn ranges_are_what_the_servers_use() {
+    needs_ids();
+    let dir = temp_dir();
+    let file = dir.path().join("map");
+    fs::write(&file, "b 63000 65000 5\n").unwrap();
+    let mount = Mount::with(&format!("map=file:{}", file.display()), |_| ());
+    fs::write(&file, "b 500000 500000 10\n").unwrap();
+    let text = idshift(&["ranges"]).with_code(0).out();
+    let who = mount.up("").display().to_string();
+    let lines: Vec<_> =
+        text.lines().filter(|line| line.contains(who.trim_end_matches('/'))).collect();
+    assert!(lines.iter().any(|line| line.contains("63000–63004")), "{text}");
+    assert!(lines.iter().any(|line| line.contains("65000–65004")), "{text}");
+    assert!(!lines.iter().any(|line| line.contains("500000")), "{text}");
 }
 
 fn free_ranges() {

@@ -130,7 +130,7 @@ pub(crate) fn ask_and_tell(path: &Path) -> io::Result<()> {
     let told = find(&path).and_then(|(id, found)| {
         writeln!(out, "mount {id}").map_err(|_| Errno::IO)?;
         out.flush().map_err(|_| Errno::IO)?;
-        put(open(id, &found)?, &question)
+        put(open(&path, id, &found)?, &question)
     });
     match told {
         Ok(answer) => {
@@ -186,10 +186,21 @@ fn find(path: &Path) -> Result<(u64, OwnedFd), Errno> {
     Ok((mountinfo::id_of(&found)?, found))
 }
 
+/// The table that has the mount of `path`: that of another process where the path leads through its root.
+fn table_of(path: &Path) -> PathBuf {
+    let process = path.strip_prefix("/proc").ok().and_then(|rest| {
+        let mut parts = rest.components().map(std::path::Component::as_os_str);
+        let process = parts.next()?;
+        (parts.next()? == "root").then_some(process)
+    });
+    Path::new("/proc").join(process.unwrap_or("self".as_ref())).join("mountinfo")
+}
+
 /// Opens what can carry the question: a directory or file of an idshift mount; `ENOTTY` for others,
 /// which may take the ioctl for something else.
-fn open(mount: u64, found: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let mounts = mountinfo::read().map_err(|_| Errno::IO)?;
+fn open(path: &Path, mount: u64, found: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let table = std::fs::read(table_of(path)).map_err(|_| Errno::IO)?;
+    let mounts = mountinfo::parse(&table);
     if !mounts.iter().any(|other| other.id == mount && other.is_idshift()) {
         return Err(Errno::NOTTY);
     }

@@ -9,8 +9,10 @@ use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
 use crate::plain;
-use crate::report::{Question, ROOM};
+use crate::report::{MapPart, Question, ROOM, RawExtent};
 use crate::shift::access::Person;
+use crate::shift::id::Kind;
+use crate::shift::idmap::{Extent, IdMap};
 use rustix::io::Errno;
 
 impl Server {
@@ -45,6 +47,7 @@ impl Server {
                 self.about.change_times(bits).map_err(FsError::Refused)?;
                 String::new()
             }
+            Question::Map => self.map(input.get(1..).unwrap_or_default())?,
             Question::Rights => self.rights(call, input.get(1..).unwrap_or_default())?,
         };
         let result = i32::try_from(answer.len()).map_err(|_| TOO_LONG)?;
@@ -54,6 +57,16 @@ impl Server {
         payload.push(&wire::IoctlOut { result, ..wire::IoctlOut::default() });
         payload.bytes.extend_from_slice(answer.as_bytes());
         done()
+    }
+
+    /// Answers with extents of the map.
+    fn map(&self, text: &[u8]) -> Result<String, FsError> {
+        let maps = self.fs.maps();
+        match MapPart::understood(text).ok_or(FsError::Refused(Errno::INVAL))? {
+            (b'u', from) => Ok(MapPart::answer(&numbers(&maps.uids), from)),
+            (b'g', from) => Ok(MapPart::answer(&numbers(&maps.gids), from)),
+            _ => Err(FsError::Refused(Errno::INVAL)),
+        }
     }
 
     /// Answers whose rights somebody has: lines `UID`, `GID,GID…`, the word for what is wanted or
@@ -86,6 +99,12 @@ impl Server {
         told.extend(["lower   ", &plain::line(&lower), "\n"]);
         Ok(told)
     }
+}
+
+/// The extents of a map: stored, shown, count.
+fn numbers<K: Kind>(map: &IdMap<K>) -> Vec<RawExtent> {
+    let numbers = |it: &Extent<K>| (it.lower_first().raw(), it.upper_first().raw(), it.count());
+    map.extents().iter().map(numbers).collect()
 }
 
 const TOO_LONG: FsError = FsError::Refused(Errno::MSGSIZE);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use idshift::config::{IoMode, Policies};
 use idshift::fs::{FileSystem, Keeping, Options};
-use idshift::fuse::session::{Connection, Machine, Settings};
+use idshift::fuse::session::{Connection, Facts, Machine, Settings};
 use idshift::lower::LowerTree;
 use idshift::lower::cred::{self, Keep};
 use idshift::shift::acl::Unmapped;
@@ -189,7 +189,7 @@ fn serve(store: &Path, device: OwnedFd) {
         idmap: false,
         threads: 4,
         threads_if_stuck: 4,
-        facts: Vec::new(),
+        facts: Facts::default(),
         read_only: false,
         machine: Machine::look(),
     };
