@@ -304,3 +304,42 @@ pub(crate) fn open_by_handle(mount: BorrowedFd<'_>, handle: &mut [u8]) -> Result
     // SAFETY: the kernel has just made it.
     if fd >= 0 { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) } else { Err(errno()) }
 }
+
+/// Asynchronous I/O of the kernel's own kind (io_setup(2)), one request at a time.
+pub(crate) struct Aio(libc::c_ulong);
+
+impl Aio {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        let mut context: libc::c_ulong = 0;
+        // SAFETY: the kernel writes one number.
+        check(unsafe { libc::syscall(libc::SYS_io_setup, 1, &raw mut context) })?;
+        Ok(Self(context))
+    }
+
+    /// Writes `data`, aligned as direct I/O wants it, and waits for the event that says it is done.
+    pub(crate) fn write(&self, fd: BorrowedFd<'_>, data: &[u8], offset: i64) -> Result<i64, Errno> {
+        // struct iocb: the opcode (IOCB_CMD_PWRITE) and the descriptor are halves of the third word.
+        let target = u64::from(fd.as_raw_fd().unsigned_abs()) << 32 | 1;
+        let mut block: [u64; 8] = [0; 8];
+        block[2] = target;
+        block[3] = data.as_ptr() as u64;
+        block[4] = data.len() as u64;
+        block[5] = offset.cast_unsigned();
+        let blocks = [block.as_ptr()];
+        let mut event = [0_i64; 4];
+        // SAFETY: block, data and event outlive the request, because its end is waited for.
+        unsafe {
+            check(libc::syscall(libc::SYS_io_submit, self.0, 1, blocks.as_ptr()))?;
+            let none = std::ptr::null::<libc::timespec>();
+            check(libc::syscall(libc::SYS_io_getevents, self.0, 1, 1, event.as_mut_ptr(), none))?;
+        }
+        Ok(event[2])
+    }
+}
+
+impl Drop for Aio {
+    fn drop(&mut self) {
+        // SAFETY: the context is this value's.
+        unsafe { libc::syscall(libc::SYS_io_destroy, self.0) };
+    }
+}

@@ -5,6 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::common::raw::Mapping;
 use crate::common::{
@@ -34,6 +36,7 @@ crate::common::tests!(
     sendfile_and_splice,
     vectored_and_empty,
     direct_io,
+    direct_writes_leave_no_old_pages,
     noatime_is_for_owners,
     atime_follows_reading,
     fifo_carries_data,
@@ -424,6 +427,59 @@ fn direct_io() {
     assert!(back.0 == page.0);
     assert_eq!(stat(&mount.low("file")).st_size, 8_192);
     assert!(std::fs::read(&path).unwrap()[4_096..] == page.0, "a cached read sees it");
+}
+
+/// Direct writes, asynchronous and not, buffered ones and ones through a mapping, beside readers that
+/// fill the cache: whoever reads after a write sees it.
+fn direct_writes_leave_no_old_pages() {
+    #[repr(align(4096))]
+    struct Block([u8; LENGTH]);
+    const LENGTH: usize = 65_536;
+    for options in ["", ",io=cached", ",io=cached,cache=exclusive", ",cache=none"] {
+        let mount = Mount::with(&format!("{}{options}", common::MAP), |_| ());
+        let path = mount.up("file");
+        std::fs::write(&path, vec![0; LENGTH]).unwrap();
+        let direct = match open(&path, OFlags::RDWR | OFlags::DIRECT, 0) {
+            Err(Errno::INVAL) => common::skip("needs a lower file system with O_DIRECT"),
+            other => other.unwrap(),
+        };
+        let buffered = rw(&path);
+        let mapping = Mapping::shared(buffered.as_fd(), LENGTH, true).unwrap();
+        let aio = common::raw::Aio::new().unwrap();
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let file = File::open(&path).unwrap();
+                    let mut room = vec![0; LENGTH];
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        file.read_at(&mut room, 0).unwrap();
+                    }
+                });
+            }
+            let round = |n: u8| {
+                let block = Block([n; LENGTH]);
+                let done = match n % 4 {
+                    0 => rustix::io::pwrite(&direct, &block.0, 0).unwrap(),
+                    1 => buffered.write_at(&block.0, 0).unwrap(),
+                    _ => usize::try_from(aio.write(direct.as_fd(), &block.0, 0).unwrap()).unwrap(),
+                };
+                let seen = std::fs::read(&path).unwrap();
+                (done, seen.iter().filter(|byte| **byte != n).count(), mapping.get(LENGTH - 1))
+            };
+            let start = Instant::now();
+            let mut wrong = None;
+            for n in (1..=250).cycle() {
+                let seen = round(n);
+                wrong = Some((n, seen)).filter(|_| seen != (LENGTH, 0, n));
+                if wrong.is_some() || start.elapsed() > Duration::from_secs(2) {
+                    break;
+                }
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(wrong, None, "{options}: (written, old bytes read, mapped)");
+        });
+    }
 }
 
 fn noatime_is_for_owners() {
