@@ -434,7 +434,7 @@ fn direct_io() {
 fn direct_writes_leave_no_old_pages() {
     #[repr(align(4096))]
     struct Block([u8; LENGTH]);
-    const LENGTH: usize = 65_536;
+    const LENGTH: usize = 16_384;
     for options in ["", ",io=cached", ",io=cached,cache=exclusive", ",cache=none"] {
         let mount = Mount::with(&format!("{}{options}", common::MAP), |_| ());
         let path = mount.up("file");
