@@ -348,7 +348,10 @@ impl LowerTree {
         name: &OsStr,
     ) -> Result<(Lookup<'t>, LowerStat), FsError> {
         let dir = self.path_fd(parent)?;
-        let stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
+        let mut stat = self.retrying(|| LowerStat::at(dir.as_fd(), name))?;
+        if stat.automount && self.submounts {
+            stat = LowerStat::of(self.retrying(|| enter(dir.as_fd(), name))?)?;
+        }
         self.check_mount(parent, &stat)?;
         Ok((self.intern(in_flight, parent, name, &stat), stat))
     }
@@ -388,11 +391,13 @@ impl LowerTree {
         }
     }
 
-    /// What is mounted below the lower directory is part of it only when asked for.
+    /// What is mounted below the lower directory, or would be by looking into it, is part of it only
+    /// when asked for; and then only what [`LowerTree::lookup`] has had mounted.
     pub fn check_mount(&self, parent: &Inode, stat: &LowerStat) -> Result<(), FsError> {
         let (here, there) = (parent.identity, stat.identity());
         let crossed = (here.mount, here.dev) != (there.mount, there.dev) && stat.mount_root;
-        if crossed && !self.submounts { Err(FsError::Refused(Errno::XDEV)) } else { Ok(()) }
+        let refused = stat.automount || (crossed && !self.submounts);
+        if refused { Err(FsError::Refused(Errno::XDEV)) } else { Ok(()) }
     }
 
     /// What is known of a name before it goes away: the inode, if the kernel knows it, is kept
@@ -517,5 +522,11 @@ pub const THIS_FILE: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::SYMLINK_NOFOLL
 /// Opens `name` in `dir` as a path descriptor, without following or crossing anything.
 pub fn open_path_at(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty()).call("openat")
+}
+
+/// The same of a directory, and into what an automount puts there.
+fn enter(dir: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, FsError> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty()).call("openat")
 }

@@ -12,7 +12,7 @@ use crate::sys::handle;
 
 use super::inode::{Inode, Locator, Place};
 use super::stat::{Identity, LowerStat};
-use super::{Births, LowerTree, open_path_at, proc_path};
+use super::{Births, LowerTree, enter, open_path_at, proc_path};
 
 /// More levels than any real tree has between a directory with a known descriptor and a file:
 /// past it the tables are taken to be inconsistent rather than walked for ever.
@@ -62,7 +62,8 @@ impl LowerTree {
         };
         // … and down again, name by name.
         while let Some((inode, name)) = below.pop() {
-            let opened = self.retrying(|| open_path_at(fd.as_fd(), &name)).map_err(gone)?;
+            let open = if inode.is_dir() { enter } else { open_path_at };
+            let opened = self.retrying(|| open(fd.as_fd(), &name)).map_err(gone)?;
             let stat = LowerStat::of(&opened)?;
             if self.identity(&stat) != inode.identity {
                 return Err(FsError::Stale);

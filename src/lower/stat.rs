@@ -67,6 +67,8 @@ pub struct LowerStat {
     pub mount_root: bool,
     /// The subvolume that the file is in, where there are such, from Linux 6.10 on.
     pub subvolume: Option<u64>,
+    /// Whether looking into this directory mounts something on it (an export below another one).
+    pub automount: bool,
     /// Whether owner, mode and type are already as an attribute of the file says, where owners
     /// are kept in attributes.
     pub recorded: bool,
@@ -158,6 +160,7 @@ impl From<&Statx> for LowerStat {
             btime: has_birth.then(|| time(raw.stx_btime)),
             recorded: false,
             subvolume: told.contains(SUBVOLUME).then_some(raw.stx_subvol),
+            automount: raw.stx_attributes.contains(StatxAttributes::AUTOMOUNT),
             mount_root: raw.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
             identity: Identity {
                 mount: u32::try_from(mount).unwrap_or(0),

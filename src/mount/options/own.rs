@@ -165,7 +165,7 @@ pub const ROWS: &[Row] = &[
             other => Some(written("act_as", word_for(ACT_AS, &other))),
         },
         who: Who::Root("nobody else may act as others"),
-        kernel: Kernel::HasOnly(&["auto", "caller"]),
+        kernel: Kernel::HasNoServer(&[]),
         conflicts: &[Conflict {
             options: ["act_as=", "ownership=xattr"],
             meet: |options| {
