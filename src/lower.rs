@@ -395,7 +395,14 @@ impl LowerTree {
     /// when asked for; and then only what [`LowerTree::lookup`] has had mounted.
     pub fn check_mount(&self, parent: &Inode, stat: &LowerStat) -> Result<(), FsError> {
         let (here, there) = (parent.identity, stat.identity());
-        let crossed = (here.mount, here.dev) != (there.mount, there.dev) && stat.mount_root;
+        let crossed = if there.mount == 0 {
+            // Before Linux 5.8: a btrfs has directories of other devices, its subvolumes.
+            here.dev != there.dev
+                && stat.kind() == FileType::Directory
+                && self.magic.cast_signed() != libc::BTRFS_SUPER_MAGIC
+        } else {
+            (here.mount, here.dev) != (there.mount, there.dev) && stat.mount_root
+        };
         let refused = stat.automount || (crossed && !self.submounts);
         if refused { Err(FsError::Refused(Errno::XDEV)) } else { Ok(()) }
     }

@@ -133,7 +133,10 @@ impl Mount<'_> {
                  this namespace of processes): unmount and mount again"
             ))
         };
-        let handle = pidfd_open(process, PidfdFlags::empty()).map_err(|_| gone())?;
+        let handle = pidfd_open(process, PidfdFlags::empty()).map_err(|errno| match errno {
+            Errno::NOSYS => self.wrong("needs Linux 5.3: pidfd_open(2)".to_owned()),
+            _ => gone(),
+        })?;
         if waits_for_us(pid) { Ok(Supervisor { pid, handle }) } else { Err(gone()) }
     }
 

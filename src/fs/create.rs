@@ -84,6 +84,8 @@ impl FileSystem {
         self.lower.room_to_open()?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
+        let new =
+            NewFile { mode: self.mode_at_birth(call.caller, parent.nodeid, new.mode)?, ..new };
         let birth = self.birth(dir.as_fd(), FileType::RegularFile, new.mode, call.caller)?;
         let record = self.record_of_file(call, new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
@@ -134,6 +136,7 @@ impl FileSystem {
         rdev: u32,
     ) -> Result<Entry<'c>, FsError> {
         self.undo_making(call, place, false)?;
+        let new = NewFile { mode: self.mode_at_birth(call.caller, place.parent, new.mode)?, ..new };
         if let Some(owners) = &self.owners {
             return self.make_recorded(call, owners, place, new, &Special::Node(rdev));
         }

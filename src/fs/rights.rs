@@ -4,7 +4,7 @@
 //! The lower file system asks two things of whoever makes the change: is it in the file's group,
 //! and has it `CAP_FSETID`. So the one call is made in the caller's groups, without that capability.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
 
@@ -13,6 +13,7 @@ use crate::lower::caller::{Capability, ProcCaller};
 use crate::lower::cred::{self, Creator, Keep, without_fsetid};
 use crate::lower::stat::LowerStat;
 use crate::shift::id::{INVALID, Id, LowerGid, UpperGid};
+use crate::sys::kernel;
 
 use super::attr::Of;
 use super::{Caller, FileSystem};
@@ -42,6 +43,37 @@ impl FileSystem {
     pub(super) fn groups_below(&self, process: &ProcCaller<'_>) -> Vec<LowerGid> {
         let down = |raw: u32| UpperGid::new(raw).and_then(|gid| self.maps.down_gid(gid));
         process.groups.iter().filter_map(|&raw| down(raw)).collect()
+    }
+
+    /// The mode that a new file gets which is no directory: a set-group-ID program of the directory's
+    /// group is for members of that group. From Linux 6.0 on the kernel above sees to it
+    /// (`mode_strip_sgid`, fs/inode.c); before, the lower file system does, which asks the server.
+    pub(super) fn mode_at_birth(
+        &self,
+        caller: Caller,
+        parent: u64,
+        mode: u32,
+    ) -> Result<u32, FsError> {
+        let program = S_ISGID | S_IXGRP;
+        if mode & program != program || kernel::version() >= (6, 0) {
+            return Ok(mode);
+        }
+        self.mode_for_members(caller, parent, mode)
+    }
+
+    /// The mode of a new set-group-ID program in this directory.
+    pub(super) fn mode_for_members(
+        &self,
+        caller: Caller,
+        parent: u64,
+        mode: u32,
+    ) -> Result<u32, FsError> {
+        let dir = self.lower.path_fd(&self.lower.inode(parent)?)?;
+        let dir = dir.as_fd();
+        let stat = self.recorded(Of::Fd(dir), &LowerStat::of(dir)?)?;
+        let Some(group) = stat.gid.filter(|_| stat.mode & S_ISGID != 0) else { return Ok(mode) };
+        let groups = self.groups(caller, &self.callers.read(caller.tid), dir, &stat, None)?;
+        Ok(if groups.contains(group) { mode } else { mode & !S_ISGID })
     }
 
     /// Runs a change of contents by a caller of whom the kernel said that it has no `CAP_FSETID`.

@@ -215,3 +215,16 @@ fn flags_are_for_the_owner_also_where_the_kernel_asks_nothing() {
     // FS_IMMUTABLE_FL, by an owner without capabilities
     assert_eq!(set(owner, 0x50), Err(rustix::io::Errno::PERM));
 }
+
+#[test]
+fn a_set_group_id_program_of_a_directorys_group_is_for_members() {
+    let (dir, fs) = shifted();
+    let mode = |gid, permissions: u32| {
+        let set = std::os::unix::fs::PermissionsExt::from_mode(permissions);
+        std::fs::set_permissions(dir.path(), set).unwrap();
+        fs.mode_for_members(by(5000, gid).caller, ROOT_ID, 0o102_755).unwrap()
+    };
+    assert_eq!(mode(6000, 0o2777), 0o102_755, "a member");
+    assert_eq!(mode(6001, 0o2777), 0o100_755, "a stranger");
+    assert_eq!(mode(6001, 0o777), 0o102_755, "the group is the stranger's own");
+}

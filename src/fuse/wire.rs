@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The protocol version that is spoken here.
 pub(super) const MAJOR: u32 = 7;
 pub(super) const MINOR: u32 = 40;
-/// The oldest that idshift speaks: Linux 5.10.
-pub(super) const OLDEST_MINOR: u32 = 32;
+/// The oldest that idshift speaks: Linux 4.18.
+pub(super) const OLDEST_MINOR: u32 = 27;
 
 /// `FATTR_*`: which fields of a [`SetattrIn`] count.
 pub(super) mod fattr {

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -71,10 +71,22 @@ pub fn holding(path: &Path) -> io::Result<Option<Mount>> {
     }))
 }
 
-/// The number of the mount that a descriptor is on (statx(2), Linux 5.8).
+/// The number of the mount that a descriptor is on: from statx(2), before Linux 5.8 from `/proc`.
+/// `ENOSYS` where neither says it.
 pub fn id_of(fd: impl AsFd) -> Result<u64, Errno> {
-    let stat = rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-    Ok(stat.stx_mnt_id)
+    let fd = fd.as_fd();
+    match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+        Ok(stat) if StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) => {
+            Ok(stat.stx_mnt_id)
+        }
+        Ok(_) | Err(Errno::NOSYS) => told_by_proc(fd).ok_or(Errno::NOSYS),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn told_by_proc(fd: BorrowedFd<'_>) -> Option<u64> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 /// Reads the text of a mountinfo file. Lines that are not in its form are skipped.

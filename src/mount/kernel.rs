@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 
@@ -292,15 +292,10 @@ fn note_inherited(config: &MountConfig) {
 /// messages only.
 fn file_system_of(path: &Path) -> String {
     let unknown = || "of a type unknown".to_owned();
-    let flags = rustix::fs::StatxFlags::MNT_ID;
-    let Ok(stat) = rustix::fs::statx(CWD, path, AtFlags::empty(), flags) else { return unknown() };
-    let mount = stat.stx_mnt_id.to_string();
-    let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return unknown() };
-    table
-        .lines()
-        .filter(|line| line.split(' ').next() == Some(&mount))
-        .find_map(|line| line.split_once(" - ")?.1.split(' ').next().map(str::to_owned))
-        .unwrap_or_else(unknown)
+    let mount = std::fs::File::open(path).ok().and_then(|dir| mountinfo::id_of(dir).ok());
+    let all = mountinfo::read().unwrap_or_default();
+    let found = all.into_iter().find(|one| Some(one.id) == mount);
+    found.map_or_else(unknown, |mount| mount.fs_type)
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ fn connect(
     let Mounted { device, detached } = fuse::mount(config, below)?;
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         StartError::Mount(match errno {
-            Errno::PROTO => "this kernel's FUSE is older than Linux 5.10's".to_owned(),
+            Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
             Errno::NODEV => "it was unmounted before it could answer".to_owned(),
             other => format!("no handshake with the kernel's FUSE: {other}"),
         })

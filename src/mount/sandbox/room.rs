@@ -64,12 +64,8 @@ fn restrict(mount: BorrowedFd<'_>, set: MountAttrs) -> Result<(), Errno> {
 /// Whether a descriptor is on a mount that no path leads to. From one that is not, `..` leads up to
 /// everything that the mount holds.
 pub(super) fn is_private(fd: BorrowedFd<'_>) -> bool {
-    const MNT_ID: u32 = 0x1000; // STATX_MNT_ID, Linux 5.8
-    let mask = rustix::fs::StatxFlags::from_bits_retain(MNT_ID);
-    let Ok(stat) = rustix::fs::statx(fd, "", crate::lower::THIS_FILE, mask) else { return false };
-    let known = stat.stx_mask & MNT_ID != 0;
-    let listed = |id| mountinfo::read().map_or(true, |all| all.iter().any(|one| one.id == id));
-    known && !listed(stat.stx_mnt_id)
+    let Ok(mount) = mountinfo::id_of(fd) else { return false };
+    mountinfo::read().is_ok_and(|all| all.iter().all(|one| one.id != mount))
 }
 
 /// Makes device nodes of the private lower tree impossible to open, for the server. Nobody else
