@@ -170,7 +170,8 @@ impl fmt::Display for Why {
                 match *errno {
                     Errno::INVAL if file_system == FUSE_TYPE => write!(
                         f,
-                        "the mount of idshift{below} makes none: it has idmap=deny, or {WITHOUT_IDMAP}"
+                        "the mount of idshift{below} makes none: it has idmap=deny, or act_as=caller \
+                         (the default over NFS, FUSE and the like; write act_as=owner), or {WITHOUT_IDMAP}"
                     ),
                     Errno::INVAL => write!(
                         f,
