@@ -241,8 +241,8 @@ pub(crate) fn is_mounted(point: &Path) -> bool {
 /// The line of `/proc/self/mounts` for this mount point, cut into its fields.
 pub(crate) fn mount_line(point: &Path) -> Option<Vec<String>> {
     let point = point.to_str()?;
-    fs::read_to_string("/proc/self/mounts")
-        .ok()?
+    // What another test has mounted just now may have a name that is not UTF-8.
+    String::from_utf8_lossy(&fs::read("/proc/self/mounts").ok()?)
         .lines()
         .map(|line| line.split(' ').map(str::to_owned).collect::<Vec<_>>())
         .rfind(|fields| fields[1] == point)
@@ -284,7 +284,8 @@ fn watch(pid: u32, point: &Path, done: &Receiver<()>) {
 
 /// Aborts the FUSE connection of a mount through fusectl, where that is mounted.
 fn abort_connection(point: &Path) {
-    let Ok(info) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    let Ok(info) = fs::read("/proc/self/mountinfo") else { return };
+    let info = String::from_utf8_lossy(&info);
     let minor = info.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(' ').collect();
         (fields.get(4) == point.to_str().as_ref())

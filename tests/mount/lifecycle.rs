@@ -1,5 +1,6 @@
 //! A mount from its beginning to its end, however it ends.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -211,11 +212,12 @@ fn background_server_holds_nothing_of_its_caller() {
     let place = Place::mounted();
     let fds = std::fs::read_dir(format!("/proc/{}/fd", place.server())).unwrap();
     for fd in fds.flatten() {
-        let target = std::fs::read_link(fd.path()).unwrap_or_default();
-        let target = target.to_string_lossy();
         let name = fd.file_name();
         if ["0", "1", "2"].contains(&&*name.to_string_lossy()) {
-            assert_eq!(target, "/dev/null", "standard descriptor {}", name.display());
+            // By its number: what a confined server holds lies in a mount without a place.
+            let device = std::fs::metadata(fd.path()).unwrap().rdev();
+            let null = std::fs::metadata("/dev/null").unwrap().rdev();
+            assert_eq!(device, null, "standard descriptor {}", name.display());
         }
     }
     let session = session_of(&place.server().to_string());
