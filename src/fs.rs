@@ -52,7 +52,7 @@ pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
 pub use usage::Usage;
-pub use validity::{Abilities, Keeping, LONG, Valid};
+pub use validity::{Abilities, Keeping, LONG, Unheard, Valid};
 pub use xattr::XattrReply;
 
 use crate::config::IoMode;

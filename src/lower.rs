@@ -111,9 +111,7 @@ pub struct Keys<'t> {
     /// By what files are opened by their handles.
     pub mounts: Vec<BorrowedFd<'t>>,
     /// What listens to changes.
-    pub groups: Vec<BorrowedFd<'t>>,
-    /// Whether single inodes are listened to, for which marks are made while requests are answered.
-    pub single_inodes: bool,
+    pub group: Option<BorrowedFd<'t>>,
 }
 
 /// linux/magic.h.
@@ -298,17 +296,11 @@ impl LowerTree {
     /// The descriptors with which more could be reached than the lower tree, if others were in their
     /// places.
     pub fn keys(&self) -> Keys<'_> {
-        let watch = self.watch();
-        let mounts = [Some(self.handle_mount.as_fd()), watch.map(Watch::mount)];
-        Keys {
-            mounts: mounts.into_iter().flatten().chain(self.mounts.all()).collect(),
-            groups: watch.map(Watch::groups).into_iter().flatten().collect(),
-            single_inodes: watch.is_some_and(Watch::is_of_single_inodes),
-        }
+        let mounts = [self.handle_mount.as_fd()].into_iter().chain(self.mounts.all()).collect();
+        Keys { mounts, group: self.watch().map(Watch::group) }
     }
 
-    /// This process is the one that serves: what it changes itself is no news. If it takes over from
-    /// another, what that one has turned off is on again.
+    /// This process is the one that serves: what it changes itself is no news.
     pub fn serves_here(&mut self, takes_over: bool) {
         if let Some(watch) = &mut self.watch {
             watch.serves_here(takes_over);
@@ -410,20 +402,33 @@ impl LowerTree {
     /// What is known of a name before it goes away: the inode, if the kernel knows it, is kept
     /// reachable through a descriptor, because neither its name nor (once it has no links) its
     /// handle will find it again.
+    /// Returns it then.
     ///
     /// Where that would only make the lower file system hide the file in place of removing it, the
     /// contrary is done.
-    pub fn keep_before_unlink(&self, parent: &Inode, name: &OsStr) -> Result<(), FsError> {
+    pub fn keep_before_unlink(
+        &self,
+        parent: &Inode,
+        name: &OsStr,
+    ) -> Result<Option<Inode>, FsError> {
         let dir = self.path_fd(parent)?;
         if remote::hides_what_is_held(self.magic) {
-            return self.let_go_of(&dir, name);
+            return self.let_go_of(&dir, name).map(|()| None);
         }
         // Opened first and looked at then: whatever else takes the name, the two go together.
         let fd = self.retrying(|| open_path_at(dir.as_fd(), name))?;
-        if let Some(inode) = self.inodes.find(self.identity(&LowerStat::of(&fd)?)) {
-            self.pin(&inode, fd);
+        let inode = self.inodes.find(self.identity(&LowerStat::of(&fd)?));
+        if let Some(inode) = &inode {
+            self.pin(inode, fd);
         }
-        Ok(())
+        Ok(inode)
+    }
+
+    /// A name of this inode has gone: it may have others, or be open.
+    pub fn unlinked(&self, inode: Option<Inode>) {
+        if let (Some(watch), Some(inode)) = (&self.watch, inode) {
+            watch.strayed(inode.nodeid);
+        }
     }
 
     /// Keeps the descriptor of an inode that cannot be found again.

@@ -28,7 +28,7 @@ use slot::Slots;
 /// The version of the layout, and of all else that a server leaves to the next one: what is in these
 /// words, sizes that were agreed on with the kernel, what the keeper is asked. A server of another
 /// version cannot go on with it, so this changes with any of them.
-pub const VERSION: u64 = 3;
+pub const VERSION: u64 = 4;
 
 /// Room for one request: a write of 1 MiB, and its headers.
 pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;

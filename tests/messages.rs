@@ -35,7 +35,7 @@ common::tests!(
     listing,
     walking,
     warm_while_nothing_changes_below,
-    warm_where_inodes_are_watched,
+    warm_with_several_names,
     no_more_inodes_are_watched_than_allowed,
     a_file_as_tar_makes_it,
     a_directory_and_its_end,
@@ -301,7 +301,6 @@ fn walking() {
 }
 
 fn warm_while_nothing_changes_below() {
-    common::runner::needs_real_root("fanotify watches a file system for root alone");
     let c = Counted::with("cache=coherent", |lower| {
         put_dir(&lower.join("dir"), 0o755, lo(0), lo(0));
         (0..20).for_each(|number| plain(&lower.join(format!("dir/file{number}"))));
@@ -324,17 +323,18 @@ fn warm_while_nothing_changes_below() {
     assert_messages!(c, [], (0..10).for_each(|_| all()));
 }
 
-/// Where the file system cannot be watched, inodes are that are asked for again.
-fn warm_where_inodes_are_watched() {
-    let (c, file) = watched_by_inode();
+/// A file with a further name, of which its directory does not hear, is watched once it is asked for
+/// again.
+fn warm_with_several_names() {
+    let c = settled();
+    let file = c.up("file");
     assert_messages!(c, [Lookup], look(&file));
-    // Watched from the second look on, as the root directory is.
     later();
     assert_messages!(c, [Getattr], look(&file));
     later();
     assert_messages!(c, [], (0..100).for_each(|_| look(&file)));
-    // After a change below, what has changed is asked for once.
-    set_mode(&c.mount.low("file"), 0o600).unwrap();
+    // After a change through the other name, what has changed is asked for once.
+    set_mode(&c.mount.low("unseen/link"), 0o600).unwrap();
     let seen = || common::eventually("the mode", || stat(&file).st_mode & 0o777 == 0o600);
     assert_messages!(c, [Getattr], seen());
     later();
@@ -344,7 +344,10 @@ fn warm_where_inodes_are_watched() {
 /// What cannot be watched any more is asked for again after a second.
 fn no_more_inodes_are_watched_than_allowed() {
     const LIMIT: &str = "/proc/sys/user/max_fanotify_marks";
-    let (c, _) = watched_by_inode();
+    if common::machine().real_root {
+        skip("this machine's limit is everybody's");
+    }
+    let c = settled();
     let file = c.up("dir/file");
     let before = fs::read_to_string(LIMIT).unwrap();
     if let Err(error) = fs::write(LIMIT, "0") {
@@ -362,19 +365,16 @@ fn no_more_inodes_are_watched_than_allowed() {
     fs::write(LIMIT, before).unwrap();
 }
 
-/// A mount where only single inodes can be watched, and a file in it that has not changed for a while.
-fn watched_by_inode() -> (Counted, PathBuf) {
-    if common::machine().real_root {
-        skip("root watches the whole file system");
-    }
-    let c = Counted::with("cache=coherent", |lower| {
+/// A mount of files that have not changed for a while.
+fn settled() -> Counted {
+    Counted::with("cache=coherent", |lower| {
         put_dir(&lower.join("dir"), 0o755, lo(0), lo(0));
+        put_dir(&lower.join("unseen"), 0o755, lo(0), lo(0));
         plain(&lower.join("file"));
+        fs::hard_link(lower.join("file"), lower.join("unseen/link")).unwrap();
         plain(&lower.join("dir/file"));
         std::thread::sleep(std::time::Duration::from_millis(2_100));
-    });
-    let file = c.up("file");
-    (c, file)
+    })
 }
 
 /// Past the time for which answers are remembered that could miss a change.

@@ -60,7 +60,7 @@ impl<'c> Call<'c> {
     /// Notes how far an answer about attributes is trusted.
     pub(super) fn note_trust(&self, trust: Trust) {
         let kind = match trust {
-            Trust::Long => 0,
+            Trust::Long | Trust::Near => 0,
             Trust::Short => 1,
             Trust::None => 2,
         };

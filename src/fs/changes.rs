@@ -107,9 +107,9 @@ impl<N: Notices> Listener<'_, N> {
         let mut buffer = vec![0; BUFFER];
         let mut last = Instant::now();
         loop {
-            let [names, inodes, doubted] = self.watch.descriptors();
-            let mut fds = [stop, names, inodes, doubted]
-                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            let [events, doubted] = self.watch.descriptors();
+            let mut fds =
+                [stop, events, doubted].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
             match poll(&mut fds, self.timeout().as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
@@ -123,7 +123,7 @@ impl<N: Notices> Listener<'_, N> {
             }
             let mut changes = Changes::default();
             for _ in 0..MOST_BUFFERS {
-                let mut add = |change: Change<'_>| changes.add(change, self.fs);
+                let mut add = |change: Change<'_>| changes.add(change, self.fs, self.watch);
                 if !self.watch.read(&mut buffer, &mut add)? {
                     break;
                 }
@@ -141,8 +141,7 @@ impl<N: Notices> Listener<'_, N> {
 
     /// How long to wait for events; `None` for ever.
     fn timeout(&self) -> Option<Timespec> {
-        let repeat = self.repeats.values().map(|repeat| repeat.due).min();
-        let due = repeat.into_iter().chain(self.watch.next_due()).min()?;
+        let due = self.repeats.values().map(|repeat| repeat.due).min()?;
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(wait).ok()
     }
@@ -205,7 +204,7 @@ impl<N: Notices> Listener<'_, N> {
 }
 
 impl Changes {
-    fn add(&mut self, change: Change<'_>, fs: &FileSystem) {
+    fn add(&mut self, change: Change<'_>, fs: &FileSystem, watch: &Watch) {
         let table = &fs.lower.inodes;
         match change {
             Change::Lost { missing } => {
@@ -227,7 +226,10 @@ impl Changes {
             Change::Name { dir, name, object } => {
                 table.nodes_numbered(dir, |nodeid| self.name(nodeid, name));
                 if let Some(ino) = object {
-                    table.nodes_numbered(ino, |nodeid| self.inode(nodeid, false));
+                    table.nodes_numbered(ino, |nodeid| {
+                        watch.strayed(nodeid);
+                        self.inode(nodeid, false);
+                    });
                 }
             }
         }

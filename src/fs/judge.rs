@@ -261,7 +261,7 @@ impl FileSystem {
         dir_fd: BorrowedFd<'_>,
         name: Name<'_>,
     ) -> Result<(), FsError> {
-        if self.is_alone() || (!self.lower.inodes.has_doubts() && self.lower.is_heard(dir)) {
+        if self.is_alone() {
             return Ok(());
         }
         // Of the directory the kernel has asked anew before it let this pass.

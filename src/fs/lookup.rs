@@ -111,7 +111,7 @@ impl FileSystem {
             attr = self.attr_of(nodeid, handle)?;
             watch.confirm(&marked, attr.ctime);
         }
-        let valid = self.valid_attr(call, ticket, nodeid, &attr);
+        let valid = self.valid_attr(call, watch, (ticket, nodeid), &attr);
         Ok(KnownAttr { attr, valid })
     }
 
@@ -120,7 +120,7 @@ impl FileSystem {
         self.attr_of(ROOT_ID, None)
     }
 
-    fn attr_of(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
+    pub(super) fn attr_of(&self, nodeid: u64, handle: Option<u64>) -> Result<Attr, FsError> {
         let inode = self.lower.inode(nodeid)?;
         let attr = if let Some(handle) = handle {
             let fd = self.open_fd(handle)?;

@@ -42,8 +42,10 @@ impl FileSystem {
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         self.may_change_name(dir.as_fd(), name)?;
         self.may_remove(call.caller, &parent, dir.as_fd(), place.name)?;
-        self.lower.keep_before_unlink(&parent, name)?;
-        rustix::fs::unlinkat(&dir, name, flags).call("unlinkat")
+        let inode = self.lower.keep_before_unlink(&parent, name)?;
+        rustix::fs::unlinkat(&dir, name, flags).call("unlinkat")?;
+        self.lower.unlinked(inode);
+        Ok(())
     }
 
     /// Gives a file another name, with the flags of renameat2(2).
@@ -73,11 +75,14 @@ impl FileSystem {
             self.may_change_name(dir.as_fd(), name.as_os_str())?;
             self.may_remove(call.caller, parent, dir.as_fd(), name)?;
         }
-        match self.lower.keep_before_unlink(&new_parent, new_name) {
-            Ok(()) => {}
-            Err(FsError::Os { errno: Errno::NOENT, .. }) => self.may_name(call.caller)?,
+        let replaced = match self.lower.keep_before_unlink(&new_parent, new_name) {
+            Ok(replaced) => replaced,
+            Err(FsError::Os { errno: Errno::NOENT, .. }) => {
+                self.may_name(call.caller)?;
+                None
+            }
             Err(error) => return Err(error),
-        }
+        };
         if flags.contains(RenameFlags::EXCHANGE) {
             self.note_before_exchange(call, old_dir.as_fd(), old_name);
         }
@@ -85,6 +90,7 @@ impl FileSystem {
             rustix::fs::renameat_with(&old_dir, old_name, &new_dir, new_name, flags)
                 .call("renameat2")
         })?;
+        self.lower.unlinked(replaced);
         self.lower.moved(&new_parent, new_name, (old_parent.nodeid, old_name));
         if flags.contains(RenameFlags::EXCHANGE) {
             self.lower.moved(&old_parent, old_name, (new_parent.nodeid, new_name));

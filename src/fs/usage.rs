@@ -89,8 +89,8 @@ impl FileSystem {
     }
 
     /// What listens to the lower tree: for the program that goes on after this one.
-    pub fn listening(&self) -> Option<[BorrowedFd<'_>; 2]> {
-        self.lower.watch().map(Watch::groups)
+    pub fn listening(&self) -> Option<BorrowedFd<'_>> {
+        self.lower.watch().map(Watch::group)
     }
 
     /// What the next server must know, should this one be killed.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::lower::inode::Inode;
 use crate::lower::table::Lookup;
-pub use crate::lower::watch::LONG;
-use crate::lower::watch::{SHORT, Ticket, Trust, Watch};
+pub use crate::lower::watch::{LONG, Unheard};
+use crate::lower::watch::{NEAR, SHORT, Ticket, Trust, Watch};
 
 use super::{Attr, Call, Entry, FileSystem, Name};
 
@@ -86,30 +86,48 @@ impl FileSystem {
         &self,
         call: &Call<'_>,
         (since, how): (Since, How),
-        (lookup, attr): (Lookup<'c>, Attr),
+        (lookup, mut attr): (Lookup<'c>, Attr),
     ) -> Entry<'c> {
-        let valid = self.valid(call, since, &lookup, how);
+        let valid = self.valid(call, (since, how), &lookup, &mut attr);
         if let Some(inode) = lookup.inode() {
             self.tell(inode, &attr);
         }
         Entry { lookup, attr, valid }
     }
 
-    fn valid(&self, call: &Call<'_>, since: Since, lookup: &Lookup<'_>, how: How) -> Valid {
-        let Since(Some(heard)) = since else { return self.always() };
+    fn valid(
+        &self,
+        call: &Call<'_>,
+        (since, how): (Since, How),
+        lookup: &Lookup<'_>,
+        attr: &mut Attr,
+    ) -> Valid {
+        let (Since(Some(heard)), Some(watch)) = (since, self.watch()) else {
+            return self.always();
+        };
         let Some(inode) = lookup.inode() else { return self.always() };
         if !self.is_watched(inode) {
             return Valid { name: SHORT, attr: SHORT };
         }
         // The kernel may be making sure of a name that it has: no lock is held then.
         let checking = how == How::LookedUp && !lookup.is_first();
-        let lost = self.lower.watch().is_none_or(|watch| watch.has_lost(heard.since));
+        let lost = watch.has_lost(heard.since);
         let name = if checking || lost || !heard.names { SHORT } else { LONG };
-        let attr = match how {
-            How::Made => SHORT,
-            How::LookedUp | How::Listed => self.trusted(call, heard.since, inode),
-        };
-        Valid { name, attr }
+        let mut since = heard.since;
+        if how != How::Made && self.lower.hear_found(watch, inode) {
+            since = watch.ticket();
+            match self.attr_of(inode.nodeid, None) {
+                Ok(now) => *attr = now,
+                Err(_) => return Valid { name, attr: MOMENT },
+            }
+        }
+        if heard.names {
+            watch.found(inode.nodeid);
+        }
+        let time = self.trusted(call, watch, (since, inode), attr);
+        // What the kernel is told of a file that was made it takes for true, even if it has been told of a
+        // change meanwhile.
+        Valid { name, attr: if how == How::Made { SHORT } else { time } }
     }
 
     /// For how long it may be remembered that a name is not there.
@@ -131,13 +149,13 @@ impl FileSystem {
     pub(super) fn valid_attr(
         &self,
         call: &Call<'_>,
-        since: Ticket,
-        nodeid: u64,
+        watch: &Watch,
+        (since, nodeid): (Ticket, u64),
         attr: &Attr,
     ) -> Duration {
         match self.lower.inodes.get(nodeid) {
             Some(inode) if self.is_watched(&inode) && attr.ino == inode.identity.ino => {
-                self.trusted(call, since, &inode)
+                self.trusted(call, watch, (since, &inode), attr)
             }
             _ => SHORT,
         }
@@ -164,11 +182,8 @@ impl FileSystem {
     pub fn keeps_contents(&self, nodeid: u64) -> bool {
         match (self.keeping, self.watch()) {
             (Keeping::For(time), _) => time >= OUTLIVES_A_WALK,
-            (Keeping::Notified(_), Some(watch)) if watch.is_of_single_inodes() => {
-                let inode = self.lower.inodes.get(nodeid);
-                inode.is_some_and(|inode| watch.keeps_contents(&inode))
-            }
-            (Keeping::Notified(_), _) => true,
+            (Keeping::Notified(_), Some(watch)) => self.lower.keeps_contents(watch, nodeid),
+            (Keeping::Notified(_), None) => false,
         }
     }
 
@@ -182,16 +197,27 @@ impl FileSystem {
         inode.identity.dev == self.lower.inodes.root_device()
     }
 
-    fn trusted(&self, call: &Call<'_>, since: Ticket, inode: &Inode) -> Duration {
-        let watch = self.lower.watch();
-        let trust = watch.map_or(Trust::None, |watch| watch.trust(since, inode));
+    fn trusted(
+        &self,
+        call: &Call<'_>,
+        watch: &Watch,
+        (since, inode): (Ticket, &Inode),
+        attr: &Attr,
+    ) -> Duration {
+        let trust = self.lower.trust(watch, since, inode, attr.nlink);
+        // What happened to it may have been that it went elsewhere.
+        if trust == Trust::None {
+            watch.strayed(inode.nodeid);
+        }
         // Writing through a mapping causes no events.
-        let open = trust == Trust::Long && self.lower.open_files.any_writer(inode.nodeid);
+        let is_long = matches!(trust, Trust::Near | Trust::Long);
+        let open = is_long && self.lower.open_files.any_writer(inode.nodeid);
         let trust = if open { Trust::Short } else { trust };
         call.note_trust(trust);
         match trust {
             Trust::None => MOMENT,
             Trust::Short => SHORT,
+            Trust::Near => NEAR,
             Trust::Long => LONG,
         }
     }

@@ -11,7 +11,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use super::server::Server;
-use crate::fs::{Abilities, Notices};
+use crate::fs::{Abilities, Notices, Unheard};
 use crate::sys::kernel;
 
 /// Linux 6.2 can be told to make sure of a name (`FUSE_EXPIRE_ONLY`); older ones only to drop it,
@@ -25,12 +25,15 @@ const FINE_TIMES_SINCE: (u32, u32) = (6, 13);
 const MISSING_NAMES_UNTIL: (u32, u32) = (6, 18);
 
 /// Whether this kernel can be told of all changes; if not, why.
-pub fn supported() -> Result<(), String> {
+pub fn supported() -> Result<(), Unheard> {
     let (major, minor) = kernel::version();
     if (major, minor) >= SINCE {
         return Ok(());
     }
-    Err(format!("needs Linux {}.{} (FUSE_EXPIRE_ONLY), this is {major}.{minor}", SINCE.0, SINCE.1))
+    Err(Unheard::Impossible(format!(
+        "needs Linux {}.{} (FUSE_EXPIRE_ONLY), this is {major}.{minor}",
+        SINCE.0, SINCE.1
+    )))
 }
 
 /// What this kernel makes of it.

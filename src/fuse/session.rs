@@ -110,7 +110,7 @@ pub struct Leaves<'c> {
     /// What servers write down ([`State`]).
     pub memory: BorrowedFd<'c>,
     /// What tells of changes below, if that is listened to.
-    pub groups: Option<[BorrowedFd<'c>; 2]>,
+    pub group: Option<BorrowedFd<'c>>,
     /// The features that were agreed on.
     pub agreed: u64,
     /// How what the kernel remembers is kept true, in words.
@@ -167,7 +167,7 @@ impl Connection {
             device: device.as_fd(),
             root: fs.root(),
             memory: fs.state().file(),
-            groups: fs.listening(),
+            group: fs.listening(),
             agreed: agreed.bits(),
             cache: about.fact("cache"),
         }

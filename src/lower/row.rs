@@ -137,6 +137,13 @@ impl<'a> Row<'a> {
         Some(Place { parent, name: name.into_boxed_os_str() })
     }
 
+    /// The directory of that name.
+    pub(super) fn parent(self) -> Option<u64> {
+        let [name, _] = self.pieces();
+        let words = self.arena.words(name, LONGEST);
+        Some(words.first().filter(|_| name != 0)?.load(GET))
+    }
+
     /// Takes a newer name. Returns the one that the inode was seen under before, if that was
     /// another one.
     pub(super) fn move_to(self, slabs: &mut Slabs, parent: u64, name: &OsStr) -> Option<Place> {

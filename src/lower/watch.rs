@@ -1,16 +1,36 @@
 //! Hearing of changes that others make to the lower tree, through fanotify(7).
 //!
-//! The whole file system is watched, or, where that is not allowed, single inodes (`single`), by two
-//! groups: one for names, and one for inodes, whose
-//! events are cheaper for those who cause them (0.9 µs a write on the machine where this was
-//! written; 1.3 µs if they had to name the directory too). Nothing is opened to find out what an
-//! event is about: the inode number is read out of the handle, and nodeids are inode numbers.
-//! What the server itself changes is left out: the kernel above knows of it.
+//! Only what the kernel above remembers is watched: the directories in which it looks for names, through
+//! these what has a name in them, and some files by themselves ([`marking`] says what and when). So
+//! whoever changes something that nobody looks at pays nothing for it, however many mounts there are.
+//! There is one group for each mount. Nothing is opened to find out what an event is about: the inode
+//! number is read out of the handle, and nodeids are inode numbers. What the server itself changes is
+//! left out: the kernel above knows of it. So is what callers write to the lower files through the
+//! mount.
+//!
+//! # What is heard of
+//!
+//! A mark on a directory tells of the names in it, of its own attributes, and of what happens to a file
+//! *through a name in it*: the kernel goes from the name by which a file was opened or changed to the
+//! directory. That leaves out what happens to the file otherwise:
+//!
+//! - *Through a further name in a directory that is not watched*: so a file with several names counts as
+//!   watched only if it is marked itself. What is not heard of is that a first further name is made.
+//! - *When it is not where the table has it*. Each name that comes or goes for an inode that the kernel
+//!   knows makes that a [stray](strays), until it is found by a name anew. What is not heard of
+//!   is that a file was replaced that somebody has open.
+//! - *Through no name at all*: a file that was opened by its handle (a kernel NFS server, another
+//!   idshift) when nobody had it in memory, or one that was opened by a name that has gone.
+//!
+//! None of these is known to have happened before the attributes are looked at again. So what is heard
+//! of through a directory alone is trusted for [`NEAR`], and then asked for again; then the file is
+//! marked itself, and all of this is heard of.
 //!
 //! # Why what the kernel remembers does not stay wrong
 //!
-//! The kernel above may remember an answer for a long time, so each answer that was read from the
-//! lower tree before a change must be taken back after it. An event comes after its change, and
+//! Each answer that was read from the
+//! lower tree before a change must be taken back after it. What an answer is about is watched *before* the
+//! lower tree is asked, or the answer is trusted for [`SHORT`] only. An event comes after its change, and
 //! [`Watch::read`] gives it a number ([`Clock`]) before the notification goes out. Take an answer
 //! that was read before a change whose event comes later, and look at when the notification meets
 //! it:
@@ -39,44 +59,43 @@
 //! name, the former one is told at once. A name that was entered after a loss, from an answer that
 //! was begun before it, is not trusted ([`Watch::has_lost`]).
 //!
-//! What fanotify does not tell: access times; writing through a shared mapping before the file is
-//! closed; and what is written by those who write so often that the events are turned off for the
-//! file (`hot`). So answers about files that somebody has open for writing through the
-//! mount, and about files that are written that often, get [`Trust::Short`], and no answer is
-//! trusted for longer than [`LONG`].
+//! What fanotify does not tell: access times, and writing through a shared mapping before the file is
+//! closed. So answers about files that somebody has open for writing through the
+//! mount get [`Trust::Short`], and no answer is trusted for longer than [`LONG`].
 
 mod clock;
 mod event;
-mod hot;
+mod marking;
 mod marks;
-mod single;
+mod strays;
 mod told;
 
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 pub use clock::{Clock, Ticket};
 #[cfg(any(test, fuzzing))]
 pub(crate) use event::fuzz as fuzz_events;
-pub use single::Marked;
+pub use marking::Marked;
 
 use self::event::{Event, Handle};
-use self::hot::HotFiles;
 use self::marks::Marks;
+use self::strays::Strays;
 use self::told::Told;
+use super::LowerTree;
 use super::inode::{Inode, Place};
-use super::{LowerTree, proc_path};
-use crate::sys::fanotify::{self, Mask, Report};
-use crate::sys::handle::{name_to_handle, open_by_handle};
+use crate::sys::fanotify::{self, Mask};
+use crate::sys::handle::name_to_handle;
 
 /// How long an answer is trusted that nothing has disturbed: past it, even what fanotify does not
 /// tell is seen.
 pub const LONG: Duration = Duration::from_secs(600);
+/// How long attributes are trusted that are heard of through a directory alone.
+pub const NEAR: Duration = Duration::from_secs(30);
 /// How long an answer is trusted of which an event could be missed.
 pub const SHORT: Duration = Duration::from_secs(1);
 
@@ -123,54 +142,72 @@ pub enum Trust {
     None,
     /// For [`SHORT`].
     Short,
+    /// For [`NEAR`].
+    Near,
     /// For [`LONG`].
     Long,
 }
 
-/// What listens to one lower file system.
+/// What listens to one lower tree.
 pub struct Watch {
-    names: OwnedFd,
-    inodes: OwnedFd,
-    /// A descriptor on the file system, for opening handles.
-    mount: OwnedFd,
+    group: OwnedFd,
     own_pid: u32,
     /// Whether what this process changes is news all the same.
     hears_own: AtomicBool,
     clock: Clock,
-    hot: HotFiles,
     told: Told,
-    /// Where it is single inodes that are listened to, and not the file system: which.
-    marks: Option<Marks>,
+    marks: Marks,
+    strays: Strays,
 }
 
-/// What may be listened to.
+/// Why changes cannot be heard of, as a person would want to read it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unheard {
+    /// It is so on this machine, or for this user.
+    #[error("{0}")]
+    Impossible(String),
+    /// A limit is reached that can be raised.
+    #[error(
+        "this user has all fanotify {what} that are allowed; raise sysctl fs.fanotify.{sysctl} \
+         ({now} now)"
+    )]
+    Limit {
+        /// What there are too many of.
+        what: &'static str,
+        /// The name of the limit.
+        sysctl: &'static str,
+        /// Its value.
+        now: String,
+    },
+}
+
+/// Who may listen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// The whole file system alone, for which the server needs CAP_SYS_ADMIN over it.
-    FileSystem,
-    /// Where that is refused, single inodes.
-    AlsoInodes,
+pub enum Who {
+    /// Root of the machine alone.
+    Root,
+    /// Whoever may read the files.
+    Anybody,
 }
 
 impl LowerTree {
-    /// Starts to listen to the file system that the root is on. The error is the reason why that
-    /// cannot be done, as a person would want to read it.
-    pub fn start_watching(&mut self, scope: Scope) -> Result<(), String> {
-        self.watch = Some(Watch::open(self, scope)?);
+    /// Starts to listen to the file system that the root is on.
+    pub fn start_watching(&mut self, who: Who) -> Result<(), Unheard> {
+        self.watch = Some(Watch::open(self, who)?);
         Ok(())
     }
 
-    /// Goes on listening where another program has: with its two groups, which listen to the whole file
-    /// system.
-    pub fn go_on_watching(&mut self, [names, inodes]: [OwnedFd; 2]) -> Result<(), Errno> {
-        self.watch = Some(Watch::with(self, names, inodes, None)?);
+    /// Goes on listening where another program has, with its group.
+    pub fn go_on_watching(&mut self, group: OwnedFd) -> Result<(), Errno> {
+        self.watch = Some(Watch::with(group)?);
         Ok(())
     }
 
-    /// Whether a change of the inode by others is heard of, soon after it.
+    /// Whether every change of the inode's attributes by others is heard of, soon after it: also what is
+    /// done by another way than its name.
     pub fn is_heard(&self, inode: &Inode) -> bool {
-        inode.identity.dev == self.inodes.root_device()
-            && self.watch.as_ref().is_some_and(Watch::hears_all)
+        let heard = |watch: &Watch| watch.marks.hears(inode, watch.ticket());
+        self.watch.as_ref().is_some_and(|watch| heard(watch) && !watch.clock.has_stopped())
     }
 
     /// What listens, if anything does.
@@ -181,88 +218,55 @@ impl LowerTree {
 
 impl Watch {
     /// Listens to the file system that the tree's root is on.
-    fn open(tree: &LowerTree, scope: Scope) -> Result<Self, String> {
-        let statfs = rustix::fs::fstatfs(&tree.handle_mount).map_err(|errno| errno.to_string())?;
+    fn open(tree: &LowerTree, who: Who) -> Result<Self, Unheard> {
+        let impossible = |why: &str| Err(Unheard::Impossible(why.to_owned()));
+        let statfs = rustix::fs::fstatfs(&tree.handle_mount).map_err(refused)?;
         if !KNOWN.contains(&(statfs.f_type.cast_unsigned() & 0xffff_ffff)) {
-            return Err("changes can be heard of on ext4, xfs, btrfs and tmpfs alone".to_owned());
+            return impossible("changes can be detected only on ext4, xfs, btrfs and tmpfs");
         }
-        let refused = |errno: Errno| match errno {
-            Errno::PERM if scope == Scope::FileSystem => {
-                "only root can watch a whole file system; 'cache=coherent' watches single files"
-                    .to_owned()
+        let group = fanotify::group().map_err(refused)?;
+        match fanotify::ignore_mount(&group, &tree.handle_mount, left_out(tree)) {
+            Err(Errno::PERM) if who == Who::Root => {
+                return impossible("for others than root 'cache=coherent' has to be asked for");
             }
-            Errno::PERM => "only root can watch files before Linux 5.13".to_owned(),
-            Errno::INVAL => "this kernel does not tell enough (Linux 5.17 would)".to_owned(),
-            // Descriptors are not what is short: the limit of the process has just been raised.
-            Errno::MFILE => "this user has as many fanotify groups as are allowed; root can raise \
-                             the sysctl fs.fanotify.max_user_groups (a mount takes two)"
-                .to_owned(),
-            other => format!("fanotify: {other}"),
-        };
-        let names = fanotify::group(Report::NAMES).map_err(refused)?;
-        let inodes = fanotify::group(Report::INODE).map_err(refused)?;
-        let on_all = |(group, mask): (&OwnedFd, Mask)| {
-            fanotify::watch_filesystem(group, &tree.handle_mount, mask | Mask::ONDIR)
-        };
-        let all = [(&names, NAMES), (&inodes, Mask::ATTRIB | CONTENTS)];
-        // Handles are opened to turn events off, which is not done for single inodes.
-        let watched =
-            if tree.handles { all.into_iter().try_for_each(on_all) } else { Err(Errno::PERM) };
-        let marks = match watched {
-            Ok(()) => None,
-            Err(Errno::PERM) if scope == Scope::AlsoInodes => {
-                let root = tree.handle_mount.as_fd();
-                single::listen_to_names(&names, root).map_err(refused)?;
-                Some(Marks::allowed())
-            }
-            Err(errno) => return Err(refused(errno)),
-        };
-        // A file that is found through two mounts is two inodes to the kernel above.
-        if tree.private && !tree.submounts {
-            leave_own_writes_out(&inodes, &tree.handle_mount);
+            Err(errno) => tracing::debug!(%errno, "writes through the mount are heard of"),
+            Ok(()) => {}
         }
         let root = name_to_handle(&tree.root).map_err(refused)?;
         let number = Handle { kind: root.kind, data: &root.data }.inode_number();
         if number != Some(tree.inodes.root_number()) {
-            return Err("file handles cannot be understood here".to_owned());
+            return impossible("file handles cannot be understood here");
         }
-        Self::with(tree, names, inodes, marks).map_err(refused)
+        let watch = Self::with(group).map_err(refused)?;
+        watch.begin(tree).map_err(refused)?;
+        Ok(watch)
     }
 
-    fn with(
-        tree: &LowerTree,
-        names: OwnedFd,
-        inodes: OwnedFd,
-        marks: Option<Marks>,
-    ) -> Result<Self, Errno> {
+    fn with(group: OwnedFd) -> Result<Self, Errno> {
         Ok(Self {
-            names,
-            inodes,
-            mount: rustix::io::fcntl_dupfd_cloexec(&tree.handle_mount, 0)?,
+            group,
             own_pid: std::process::id(),
             hears_own: AtomicBool::new(false),
             clock: Clock::default(),
-            hot: HotFiles::default(),
             told: Told::new()?,
-            marks,
+            marks: Marks::allowed(),
+            strays: Strays::default(),
         })
     }
 
-    /// The two groups, for the program that goes on after this one.
-    pub fn groups(&self) -> [BorrowedFd<'_>; 2] {
-        [self.names.as_fd(), self.inodes.as_fd()]
-    }
-
-    /// By what handles that events name are opened.
-    pub(super) fn mount(&self) -> BorrowedFd<'_> {
-        self.mount.as_fd()
+    /// The group, for the program that goes on after this one.
+    pub fn group(&self) -> BorrowedFd<'_> {
+        self.group.as_fd()
     }
 
     /// See [`LowerTree::serves_here`].
+    ///
+    /// What another server has marked stays marked: the kernel above may trust names for long of
+    /// which only that server knew. This one marks what it is asked for once more.
     pub(super) fn serves_here(&mut self, takes_over: bool) {
         self.own_pid = std::process::id();
-        if takes_over && let Err(errno) = fanotify::forget_inodes(&self.inodes) {
-            tracing::warn!(%errno, "writes to files that were written often may be seen late");
+        if takes_over {
+            self.marks.others_are_left();
         }
     }
 
@@ -272,30 +276,13 @@ impl Watch {
     }
 
     /// To be polled: readable when there is something to [`Watch::read`].
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
-        [self.names.as_fd(), self.inodes.as_fd(), self.told.doubted()]
-    }
-
-    /// Whether changes of every inode of the file system are heard of, until [`Watch::stop`].
-    fn hears_all(&self) -> bool {
-        self.marks.is_none() && !self.clock.has_stopped()
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.group.as_fd(), self.told.doubted()]
     }
 
     /// To be taken before the lower tree is asked for what an answer will hold.
     pub fn ticket(&self) -> Ticket {
         self.clock.ticket()
-    }
-
-    /// How far attributes can be trusted that were read after the ticket was taken.
-    pub fn trust(&self, since: Ticket, inode: &Inode) -> Trust {
-        let ino = inode.identity.ino;
-        // The order counts: a file that is hot no more has an event of its own.
-        let hot = self.hot.contains(ino);
-        match self.clock.undisturbed(since, ino) {
-            false => Trust::None,
-            true if hot || !self.hears(inode, since) => Trust::Short,
-            true => Trust::Long,
-        }
     }
 
     /// Whether events have been lost since the ticket was taken. To be asked after a name was
@@ -325,36 +312,43 @@ impl Watch {
         self.clock.stop();
     }
 
-    /// Reads the events that are waiting, up to a buffer of each group, and tells what others have
+    /// An inode's name comes or goes; or the inode was found by a name, and something happened to it
+    /// meanwhile.
+    pub fn strayed(&self, nodeid: u64) {
+        self.strays.add(nodeid);
+    }
+
+    /// An inode was found by the name that the table has of it. To be called after it was entered there,
+    /// and before asking how far the answer can be trusted.
+    pub fn found(&self, nodeid: u64) {
+        self.strays.remove(nodeid);
+    }
+
+    /// Reads the events that are waiting, up to a buffer, and tells what others have
     /// changed. From one thread alone. Returns whether there may be more.
     pub fn read(&self, buffer: &mut [u8], tell: &mut dyn FnMut(Change<'_>)) -> Result<bool, Errno> {
-        let mut more = false;
-        for group in [&self.names, &self.inodes] {
-            let length = match rustix::io::read(group, &mut *buffer) {
-                Ok(length) => length,
-                Err(Errno::AGAIN | Errno::INTR) => continue,
-                Err(errno) => return Err(errno),
-            };
-            more = true;
-            let mut rest = &buffer[..length];
-            while let Some((event, after)) = event::parse(rest) {
-                rest = after;
-                self.handle(&event, tell);
-            }
-            if !rest.is_empty() {
-                tracing::error!("an event that is not understood");
-                self.lost(tell);
-            }
+        let length = match rustix::io::read(&self.group, &mut *buffer) {
+            Ok(length) => length,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(errno) => return Err(errno),
+        };
+        let mut rest = &buffer[..length];
+        while let Some((event, after)) = event::parse(rest) {
+            rest = after;
+            self.handle(&event, tell);
         }
-        if let Some(marks) = self.marks.as_ref().filter(|_| self.told.take_anew()) {
-            self.start_over(marks);
+        if !rest.is_empty() {
+            tracing::error!("an event that is not understood");
+            self.lost(tell);
+        }
+        if self.told.take_anew() {
+            self.start_over();
             tell(Change::Anew { missing: self.told.take_missing() });
         }
         for place in self.told.take_doubts() {
             tell(Change::Unrecorded(place));
         }
-        self.cool_down(tell);
-        Ok(more)
+        Ok(length > 0)
     }
 
     fn lost(&self, tell: &mut dyn FnMut(Change<'_>)) {
@@ -362,6 +356,8 @@ impl Watch {
         tell(Change::Lost { missing: self.told.take_missing() });
     }
 
+    /// One event may stand for several, of which some are about the name and some about the inode
+    /// behind it.
     fn handle(&self, event: &Event<'_>, tell: &mut dyn FnMut(Change<'_>)) {
         if event.mask.contains(Mask::OVERFLOW) {
             return self.lost(tell);
@@ -371,76 +367,66 @@ impl Watch {
         }
         let object = event.object.map(Handle::inode_number);
         let place = event.place.map(|(dir, name)| (dir.inode_number(), name));
-        match (place, object) {
-            (Some((Some(dir), name)), None | Some(Some(_))) => {
-                let object = object.flatten();
-                self.clock.happened(dir);
-                if let Some(ino) = object {
-                    self.clock.happened(ino);
-                }
-                tell(Change::Name { dir, name, object });
+        let is_of_name = event.mask.intersects(NAMES);
+        let (object, place) = match (object, place) {
+            (None | Some(Some(_)), Some((Some(dir), name))) => {
+                (object.flatten(), Some((dir, name)))
             }
-            (None, Some(Some(ino))) => {
+            (Some(Some(ino)), None) if !is_of_name => (Some(ino), None),
+            _ => return self.lost(tell),
+        };
+        if let Some((dir, name)) = place.filter(|_| is_of_name) {
+            self.clock.happened(dir);
+            if let Some(ino) = object {
                 self.clock.happened(ino);
-                if event.mask.intersects(CONTENTS) {
-                    self.count(ino, event);
-                    tell(Change::Contents(ino));
-                }
-                if event.mask.contains(Mask::ATTRIB) || !event.mask.intersects(CONTENTS) {
-                    tell(Change::Inode(ino));
-                }
             }
-            _ => self.lost(tell),
+            tell(Change::Name { dir, name, object });
         }
-    }
-
-    /// Counts a change of contents; those of a file that has too many are not heard of for a while.
-    ///
-    /// The file is hot before its events are turned off, and the change that is being told makes
-    /// the kernel forget what it has been allowed to trust for long.
-    fn count(&self, ino: u64, event: &Event<'_>) {
-        // Of a single inode: who writes pays for the event, and nobody else.
-        let Some(handle) = event.object.filter(|_| self.marks.is_none()) else { return };
-        if self.hot.count(ino, handle, Instant::now())
-            && let Err(errno) = self.hear(handle, false)
-        {
-            tracing::debug!(%errno, ino, "a file that is written often is still heard of");
-        }
-    }
-
-    /// Hears again of files that have been hot for long enough.
-    fn cool_down(&self, tell: &mut dyn FnMut(Change<'_>)) {
-        let hear = |handle: Handle<'_>| self.hear(handle, true);
-        self.hot.cool_down(Instant::now(), hear, |ino| {
-            // What was read before this moment may have missed something.
+        if event.mask.intersects(OF_INODES) {
+            // Of a directory itself there is its own handle, with the name `.`.
+            let Some(ino) = object.or(place.map(|(dir, _)| dir)) else { return self.lost(tell) };
             self.clock.happened(ino);
-            tell(Change::Contents(ino));
-        });
-    }
-
-    /// When [`Watch::read`] wants to be called even if there are no events.
-    pub fn next_due(&self) -> Option<Instant> {
-        self.hot.next_due()
-    }
-
-    /// Turns the events of one file's writes on or off.
-    fn hear(&self, file: Handle<'_>, on: bool) -> Result<(), Errno> {
-        let file = open_by_handle(&self.mount, file.kind, file.data, OFlags::PATH)?;
-        let path = CString::new(proc_path(&file)).map_err(|_| Errno::INVAL)?;
-        fanotify::ignore(&self.inodes, &path, Mask::MODIFY, !on)
+            if event.mask.intersects(CONTENTS) {
+                tell(Change::Contents(ino));
+            }
+            if event.mask.intersects(OF_INODES.difference(CONTENTS)) {
+                tell(Change::Inode(ino));
+            }
+        }
     }
 }
 
-/// Leaves out what callers write through the mount: the kernel above knows of it, and each event
-/// would cost them as much as the write. They write to the lower files on a mount that is this
-/// server's alone. Where the kernel cannot, or only root may, they are heard of.
-fn leave_own_writes_out(inodes: &OwnedFd, mount: &OwnedFd) {
-    if let Err(errno) = fanotify::ignore_mount(inodes, mount, Mask::MODIFY) {
-        tracing::debug!(%errno, "writes through the mount are heard of");
-    }
+/// What is not heard of if it is done through the mount that the lower tree is on.
+///
+/// Callers write to the lower files on a mount that is the server's alone. The kernel above knows of
+/// it, and each event would cost them as much as the write. But a file that is found through two mounts is
+/// two inodes to that kernel.
+fn left_out(tree: &LowerTree) -> Mask {
+    let nothing = Mask::OPEN; // which is never listened to
+    if tree.private && !tree.submounts { Mask::MODIFY } else { nothing }
+}
+
+/// Why nothing is heard of.
+fn refused(errno: Errno) -> Unheard {
+    Unheard::Impossible(match errno {
+        Errno::MFILE => return limit("groups", "max_user_groups"),
+        Errno::NOSPC => return limit("marks", "max_user_marks"),
+        Errno::PERM => "only root can watch files before Linux 5.13".to_owned(),
+        Errno::INVAL => "this kernel does not tell enough (Linux 5.17 would)".to_owned(),
+        other => format!("fanotify: {other}"),
+    })
+}
+
+fn limit(what: &'static str, sysctl: &'static str) -> Unheard {
+    let now = std::fs::read_to_string(format!("/proc/sys/fs/fanotify/{sysctl}"));
+    let now = now.map_or("unknown".to_owned(), |now| now.trim().to_owned());
+    Unheard::Limit { what, sysctl, now }
 }
 
 /// Events about names.
 const NAMES: Mask = Mask::CREATE.union(Mask::DELETE).union(Mask::MOVED_FROM).union(Mask::MOVED_TO);
 /// Events after which contents, too, are different.
 const CONTENTS: Mask = Mask::MODIFY.union(Mask::CLOSE_WRITE);
+/// Events about inodes.
+const OF_INODES: Mask =
+    CONTENTS.union(Mask::ATTRIB).union(Mask::MOVE_SELF).union(Mask::DELETE_SELF);

@@ -27,7 +27,7 @@ use crate::fuse::session::{Connection, Facts, Machine, Settings};
 use crate::host::mountinfo;
 use crate::lower::LowerTree;
 use crate::lower::cred::{self, Keep};
-use crate::lower::watch::{Scope, Watch};
+use crate::lower::watch::{Unheard, Who};
 use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::report::Report;
@@ -101,13 +101,13 @@ fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, St
         move |errno: Errno| StartError::System { what, source: errno.into() }
     };
     let cached = prepare_limits()?;
-    let Connected { device, root, memory, groups } = taken.connected()?;
+    let Connected { device, root, memory, group } = taken.connected()?;
     let state = State::left(memory).map_err(failed("cannot use what the servers know"))?;
     let mut lower = LowerTree::left(root, &config.lower, config.options.submounts, cached, state)?;
     lower.know_mounts(mounts_below(config));
-    let keeping = match (groups, config.options.cache) {
-        (Some(groups), _) => {
-            lower.go_on_watching(groups).map_err(failed("cannot go on listening"))?;
+    let keeping = match (group, config.options.cache) {
+        (Some(group), _) => {
+            lower.go_on_watching(group).map_err(failed("cannot go on listening"))?;
             Keeping::Notified(notify::abilities())
         }
         (None, CacheMode::None) => Keeping::For(Duration::ZERO),
@@ -248,29 +248,29 @@ const FOR_GOOD: Duration = Duration::from_secs(86_400);
 /// How what the kernel remembers is kept true, and that in words. For notifications, starts to
 /// watch the lower tree.
 fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
-    let mut watched = |scope| notify::supported().and_then(|()| lower.start_watching(scope));
-    // Another server would not know which files this one has watched.
-    let asked = if config.options.restart { Scope::FileSystem } else { Scope::AlsoInodes };
+    let mut watched = |who| notify::supported().and_then(|()| lower.start_watching(who));
     Ok(match config.options.cache {
         CacheMode::None => (Keeping::For(Duration::ZERO), "none".to_owned()),
         CacheMode::Ttl(time) => (Keeping::For(time), format!("ttl:{}", time.as_secs_f64())),
         CacheMode::Exclusive => (Keeping::For(FOR_GOOD), "exclusive".to_owned()),
         CacheMode::Coherent => {
-            watched(asked).map_err(|why| {
+            watched(Who::Anybody).map_err(|why| {
                 StartError::Mount(format!(
                     "option 'cache=coherent': {why}; without the option, or with cache=ttl:1, a \
                      change below shows within a second"
                 ))
             })?;
-            let single = lower.watch().is_some_and(Watch::is_of_single_inodes);
-            let how = if single { "coherent (by watching single files)" } else { "coherent" };
-            (Keeping::Notified(notify::abilities()), how.to_owned())
+            (Keeping::Notified(notify::abilities()), "coherent".to_owned())
         }
-        CacheMode::Auto => match watched(Scope::FileSystem) {
+        CacheMode::Auto => match watched(Who::Root) {
             Ok(()) => (Keeping::Notified(notify::abilities()), "coherent".to_owned()),
             Err(why) => {
                 let words = format!("ttl:1, because {why}");
-                tracing::info!("cache={words}");
+                // What is the case on every mount of this kind needs no attention.
+                match why {
+                    Unheard::Limit { .. } => tracing::warn!("cache={words}"),
+                    Unheard::Impossible(_) => tracing::info!("cache={words}"),
+                }
                 (Keeping::For(DEFAULT_TTL), words)
             }
         },

@@ -143,7 +143,7 @@ pub(super) fn handover(
         device: number(leaves.device),
         root: number(leaves.root),
         memory: number(leaves.memory),
-        groups: leaves.groups.map(|groups| groups.map(number)),
+        group: leaves.group.map(number),
         keeper: (keeps.process.as_raw_nonzero().get(), number(keeps.line.as_fd()), keeps.log),
         answer: -1,
     }

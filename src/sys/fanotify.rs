@@ -8,15 +8,6 @@ use rustix::io::Errno;
 use super::check;
 
 bitflags::bitflags! {
-    /// How the events of a group name what they are about (`FAN_REPORT_*`).
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub struct Report: u32 {
-        /// The inode, by its handle.
-        const INODE = libc::FAN_REPORT_FID;
-        /// For events about names: the directory, the name, and the inode behind it (Linux 5.17).
-        const NAMES = libc::FAN_REPORT_DFID_NAME_TARGET;
-    }
-
     /// What events are about (`FAN_*`).
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct Mask: u64 {
@@ -26,6 +17,8 @@ bitflags::bitflags! {
         const ATTRIB = libc::FAN_ATTRIB;
         /// A file that was open for writing was closed.
         const CLOSE_WRITE = libc::FAN_CLOSE_WRITE;
+        /// A file was opened.
+        const OPEN = libc::FAN_OPEN;
         /// A name was made.
         const CREATE = libc::FAN_CREATE;
         /// A name was removed.
@@ -40,6 +33,9 @@ bitflags::bitflags! {
         const MOVE_SELF = libc::FAN_MOVE_SELF;
         /// Directories too; in an event: it is about a directory.
         const ONDIR = libc::FAN_ONDIR;
+        /// Of a directory that is watched: also what happens to whatever has a name in it, if it happens
+        /// through that name.
+        const ON_CHILDREN = libc::FAN_EVENT_ON_CHILD;
         /// Events have been lost.
         const OVERFLOW = libc::FAN_Q_OVERFLOW;
     }
@@ -49,16 +45,14 @@ bitflags::bitflags! {
 pub const MARK_INODE: u32 = libc::FAN_MARK_ADD;
 /// What [`forget_inodes`] does.
 pub const FORGET_MARKS: u32 = libc::FAN_MARK_FLUSH;
-/// What [`ignore`] does.
-pub const LEAVE_OUT: u32 =
-    libc::FAN_MARK_ADD | libc::FAN_MARK_EVICTABLE | libc::FAN_MARK_IGNORE_SURV;
-/// What [`ignore`] does to take that back.
-pub const TAKE_BACK: u32 = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORE_SURV;
 
-/// Makes a group (fanotify_init(2)), whose descriptor never blocks. Its queue is limited, as
-/// `/proc/sys/fs/fanotify/max_queued_events` says.
-pub fn group(report: Report) -> Result<OwnedFd, Errno> {
-    let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | report.bits();
+/// Makes a group (fanotify_init(2)), whose descriptor never blocks, and whose events name the directory,
+/// the name in it, and the inode behind that (Linux 5.17). Its queue is limited, as
+/// `/proc/sys/fs/fanotify/max_queued_events` says. `EMFILE` where the user has too many groups
+/// (`max_user_groups`, beside it).
+pub fn group() -> Result<OwnedFd, Errno> {
+    let report = libc::FAN_REPORT_DFID_NAME_TARGET;
+    let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | report;
     let event_flags = libc::O_RDONLY.cast_unsigned();
     // SAFETY: the call takes two numbers.
     let fd = check(unsafe { libc::fanotify_init(flags, event_flags) })?;
@@ -66,19 +60,7 @@ pub fn group(report: Report) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Watches the whole file system that `on` is on; not an `O_PATH` descriptor.
-pub fn watch_filesystem(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(), Errno> {
-    let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
-    let group = group.as_fd().as_raw_fd();
-    // SAFETY: without a path the call takes numbers alone.
-    let ret = unsafe {
-        libc::fanotify_mark(group, flags, mask.bits(), on.as_fd().as_raw_fd(), std::ptr::null())
-    };
-    check(ret).map(drop)
-}
-
-/// Leaves out events of what is done through the mount that `on` is on (Linux 6.0): of those that
-/// [`watch_filesystem`] and [`watch_inode`] ask for. Only `MODIFY`, `CLOSE_WRITE` and the like have a
+/// Leaves out events of what is done through the mount that `on` is on (Linux 6.0). Only `MODIFY`, `CLOSE_WRITE` and the like have a
 /// mount; `EINVAL` for others. Needs CAP_SYS_ADMIN.
 pub fn ignore_mount(group: impl AsFd, on: impl AsFd, mask: Mask) -> Result<(), Errno> {
     let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_MOUNT | libc::FAN_MARK_IGNORE_SURV;
@@ -105,18 +87,7 @@ pub fn watch_inode(
     check(ret).map(drop)
 }
 
-/// Leaves out events of one inode, or takes that back. The inode can still be evicted from the
-/// kernel's memory, and then the exception ends (`FAN_MARK_EVICTABLE`, Linux 5.19).
-pub fn ignore(group: impl AsFd, path: &CStr, mask: Mask, ignored: bool) -> Result<(), Errno> {
-    let flags = if ignored { LEAVE_OUT } else { TAKE_BACK };
-    let group = group.as_fd().as_raw_fd();
-    // SAFETY: `path` is a C string that outlives the call.
-    let ret =
-        unsafe { libc::fanotify_mark(group, flags, mask.bits(), libc::AT_FDCWD, path.as_ptr()) };
-    check(ret).map(drop)
-}
-
-/// Takes all back that [`watch_inode`] and [`ignore`] have done.
+/// Takes all back that [`watch_inode`] has done.
 pub fn forget_inodes(group: impl AsFd) -> Result<(), Errno> {
     let group = group.as_fd().as_raw_fd();
     // SAFETY: without a path the call takes numbers alone.

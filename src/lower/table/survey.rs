@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{InodeTable, ROOT_ID};
-use crate::lower::inode::Place;
+use crate::lower::inode::{Inode, Place};
 use crate::lower::row::Row;
 use crate::state::arena::Piece;
 use crate::state::slot::GET;
@@ -26,6 +26,21 @@ impl InodeTable {
     /// Whether the kernel knows this nodeid.
     pub fn knows(&self, nodeid: u64) -> bool {
         self.shard(nodeid).rows.contains_key(&nodeid)
+    }
+
+    /// Whether one lookup of the inode is counted: when that is on its way to the kernel, the kernel has
+    /// been told nothing of it before.
+    pub fn is_counted_once(&self, inode: &Inode) -> bool {
+        let _shard = self.shard(inode.nodeid);
+        self.row_of(inode).is_some_and(|row| row.lookups().load(GET) == 1)
+    }
+
+    /// The directory that the inode was last seen in.
+    pub fn parent(&self, inode: &Inode) -> Option<Inode> {
+        let shard = self.shard(inode.nodeid);
+        let parent = self.row_of(inode)?.parent()?;
+        drop(shard);
+        self.get(parent)
     }
 
     /// All nodeids that the kernel knows, in no order.

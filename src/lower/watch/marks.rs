@@ -1,5 +1,4 @@
-//! Which single inodes are watched, where the whole file system cannot be (`fanotify_mark(2)` wants
-//! CAP_SYS_ADMIN over it): the part of the argument in [`super`] that says when a change of an inode is
+//! Which inodes are watched: the part of the argument in [`super`] that says when a change of an inode is
 //! heard of.
 //!
 //! An answer is trusted for long only if what it is about was watched *before* the lower tree was asked.
@@ -16,30 +15,24 @@
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::Ticket;
+use super::{LONG, Ticket};
 use crate::lower::inode::Inode;
 use crate::lower::stat::Identity;
 
 /// The most marks that one mount holds: each keeps an inode of about a kilobyte.
-const MOST: usize = 32_768;
-/// What other programs of the same user may need of their common number of marks.
+const MOST: usize = 131_072;
+/// The most marks on what is not a directory.
+const MOST_FILES: usize = 32_768;
+/// What other programs and mounts of the same user may need of their common number of marks.
 const SHARE: usize = 2;
 /// Fewer marks that nobody needs are left alone.
 const FEW: usize = 1024;
 
-/// What is heard of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// The names in a directory.
-    Names,
-    /// An inode's attributes and contents.
-    Inode,
-}
-
-/// The marks of two groups.
+/// The marks of a group.
 pub(super) struct Marks(RwLock<Inner>);
 
 struct Inner {
@@ -47,20 +40,26 @@ struct Inner {
     held: HashMap<u64, Held>,
     /// Moves when all marks are taken away: once before, once after. Odd in between.
     epoch: u64,
-    /// At least as many as the kernel has.
+    /// At least as many as the kernel has, and how many of these are on files.
     set: usize,
-    /// How many of these are in `held`.
-    needed: usize,
+    files: usize,
     /// The most that there may be, and the most that there can be just now.
     most: usize,
     limit: usize,
+    /// Whether it has been said that there can be no more.
+    said: bool,
+    /// Since when there are marks of a server before this one, if there are.
+    others: Option<Instant>,
 }
 
-/// What is heard of an inode, and since when.
+/// An inode that is watched.
 struct Held {
     identity: Identity,
-    names: Option<Ticket>,
-    inode: Option<Ticket>,
+    /// Since when there is a mark: for a directory, when the names in it and what is behind them are
+    /// heard of.
+    since: Ticket,
+    /// Since when what the kernel above has of its own attributes is covered by that.
+    attributes: Option<Ticket>,
     /// Whether what the kernel keeps of its contents was read since then.
     contents: bool,
 }
@@ -73,26 +72,39 @@ impl Marks {
     /// No marks yet; `allowed` is how many this user may have.
     pub(super) fn new(allowed: usize) -> Self {
         let most = MOST.min(allowed / SHARE);
-        let (held, epoch, set, needed) = (HashMap::new(), 0, 0, 0);
-        Self(RwLock::new(Inner { held, epoch, set, needed, most, limit: most }))
+        Self(RwLock::new(Inner {
+            held: HashMap::new(),
+            epoch: 0,
+            set: 0,
+            files: 0,
+            most,
+            limit: most,
+            said: false,
+            others: None,
+        }))
     }
 
-    /// Whether every change is heard of that came after the ticket was taken.
-    pub(super) fn hears(&self, inode: &Inode, what: What, ticket: Ticket) -> bool {
+    /// Whether there was a mark before the ticket was taken. Then all changes are heard of that came
+    /// later: for a directory, also those of the names in it, and of what is behind them.
+    pub(super) fn is_marked(&self, inode: &Inode, ticket: Ticket) -> bool {
+        self.read().of(inode).is_some_and(|held| held.since <= ticket)
+    }
+
+    /// The same, and whether nothing is older that the kernel above has of the inode's attributes.
+    pub(super) fn hears(&self, inode: &Inode, ticket: Ticket) -> bool {
         let inner = self.read();
-        let held = inner.held.get(&inode.nodeid).filter(|held| held.identity == inode.identity);
-        let since = held.and_then(|held| match what {
-            What::Names => held.names,
-            // A directory's times and links change with the names in it.
-            What::Inode if inode.is_dir() => held.names.zip(held.inode).map(|(a, b)| a.max(b)),
-            What::Inode => held.inode,
-        });
-        since.is_some_and(|since| since <= ticket)
+        let attributes = inner.of(inode).and_then(|held| held.attributes);
+        attributes.is_some_and(|since| since <= ticket)
     }
 
     /// Room for one more mark, if there is.
-    pub(super) fn room(&self) -> Option<Room> {
-        let is_full = |inner: &Inner| inner.set >= inner.limit || inner.epoch % 2 == 1;
+    pub(super) fn room(&self, inode: &Inode) -> Option<Room> {
+        let most_files = |inner: &Inner| MOST_FILES.min(inner.limit / 2);
+        let is_full = |inner: &Inner| {
+            inner.set >= inner.limit
+                || inner.epoch % 2 == 1
+                || (!inode.is_dir() && inner.files >= most_files(inner))
+        };
         if is_full(&self.read()) {
             return None;
         }
@@ -101,49 +113,56 @@ impl Marks {
             return None;
         }
         inner.set += 1;
+        inner.files += usize::from(!inode.is_dir());
         Some(Room(inner.epoch))
     }
 
-    /// The mark could not be made.
-    pub(super) fn refused(&self, room: Room, errno: Errno) {
+    /// The mark could not be made. Returns whether it is to be said that there can be no more.
+    pub(super) fn refused(&self, inode: &Inode, room: Room, errno: Errno) -> bool {
         let mut inner = self.write();
         if inner.epoch == room.0 {
             inner.set = inner.set.saturating_sub(1);
+            inner.files = inner.files.saturating_sub(usize::from(!inode.is_dir()));
         }
-        if errno == Errno::NOSPC {
-            inner.limit = inner.set;
+        if errno != Errno::NOSPC {
+            return false;
         }
+        inner.limit = inner.set;
+        !std::mem::replace(&mut inner.said, true)
     }
 
     /// The mark has been there since that time. Not if all marks were taken away meanwhile: then it
-    /// may have been one of them.
-    pub(super) fn keep(&self, inode: &Inode, what: What, room: Room, since: Ticket) {
+    /// may have been one of them. `attributes` says whether what the kernel above has of the inode's
+    /// attributes is no older.
+    pub(super) fn keep(&self, inode: &Inode, room: Room, since: Ticket, attributes: bool) {
         let mut inner = self.write();
         if inner.epoch != room.0 {
             inner.set += 1;
+            inner.files += usize::from(!inode.is_dir());
             return;
         }
-        if inner.held.get(&inode.nodeid).is_some_and(|held| held.identity != inode.identity) {
-            inner.forget(inode.nodeid);
+        if inner.of(inode).is_some_and(|held| held.attributes.is_some() || !attributes) {
+            return;
         }
-        let Inner { held, needed, .. } = &mut *inner;
-        let held = held.entry(inode.nodeid).or_insert_with(|| Held {
-            identity: inode.identity,
-            names: None,
-            inode: None,
-            contents: false,
-        });
-        let place = held.place(what);
-        if place.is_none() {
-            *place = Some(since);
-            *needed += 1;
+        let attributes = attributes.then_some(since);
+        let held = Held { identity: inode.identity, since, attributes, contents: false };
+        inner.held.insert(inode.nodeid, held);
+    }
+
+    /// What the kernel above has of the attributes of an inode that is watched was read after `since`.
+    pub(super) fn confirm(&self, inode: &Inode, since: Ticket) {
+        let mut inner = self.write();
+        let held = inner.held.get_mut(&inode.nodeid);
+        let held = held.filter(|held| held.identity == inode.identity && held.since <= since);
+        if let Some(attributes) = held.map(|held| &mut held.attributes) {
+            attributes.get_or_insert(since);
         }
     }
 
     /// Whether the contents that the kernel has can be kept when the file is opened again. The first
     /// time since the file is watched they cannot: they may have been read before.
     pub(super) fn keeps_contents(&self, inode: &Inode, ticket: Ticket) -> bool {
-        if !self.hears(inode, What::Inode, ticket) {
+        if !self.hears(inode, ticket) {
             return false;
         }
         let mut inner = self.write();
@@ -155,8 +174,13 @@ impl Marks {
     /// The kernel has forgotten the inode.
     pub(super) fn forget(&self, nodeid: u64) {
         if self.read().held.contains_key(&nodeid) {
-            self.write().forget(nodeid);
+            self.write().held.remove(&nodeid);
         }
+    }
+
+    /// A server before this one has made marks, which the kernel above may rely on for a while.
+    pub(super) fn others_are_left(&self) {
+        self.write().others = Some(Instant::now());
     }
 
     /// For quiet moments: others may have given marks back. Returns whether so many are not needed
@@ -164,7 +188,11 @@ impl Marks {
     pub(super) fn tidy(&self) -> bool {
         let mut inner = self.write();
         inner.limit = inner.most;
-        inner.set.saturating_sub(inner.needed) > inner.needed.max(FEW)
+        if inner.others.is_some_and(|since| since.elapsed() <= LONG) {
+            return false;
+        }
+        let needed = inner.held.len();
+        inner.set.saturating_sub(needed) > needed.max(FEW)
     }
 
     /// Takes all marks away. `lost` makes every answer distrusted that was begun before, and comes
@@ -172,7 +200,7 @@ impl Marks {
     pub(super) fn start_over(&self, take_away: impl FnOnce(), lost: impl FnOnce()) {
         let mut inner = self.write();
         let held = std::mem::take(&mut inner.held);
-        (inner.needed, inner.set) = (0, 0);
+        (inner.set, inner.files) = (0, 0);
         inner.epoch += 1;
         drop(inner);
         drop(held);
@@ -190,20 +218,9 @@ impl Marks {
     }
 }
 
-impl Held {
-    fn place(&mut self, what: What) -> &mut Option<Ticket> {
-        match what {
-            What::Names => &mut self.names,
-            What::Inode => &mut self.inode,
-        }
-    }
-}
-
 impl Inner {
-    fn forget(&mut self, nodeid: u64) {
-        if let Some(held) = self.held.remove(&nodeid) {
-            self.needed -= usize::from(held.names.is_some()) + usize::from(held.inode.is_some());
-        }
+    fn of(&self, inode: &Inode) -> Option<&Held> {
+        self.held.get(&inode.nodeid).filter(|held| held.identity == inode.identity)
     }
 }
 
@@ -221,74 +238,81 @@ mod tests {
         inode(nodeid, 5, FileType::RegularFile)
     }
 
-    fn mark(marks: &Marks, clock: &Clock, inode: &Inode, what: What) {
-        marks.keep(inode, what, marks.room().unwrap(), clock.watched());
+    fn mark(marks: &Marks, clock: &Clock, inode: &Inode) {
+        let room = marks.room(inode).unwrap();
+        marks.keep(inode, room, clock.watched(), true);
     }
 
     #[test]
     fn only_answers_that_are_begun_later_are_covered() {
         let (marks, clock) = (Marks::new(100), Clock::default());
         let early = clock.ticket();
-        mark(&marks, &clock, &file(7), What::Inode);
-        assert!(!marks.hears(&file(7), What::Inode, early));
+        mark(&marks, &clock, &file(7));
+        assert!(!marks.hears(&file(7), early));
         let late = clock.ticket();
-        assert!(marks.hears(&file(7), What::Inode, late));
-        assert!(!marks.hears(&file(8), What::Inode, late));
+        assert!(marks.hears(&file(7), late));
+        assert!(!marks.hears(&file(8), late));
         let other = inode(7, 6, FileType::RegularFile);
-        assert!(!marks.hears(&other, What::Inode, late), "another file with its number");
-        mark(&marks, &clock, &other, What::Inode);
-        assert!(!marks.hears(&file(7), What::Inode, clock.ticket()));
+        assert!(!marks.hears(&other, late), "another file with its number");
+        mark(&marks, &clock, &other);
+        assert!(!marks.hears(&file(7), clock.ticket()));
         marks.forget(7);
-        assert!(!marks.hears(&other, What::Inode, clock.ticket()));
+        assert!(!marks.hears(&other, clock.ticket()));
     }
 
     #[test]
-    fn directories_change_with_their_names() {
+    fn attributes_of_a_directory_count_once_they_are_confirmed() {
         let (marks, clock) = (Marks::new(100), Clock::default());
         let dir = inode(7, 5, FileType::Directory);
-        mark(&marks, &clock, &dir, What::Inode);
-        assert!(!marks.hears(&dir, What::Inode, clock.ticket()));
-        let early = clock.ticket();
-        mark(&marks, &clock, &dir, What::Names);
-        assert!(!marks.hears(&dir, What::Inode, early));
-        assert!(marks.hears(&dir, What::Names, clock.ticket()));
-        assert!(marks.hears(&dir, What::Inode, clock.ticket()));
+        let (early, room) = (clock.ticket(), marks.room(&dir).unwrap());
+        marks.keep(&dir, room, clock.watched(), false);
+        let late = clock.ticket();
+        assert!(marks.is_marked(&dir, late) && !marks.is_marked(&dir, early));
+        assert!(!marks.hears(&dir, late));
+        marks.confirm(&inode(7, 6, FileType::Directory), clock.watched());
+        assert!(!marks.hears(&dir, clock.ticket()), "another directory with its number");
+        marks.confirm(&dir, clock.watched());
+        assert!(!marks.hears(&dir, late) && marks.hears(&dir, clock.ticket()));
     }
 
     #[test]
     fn contents_count_that_are_read_while_the_file_is_watched() {
         let (marks, clock) = (Marks::new(100), Clock::default());
         assert!(!marks.keeps_contents(&file(7), clock.ticket()));
-        mark(&marks, &clock, &file(7), What::Inode);
+        mark(&marks, &clock, &file(7));
         assert!(!marks.keeps_contents(&file(7), clock.ticket()), "read before, perhaps");
         assert!(marks.keeps_contents(&file(7), clock.ticket()));
     }
 
     #[test]
     fn their_number_is_bounded() {
+        let dir = |nodeid| inode(nodeid, 5, FileType::Directory);
         let (marks, clock) = (Marks::new(10 * SHARE), Clock::default());
-        (0..10).for_each(|n| mark(&marks, &clock, &file(n), What::Inode));
-        assert!(marks.room().is_none());
-        marks.forget(3);
-        assert!(marks.room().is_none(), "the kernel still has it");
-        marks.start_over(|| assert!(marks.room().is_none(), "not yet"), || ());
-        assert!(!marks.hears(&file(4), What::Inode, clock.ticket()));
+        (0..5).for_each(|n| mark(&marks, &clock, &file(n)));
+        assert!(marks.room(&file(5)).is_none(), "directories count for more");
+        (5..10).for_each(|n| mark(&marks, &clock, &dir(n)));
+        assert!(marks.room(&dir(10)).is_none());
+        marks.forget(7);
+        assert!(marks.room(&dir(10)).is_none(), "the kernel still has it");
+        marks.start_over(|| assert!(marks.room(&dir(1)).is_none(), "not yet"), || ());
+        assert!(!marks.hears(&file(4), clock.ticket()));
         // What the kernel allows may be less.
-        mark(&marks, &clock, &file(4), What::Inode);
-        marks.refused(marks.room().unwrap(), Errno::NOSPC);
-        assert!(marks.room().is_none());
+        mark(&marks, &clock, &dir(4));
+        let refused = || marks.refused(&dir(5), marks.room(&dir(5)).unwrap(), Errno::NOSPC);
+        assert!(refused());
+        assert!(marks.room(&dir(5)).is_none());
         assert!(!marks.tidy());
-        assert!(marks.room().is_some());
+        assert!(!refused(), "it is said once");
         assert!(Marks::new(usize::MAX).read().limit == MOST);
     }
 
     #[test]
     fn what_is_marked_while_all_is_taken_away_does_not_count() {
         let (marks, clock) = (Marks::new(100), Clock::default());
-        let room = marks.room().unwrap();
+        let room = marks.room(&file(7)).unwrap();
         marks.start_over(|| (), || ());
-        marks.keep(&file(7), What::Inode, room, clock.watched());
-        assert!(!marks.hears(&file(7), What::Inode, clock.ticket()));
+        marks.keep(&file(7), room, clock.watched(), true);
+        assert!(!marks.hears(&file(7), clock.ticket()));
         assert_eq!(marks.read().set, 1, "but the kernel may have it");
     }
 
@@ -296,10 +320,12 @@ mod tests {
     fn many_that_are_not_needed_are_taken_away() {
         let (marks, clock) = (Marks::new(usize::MAX), Clock::default());
         let all = 4 * FEW as u64;
-        (0..all).for_each(|n| mark(&marks, &clock, &file(n), What::Inode));
+        (0..all).for_each(|n| mark(&marks, &clock, &file(n)));
         (0..all / 2).for_each(|n| marks.forget(n));
         assert!(!marks.tidy());
         marks.forget(all - 1);
         assert!(marks.tidy());
+        marks.others_are_left();
+        assert!(!marks.tidy(), "the kernel may rely on those");
     }
 }

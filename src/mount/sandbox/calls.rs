@@ -25,10 +25,10 @@ use libc::{
     SYS_wait4, SYS_write, SYS_writev,
 };
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 
 use crate::lower::Keys;
-use crate::sys::fanotify::{FORGET_MARKS, LEAVE_OUT, MARK_INODE, TAKE_BACK};
+use crate::sys::fanotify::{FORGET_MARKS, MARK_INODE};
 use crate::sys::fuse::{BACKING_CLOSE, BACKING_OPEN};
 use crate::sys::ioctl::FileIoctl;
 
@@ -206,21 +206,19 @@ pub const FEATURES: &[Feature] = &[
 ///
 /// With any descriptor in its first argument `open_by_handle_at` opens every file of the file system
 /// that this one is on, and `fanotify_mark` listens to all of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pins {
     /// By what files are opened by their handles.
     pub mounts: Vec<RawFd>,
     /// What listens to changes (`fanotify`).
-    pub groups: Vec<RawFd>,
-    /// Whether it listens to single inodes.
-    pub single_inodes: bool,
+    pub group: Option<RawFd>,
 }
 
 impl From<Keys<'_>> for Pins {
     fn from(keys: Keys<'_>) -> Self {
-        let numbers = |all: Vec<BorrowedFd<'_>>| all.iter().map(AsRawFd::as_raw_fd).collect();
-        let Keys { mounts, groups, single_inodes } = keys;
-        Self { mounts: numbers(mounts), groups: numbers(groups), single_inodes }
+        let Keys { mounts, group } = keys;
+        let mounts = mounts.iter().map(AsRawFd::as_raw_fd).collect();
+        Self { mounts, group: group.map(|group| group.as_raw_fd()) }
     }
 }
 
@@ -228,27 +226,26 @@ impl Pins {
     /// What is allowed with them, and nothing else that could move them: neither `dup2`, `dup3` nor
     /// `close_range` is listed anywhere.
     fn calls(&self) -> Vec<Narrow> {
-        let is = |fd: &RawFd| When::Is(0, bits(*fd));
-        let open =
-            |fd| Narrow { name: "file handles", call: SYS_open_by_handle_at, when: vec![is(fd)] };
-        // Marks on whole file systems have been made before; later ones are on single inodes.
-        let marks: &[u32] =
-            if self.single_inodes { &[MARK_INODE, FORGET_MARKS] } else { &[LEAVE_OUT, TAKE_BACK] };
-        let mark = |fd| {
-            marks.iter().map(move |flags| Narrow {
+        let opens = self.mounts.iter().map(|fd| Narrow {
+            name: "file handles",
+            call: SYS_open_by_handle_at,
+            when: vec![When::Is(0, bits(*fd))],
+        });
+        // On single inodes, never on whole mounts or file systems.
+        let marks = self.group.into_iter().flat_map(|group| {
+            [MARK_INODE, FORGET_MARKS].map(|flags| Narrow {
                 name: "cache=coherent",
                 call: SYS_fanotify_mark,
-                when: vec![is(fd), When::Is(1, *flags)],
+                when: vec![When::Is(0, bits(group)), When::Is(1, flags)],
             })
-        };
-        let pinned = self.mounts.iter().chain(&self.groups);
+        });
+        let pinned = self.mounts.iter().copied().chain(self.group);
         let close = Narrow {
             name: "descriptors",
             call: SYS_close,
-            when: pinned.map(|fd| When::Not(0, bits(*fd))).collect(),
+            when: pinned.map(|fd| When::Not(0, bits(fd))).collect(),
         };
-        let opens = self.mounts.iter().map(open);
-        opens.chain(self.groups.iter().flat_map(mark)).chain([close]).collect()
+        opens.chain(marks).chain([close]).collect()
     }
 }
 

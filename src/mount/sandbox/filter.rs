@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn some_pins() -> Pins {
-        Pins { mounts: vec![4, 9], groups: vec![7, 8], single_inodes: false }
+        Pins { mounts: vec![4, 9], group: Some(7) }
     }
 
     #[test]

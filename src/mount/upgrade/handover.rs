@@ -46,8 +46,8 @@ pub struct Handover {
     pub root: RawFd,
     /// What servers write down.
     pub memory: RawFd,
-    /// What tells of changes below: of names and of inodes.
-    pub groups: Option<[RawFd; 2]>,
+    /// What tells of changes below.
+    pub group: Option<RawFd>,
     /// The keeper, what leads to it, and to the log through it.
     pub keeper: (i32, RawFd, RawFd),
     /// Where whoever has asked waits for an answer.
@@ -59,7 +59,7 @@ impl Handover {
     pub fn descriptors(&self) -> Vec<RawFd> {
         let named =
             [self.device, self.root, self.memory, self.keeper.1, self.keeper.2, self.answer];
-        named.into_iter().chain(self.groups.into_iter().flatten()).collect()
+        named.into_iter().chain(self.group).collect()
     }
 
     /// Writes it down. The descriptor is closed by an exec, unless it is told not to be.
@@ -98,8 +98,7 @@ impl Handover {
             ("device", Some(self.device)),
             ("root", Some(self.root)),
             ("memory", Some(self.memory)),
-            ("names", self.groups.map(|[names, _]| names)),
-            ("inodes", self.groups.map(|[_, inodes]| inodes)),
+            ("group", self.group),
             ("keeper", Some(keeper)),
             ("line", Some(line)),
             ("log", Some(log)),
@@ -120,7 +119,7 @@ impl Handover {
 
     fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         let mut read = Self { version: 0, ..Self::default() };
-        let (mut groups, mut is_whole) = ([None; 2], false);
+        let mut is_whole = false;
         let missing = || "what the other program has left is not whole".to_owned();
         for entry in bytes.split_inclusive(|byte| *byte == 0) {
             let entry = entry.strip_suffix(&[0]).ok_or_else(missing)?;
@@ -140,8 +139,7 @@ impl Handover {
                 b"device" => read.device = descriptor()?,
                 b"root" => read.root = descriptor()?,
                 b"memory" => read.memory = descriptor()?,
-                b"names" => groups[0] = Some(descriptor()?),
-                b"inodes" => groups[1] = Some(descriptor()?),
+                b"group" => read.group = Some(descriptor()?),
                 b"keeper" => read.keeper.0 = descriptor()?,
                 b"line" => read.keeper.1 = descriptor()?,
                 b"log" => read.keeper.2 = descriptor()?,
@@ -168,7 +166,6 @@ impl Handover {
                 state::VERSION
             ));
         }
-        read.groups = groups[0].zip(groups[1]).map(|(names, inodes)| [names, inodes]);
         let has_all = read.descriptors().iter().all(|fd| *fd > 2) && read.keeper.0 > 0;
         if is_whole && has_all { Ok(read) } else { Err(missing()) }
     }
@@ -204,7 +201,7 @@ mod tests {
             device: 3,
             root: 4,
             memory: 5,
-            groups: Some([6, 7]),
+            group: Some(6),
             keeper: (4711, 8, 9),
             answer: 10,
         }
@@ -212,7 +209,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_read_as_it_was_written() {
-        for handover in [some(), Handover { groups: None, ..some() }] {
+        for handover in [some(), Handover { group: None, ..some() }] {
             let mut file = handover.write().unwrap();
             assert_eq!(Handover::read(&mut file), Ok(handover));
         }

@@ -32,7 +32,7 @@ pub(in crate::mount) struct Connected {
     pub(in crate::mount) device: OwnedFd,
     pub(in crate::mount) root: OwnedFd,
     pub(in crate::mount) memory: OwnedFd,
-    pub(in crate::mount) groups: Option<[OwnedFd; 2]>,
+    pub(in crate::mount) group: Option<OwnedFd>,
 }
 
 /// What makes up the keeper.
@@ -112,12 +112,9 @@ impl Taken {
 
     /// Once.
     pub(in crate::mount) fn connected(&self) -> Result<Connected, StartError> {
-        let Handover { device, root, memory, groups, .. } = &self.handover;
-        let groups = match groups {
-            Some([names, inodes]) => Some([own(*names)?, own(*inodes)?]),
-            None => None,
-        };
-        Ok(Connected { device: own(*device)?, root: own(*root)?, memory: own(*memory)?, groups })
+        let Handover { device, root, memory, group, .. } = &self.handover;
+        let group = group.map(own).transpose()?;
+        Ok(Connected { device: own(*device)?, root: own(*root)?, memory: own(*memory)?, group })
     }
 
     /// Once.

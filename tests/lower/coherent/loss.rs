@@ -1,10 +1,9 @@
 //! Everything is to be asked anew: events were lost, or nothing is listened to any more.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use super::{alone, settle, soon, warm, within};
+use super::{alone, soon, warm, within};
 use crate::common::{self, MAP, Mount, exists, lo, mode, put_dir, put_file, raw, set_mode, skip};
 
 /// Reading thousands of events first takes longer.
@@ -18,7 +17,7 @@ fn overflow(mount: &Mount, last: impl FnOnce()) {
     if limit > 100_000 {
         skip(format!("needs fs.fanotify.max_queued_events of no more than 100000, not {limit}"));
     }
-    // Where single inodes are watched, this is one of them.
+    // What nobody looks at is not listened to.
     assert_eq!(fs::read_dir(mount.up("elsewhere")).unwrap().count(), 0);
     let server = mount.server_pid();
     raw::kill(server, libc::SIGSTOP).unwrap();
@@ -29,7 +28,7 @@ fn overflow(mount: &Mount, last: impl FnOnce()) {
         stats.into_iter().all(|stat| stat.contains(") T "))
     });
     for number in 0..=limit {
-        // Each name and each file is an event of its own.
+        // Each name is an event of its own.
         let path = mount.low(format!("elsewhere/{number}"));
         fs::write(path, "").unwrap();
     }
@@ -101,32 +100,28 @@ pub(crate) fn below_mounts() {
     assert!(there, "what was mounted in the mount has gone");
 }
 
-/// Where single inodes are watched: those that are not needed any more are taken away all at once, and
-/// what is looked at then is watched anew.
+/// Watches that are not needed any more are taken away all at once, and what is looked at then is
+/// watched anew.
 pub(crate) fn of_watches() {
-    const FILES: usize = 1_200;
-    if common::machine().real_root {
-        skip("root watches the whole file system");
-    }
+    const DIRS: usize = 1_200;
     let name = |n: usize| format!("dir/{n}");
     let mount = Mount::with(&format!("{MAP},cache=coherent,log=idshift=debug"), |lower| {
         put_dir(&lower.join("dir"), 0o755, lo(1), lo(1));
-        (0..FILES).for_each(|n| put_file(&lower.join(name(n)), b"", 0o644, lo(1), lo(1)));
+        (0..DIRS).for_each(|n| put_dir(&lower.join(name(n)), 0o755, lo(1), lo(1)));
         put_file(&lower.join("kept"), b"", 0o644, lo(1), lo(1));
     });
-    let paths: Vec<_> = (0..FILES).map(|n| mount.up(name(n))).collect();
+    let paths: Vec<_> = (0..DIRS).map(|n| mount.up(name(n))).collect();
     let kept = mount.up("kept");
-    let all: Vec<&Path> = paths.iter().chain([&kept]).map(AsRef::as_ref).collect();
-    settle(&all);
+    paths.iter().chain([&kept]).for_each(|path| warm(path));
     let log = || fs::read_to_string(mount.beside().join("server.log")).unwrap();
     let given_back = || log().contains("are taken away");
     assert!(!given_back());
     for path in &paths {
-        fs::remove_file(path).unwrap();
+        fs::remove_dir(path).unwrap();
     }
     within(AFTER_LOSS, "the watches are taken away", given_back);
     soon("what was watched", || mode(&kept) == 0o644);
-    settle(&[&kept]);
+    warm(&kept);
     set_mode(&mount.low("kept"), 0o640).unwrap();
     soon("a mode", || mode(&kept) == 0o640);
 }

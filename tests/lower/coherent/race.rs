@@ -12,7 +12,7 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{MARGIN, PROMISE, alone, coherent, settle};
+use super::{MARGIN, PROMISE, alone, coherent};
 use crate::common::{Errno, lo, put_dir, put_file};
 
 /// How long each race runs.
@@ -138,7 +138,6 @@ pub(crate) fn attributes() {
         put_file(&lower.join("dir/file"), b"", 0o644, lo(0), lo(0));
         fs::hard_link(lower.join("dir/file"), lower.join("dir/link")).unwrap();
     });
-    settle(&[&mount.up("dir/file"), &mount.up("dir")]);
     let done = Done::new();
     let low = mount.low("dir/file");
     let set = |number: usize| {

@@ -12,7 +12,7 @@ use crate::fuse::notify;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::LowerTree;
-use crate::lower::watch::Scope;
+use crate::lower::watch::Who;
 use crate::mount::acting;
 use crate::mount::config::MountConfig;
 use crate::mount::kernel::{self, Choice};
@@ -104,14 +104,12 @@ fn fill(
 
 /// Whether changes below can be heard of, and of what; tried.
 fn coherence(tree: &mut LowerTree) -> (bool, String) {
-    let mut listen = |scope| notify::supported().and_then(|()| tree.start_watching(scope));
-    if listen(Scope::FileSystem).is_ok() {
+    let mut listen = |who| notify::supported().and_then(|()| tree.start_watching(who));
+    if listen(Who::Root).is_ok() {
         return (true, "the default here; tried".to_owned());
     }
-    match listen(Scope::AlsoInodes) {
-        Ok(()) => {
-            (true, "by watching single files; tried. cache=ttl:1 unless asked for".to_owned())
-        }
+    match listen(Who::Anybody) {
+        Ok(()) => (true, "tried; cache=ttl:1 unless asked for".to_owned()),
         Err(why) => (false, format!("{why}; cache=ttl:1 instead")),
     }
 }
