@@ -104,7 +104,8 @@ fn podman_of_an_ordinary_user() {
     let data = home.join("data").display().to_string();
     // Not over FUSE: there calls are made as the callers, who must be told, and only root of the machine
     // may say act_as=.
-    for lower in ["mount --bind"] {
+    let lower = "mount --bind";
+    {
         let below = format!("podman unshare {lower} /srv/ann-idmap/files {data}\n");
         let away = format!("\npodman unshare umount {data}");
         let script = below + &blocks("podman")[3] + &away;
