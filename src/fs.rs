@@ -32,6 +32,7 @@ mod store;
 mod tests;
 mod usage;
 mod validity;
+mod writing;
 mod xattr;
 
 pub use acting::{Acting, Role};
@@ -46,13 +47,14 @@ pub use ioctl::IoctlReply;
 pub use locks::LockRequest;
 pub use lookup::{Entry, Found};
 pub use name::Name;
-pub use open::{BackingFile, Opened};
+pub use open::Opened;
 pub use owners::{FOR_OTHERS, Owners};
 pub use rename::Place;
 pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
 pub use usage::Usage;
 pub use validity::{Abilities, Keeping, LONG, Unheard, Valid};
+pub use writing::BackingFile;
 pub use xattr::XattrReply;
 
 use crate::config::IoMode;
@@ -82,6 +84,8 @@ pub struct FileSystem {
     callers: Callers,
     /// Whether only those who may read and write a file may link to it.
     protected_hardlinks: bool,
+    /// What the lower file system keeps for root.
+    reserve: writing::Reserve,
 }
 
 /// How the lower tree is shown.
@@ -109,6 +113,7 @@ impl FileSystem {
     pub fn new(lower: LowerTree, options: Options) -> Self {
         let Options { maps, unmapped_acl, policies, io, owners, keeping, ids, acting } = options;
         let callers = Callers::default();
+        let reserve = writing::Reserve::new(lower.magic(), unmapped_acl, acting.is_some());
         let protected_hardlinks = judge::protected_hardlinks();
         Self {
             lower,
@@ -122,6 +127,7 @@ impl FileSystem {
             acting,
             callers,
             protected_hardlinks,
+            reserve,
         }
     }
 

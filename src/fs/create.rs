@@ -90,6 +90,7 @@ impl FileSystem {
         let record = self.record_of_file(call, new, dir.as_fd())?;
         let mode = record.map_or_else(|| birth.mode(), |_| private_file());
         let at = name.unwrap_or(OsStr::new("."));
+        self.has_room(creator, dir.as_fd())?;
         let fd = self.as_creator(call.caller, creator, || {
             self.lower.retrying(|| rustix::fs::openat(&dir, at, flags, mode).call("openat"))
         })?;
@@ -207,6 +208,7 @@ impl FileSystem {
         let parent = self.lower.inode(parent)?;
         let dir = self.lower.path_fd(&parent)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
+        self.has_room(creator, dir.as_fd())?;
         self.as_creator(call.caller, creator, || make(dir.as_fd(), name.as_os_str()))?;
         let (lookup, stat) = self.lower.lookup(call.in_flight, &parent, name.as_os_str())?;
         if stat.kind() != kind {

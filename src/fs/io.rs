@@ -116,9 +116,9 @@ impl FileSystem {
         };
         let written = if clear_privileges {
             let stat = LowerStat::of(&fd)?;
-            self.clearing(call.caller, fd.as_fd(), &stat, write)
+            self.allocating(|| self.clearing(call.caller, fd.as_fd(), &stat, write))
         } else {
-            write()
+            self.allocating(write)
         };
         written.map(|written| before + written)
     }
@@ -149,6 +149,7 @@ impl FileSystem {
     /// Allocates or frees space (fallocate(2), all modes).
     pub fn fallocate(
         &self,
+        call: &Call<'_>,
         file: Contents,
         mode: u32,
         offset: u64,
@@ -156,7 +157,9 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         let fd = self.contents_fd(file, Access::Write)?;
         let mode = FallocateFlags::from_bits_retain(mode);
-        rustix::fs::fallocate(&fd, mode, offset, length).call("fallocate")
+        self.changing(call.caller, fd.as_fd(), || {
+            rustix::fs::fallocate(&fd, mode, offset, length).call("fallocate")
+        })
     }
 
     /// The next data (`SEEK_DATA`) or hole (`SEEK_HOLE`) from `offset` on; the kernel does the
@@ -195,20 +198,22 @@ impl FileSystem {
     }
 
     /// Copies within the lower file system, sharing blocks where it can.
-    pub fn copy_file_range(&self, from: Range, to: Range, length: u64) -> Result<u32, FsError> {
+    pub fn copy_file_range(
+        &self,
+        call: &Call<'_>,
+        from: Range,
+        to: Range,
+        length: u64,
+    ) -> Result<u32, FsError> {
         let source = self.contents_fd(from.file, Access::Read)?;
         // The kernel above has refused files that still append.
         let target = self.target_fd(to.file, false)?;
         let (mut read_at, mut write_at) = (from.offset, to.offset);
         let length = usize::try_from(length.min(MAX_COPY)).unwrap_or(0);
-        let copied = rustix::fs::copy_file_range(
-            &source,
-            Some(&mut read_at),
-            &target,
-            Some(&mut write_at),
-            length,
-        )
-        .call("copy_file_range")?;
+        let copied = self.changing(call.caller, target.as_fd(), || {
+            let (from, to) = (Some(&mut read_at), Some(&mut write_at));
+            rustix::fs::copy_file_range(&source, from, &target, to, length).call("copy_file_range")
+        })?;
         u32::try_from(copied).map_err(|_| FsError::Refused(Errno::OVERFLOW))
     }
 }

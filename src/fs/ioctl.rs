@@ -53,7 +53,7 @@ impl FileSystem {
             self.may_change(file.as_fd(), Errno::PERM)?;
             self.may_set_flags(call.caller, file.as_fd(), ioctl, &value)?;
         }
-        file_ioctl(&file, ioctl, &mut value).call("ioctl")?;
+        self.allocating(|| file_ioctl(&file, ioctl, &mut value).call("ioctl"))?;
         let wanted = usize::try_from(out_size).unwrap_or(0).min(value.len());
         let length = if ioctl.sets() { 0 } else { wanted };
         Ok(IoctlReply { value, length, changed: ioctl.sets() })

@@ -11,7 +11,7 @@ use crate::error::FsError;
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
 
-use super::{Call, FileSystem};
+use super::{BackingFile, Call, FileSystem};
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
@@ -23,15 +23,6 @@ fn same_below(flags: u32) -> OFlags {
         | OFlags::NONBLOCK // somebody's lease is then no reason to wait, but EAGAIN
         | OFlags::LARGEFILE;
     OFlags::from_bits_retain(flags) & kept
-}
-
-/// A lower file for the kernel to use by itself.
-pub struct BackingFile {
-    /// The file.
-    pub fd: Arc<OwnedFd>,
-    /// Whether the kernel may keep it when no caller has it open any more. Not if it may be open for
-    /// writing: a program that was made through the mount would stay busy below (ETXTBSY).
-    pub lasting: bool,
 }
 
 impl FileSystem {
@@ -78,9 +69,8 @@ impl FileSystem {
     }
 
     /// The lower file, for the kernel to read and write by itself.
-    pub fn backing_file(&self, nodeid: u64) -> Result<BackingFile, FsError> {
-        let fd = self.lower.path_fd(&self.regular(nodeid)?)?;
-        Ok(BackingFile { fd, lasting: !self.lower.open_files.any_writer(nodeid) })
+    pub fn backing_file(&self, nodeid: u64, keeps_set_id: bool) -> Result<BackingFile, FsError> {
+        self.backing(&self.regular(nodeid)?, keeps_set_id)
     }
 
     /// Fifos, sockets and devices are opened by the kernel itself, never by the server.

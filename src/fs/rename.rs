@@ -108,7 +108,7 @@ impl FileSystem {
         if flags.contains(RenameFlags::WHITEOUT) {
             self.as_creator(call.caller, self.creator(call.caller, 0)?, rename)
         } else {
-            rename()
+            self.allocating(rename)
         }
     }
 
@@ -129,14 +129,14 @@ impl FileSystem {
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
         self.may_link(call.caller, &inode, fd.as_fd())?;
         let name = to.name.as_os_str();
-        let linked = match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
+        let link = || match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {
             // Without CAP_DAC_READ_SEARCH the descriptor's path has to do.
             Err(Errno::NOENT) => {
                 rustix::fs::linkat(CWD, proc_path(&fd), &dir, name, AtFlags::SYMLINK_FOLLOW)
             }
             other => other,
         };
-        linked.call("linkat")?;
+        self.allocating(|| link().call("linkat"))?;
         let stat = crate::lower::stat::LowerStat::of(&fd)?;
         let lookup = self.lower.intern(call.in_flight, &parent, name, &stat);
         let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;

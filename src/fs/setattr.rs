@@ -73,7 +73,7 @@ impl FileSystem {
         let fd = fd.as_fd();
         let knowledge = self.knowledge(&inode);
         let set = &SetAttr { mode: self.may_set(caller, &inode, fd, set, knowledge)?, ..*set };
-        self.change_attributes(caller, &inode, fd, set)?;
+        self.allocating(|| self.change_attributes(caller, &inode, fd, set))?;
         let attr = self.shown(Of::Fd(fd), &LowerStat::of(fd)?)?;
         self.settle(&inode, &attr, knowledge);
         Ok(attr)

@@ -152,7 +152,7 @@ impl FileSystem {
         let outside_group = outside_group.filter(|_| !doubted);
         let path = proc_path(&fd);
         let set = |value: &[u8]| rustix::fs::setxattr(&*path, name, value, flags).call("setxattr");
-        match self.content_of(name) {
+        self.allocating(|| match self.content_of(name) {
             Content::AccessAcl => {
                 let value = acl::down(value, &self.maps)?;
                 self.store_access_acl(call.caller, fd.as_fd(), name, &value, flags, outside_group)
@@ -169,7 +169,7 @@ impl FileSystem {
             Content::Kept => Err(FsError::Refused(Errno::PERM)),
             Content::System => Err(FsError::Refused(Errno::NOTSUP)),
             Content::Plain => set(value),
-        }
+        })
     }
 
     /// The names of an inode's attributes, each ended by a zero byte. As on a local file system,

@@ -67,8 +67,8 @@ const UNKNOWN: i32 = 256;
 impl Ids {
     /// Registers a lower file.
     fn open(self: &Arc<Self>, nodeid: u64, file: BackingFile) -> Result<BackingId, Errno> {
-        let BackingFile { fd, lasting } = file;
-        let id = backing_open(&self.device, fd)?;
+        let lasting = file.lasting;
+        let id = file.register(|fd| backing_open(&self.device, fd))?;
         let number = u64::from(id.unsigned_abs());
         self.state.number(Number::Backing).fetch_max(number, Ordering::SeqCst);
         let values = [nodeid, number | if lasting { LASTING } else { 0 }];
@@ -171,15 +171,19 @@ impl Backings {
         }
     }
 
-    /// A share in the inode's id for one more open file, registering `file` if there is none yet;
-    /// `None` where passthrough cannot be used.
+    /// A share in the inode's id for one more open file, registering `file` if there is none yet or,
+    /// with `anew`, none that somebody uses; `None` where passthrough cannot be used.
     pub(super) fn acquire(
         &self,
         nodeid: u64,
+        anew: bool,
         file: impl FnOnce() -> Result<BackingFile, FsError>,
     ) -> Result<Option<Backing<'_>>, FsError> {
         if !self.on.load(Ordering::Relaxed) {
             return Ok(None);
+        }
+        if anew {
+            self.forget(nodeid);
         }
         let known = self.table().take(nodeid, None);
         if let Some(id) = known {

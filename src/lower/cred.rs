@@ -203,6 +203,23 @@ fn switch(now: Option<Creator>, creator: Creator) -> Result<(), FsError> {
     Ok(())
 }
 
+/// Runs `call` with an fsuid that owns nothing; it stays until the next call with another.
+pub fn as_nobody<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+    let now = NOW.get();
+    let gid = now.map(|now| now.gid).or(LowerGid::new(rustix::process::getegid().as_raw()));
+    if let (Some(uid), Some(gid)) = (LowerUid::new(NOBODY), gid)
+        && now.is_none_or(|now| now.uid != uid)
+    {
+        let nobody = Creator { uid, gid, umask: now.map_or(0, |now| now.umask) };
+        switch(now, nobody)?;
+        NOW.set(Some(nobody));
+    }
+    call()
+}
+
+/// The last id that there is.
+const NOBODY: u32 = u32::MAX - 1;
+
 /// Runs `call` without `CAP_FSETID`, so that the lower file system clears set-user-ID and
 /// set-group-ID bits just as it would for the unprivileged caller.
 pub fn without_fsetid<T>(call: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {

@@ -34,7 +34,10 @@ impl Server {
             payload.push(&wire::OpenOut { fh, open_flags: fopen::DIRECT_IO, backing_id: 0 });
             return Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }));
         }
-        let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
+        let writes = OFlags::from_bits_retain(args.flags) & OFlags::ACCMODE != OFlags::RDONLY;
+        let keeps = writes && self.fs.keeps_set_id(call.caller, nodeid);
+        let backing =
+            self.backings.acquire(nodeid, keeps, || self.fs.backing_file(nodeid, keeps))?;
         let opened = self.fs.open(call, nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
@@ -82,7 +85,8 @@ impl Server {
             });
             return Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }));
         }
-        let backing = self.backings.acquire(nodeid, || self.fs.backing_file(nodeid))?;
+        let backing =
+            self.backings.acquire(nodeid, false, || self.fs.backing_file(nodeid, false))?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
             open: self.open_out(nodeid, &opened, backing.as_ref()),
@@ -161,9 +165,9 @@ impl Server {
         done()
     }
 
-    pub(super) fn fallocate(&self, request: &mut Request<'_>) -> Done<'_> {
+    pub(super) fn fallocate<'c>(&'c self, call: &Call<'c>, request: &mut Request<'_>) -> Done<'c> {
         let args: wire::FallocateIn = request.take()?;
-        self.fs.fallocate(contents(request, args.fh), args.mode, args.offset, args.length)?;
+        self.fs.fallocate(call, contents(request, args.fh), args.mode, args.offset, args.length)?;
         done()
     }
 
@@ -180,16 +184,17 @@ impl Server {
         done()
     }
 
-    pub(super) fn copy_file_range(
-        &self,
+    pub(super) fn copy_file_range<'c>(
+        &'c self,
+        call: &Call<'c>,
         request: &mut Request<'_>,
         payload: &mut Payload,
-    ) -> Done<'_> {
+    ) -> Done<'c> {
         let args: wire::CopyFileRangeIn = request.take()?;
         let from = Range { file: contents(request, args.fh_in), offset: args.off_in };
         let target = Contents { nodeid: args.nodeid_out, handle: args.fh_out };
         let to = Range { file: target, offset: args.off_out };
-        let size = self.fs.copy_file_range(from, to, args.len)?;
+        let size = self.fs.copy_file_range(call, from, to, args.len)?;
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
     }

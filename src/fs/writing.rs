@@ -1,0 +1,144 @@
+//! With what rights lower files are written to: with none that the caller lacks.
+//!
+//! Calls that may allocate run as nobody's, because ext4 keeps blocks for one user (root, unless
+//! `resuid=` says otherwise) and looks at the fsuid alone. The server has no CAP_SYS_RESOURCE, which
+//! would pass reserves and quotas.
+//!
+//! Calls that change contents run without `CAP_FSETID`, so that the lower file system clears set-ID bits
+//! that the kernel above does not know of: bits that were set below, or through another mount. Those that it knows
+//! of it has cleared before, unless the caller may keep them; then the call runs with it.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::io::Errno;
+
+use crate::error::{CallExt, FsError};
+use crate::lower::caller::Capability;
+use crate::lower::cred::{self, Creator};
+use crate::lower::inode::Inode;
+use crate::lower::stat::LowerStat;
+use crate::shift::acl::Unmapped;
+use crate::shift::id::LowerUid;
+
+use super::attr::Of;
+use super::rights::has_privilege_bits;
+use super::{Caller, FileSystem};
+
+/// Whether, and since when, the lower file system keeps room for root.
+pub(super) struct Reserve {
+    is_kept: bool,
+    /// How many files may still be made as root's before the room is looked at.
+    credit: AtomicU64,
+}
+
+/// ext2 to ext4, and f2fs (linux/magic.h).
+const RESERVING: [u64; 2] = [0xef53, 0xf2f5_2010];
+
+impl Reserve {
+    /// On a file system of this type. Without all ids there is no nobody, and the server is not root.
+    /// Where calls have their callers' ids anyway, these are judged.
+    pub(super) fn new(magic: u64, unmapped: Unmapped, acts: bool) -> Self {
+        let is_kept = RESERVING.contains(&magic) && unmapped == Unmapped::Placeholder && !acts;
+        Self { is_kept, credit: AtomicU64::new(0) }
+    }
+}
+
+/// A lower file for the kernel to use by itself.
+pub struct BackingFile {
+    fd: Arc<OwnedFd>,
+    /// Whether the kernel may keep it when no caller has it open any more. Not if it may be open for
+    /// writing: a program that was made through the mount would stay busy below (ETXTBSY).
+    pub lasting: bool,
+    as_nobody: bool,
+    /// Whether what is written by it leaves set-ID bits alone.
+    pub keeps_set_id: bool,
+}
+
+impl BackingFile {
+    /// Registers it: the kernel makes its calls with the rights that the thread has now.
+    pub fn register<T>(
+        self,
+        with: impl FnOnce(Arc<OwnedFd>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let Self { fd, as_nobody, keeps_set_id, .. } = self;
+        let with = || with(fd).call("FUSE_DEV_IOC_BACKING_OPEN");
+        let with = || if keeps_set_id { with() } else { cred::without_fsetid(with) };
+        let registered = if as_nobody { cred::as_nobody(with) } else { with() };
+        registered.map_err(FsError::errno)
+    }
+}
+
+impl FileSystem {
+    /// A file for the kernel; `keeps_set_id` as [`FileSystem::keeps_set_id`] has it.
+    pub(super) fn backing(
+        &self,
+        inode: &Inode,
+        keeps_set_id: bool,
+    ) -> Result<BackingFile, FsError> {
+        Ok(BackingFile {
+            fd: self.lower.path_fd(inode)?,
+            lasting: !keeps_set_id && !self.lower.open_files.any_writer(inode.nodeid),
+            as_nobody: self.reserve.is_kept,
+            keeps_set_id,
+        })
+    }
+
+    /// Whether what this caller writes to a set-ID program leaves it one: the caller has `CAP_FSETID`
+    /// over it, and the kernel above knows of the bits.
+    pub fn keeps_set_id(&self, caller: Caller, nodeid: u64) -> bool {
+        let Ok(inode) = self.lower.inode(nodeid) else { return false };
+        let knowledge = self.lower.inodes.knowledge(&inode);
+        let Some(told) = knowledge.told.filter(|told| told.mode & 0o6000 != 0) else {
+            return false;
+        };
+        knowledge.doubts == 0
+            && self.callers.read(caller.tid).has_over(Capability::Fsetid, told.uid, told.gid)
+    }
+
+    /// Runs a call that may allocate.
+    pub(super) fn allocating<T>(
+        &self,
+        call: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        if self.reserve.is_kept { cred::as_nobody(call) } else { call() }
+    }
+
+    /// Runs a call that changes contents, of which the kernel does not say whether its caller has
+    /// `CAP_FSETID`.
+    pub(super) fn changing<T>(
+        &self,
+        caller: Caller,
+        fd: BorrowedFd<'_>,
+        change: impl FnOnce() -> Result<T, FsError>,
+    ) -> Result<T, FsError> {
+        self.allocating(|| {
+            let stat = LowerStat::of(fd)?;
+            if !has_privilege_bits(&stat) && self.owners.is_none() {
+                return cred::without_fsetid(change);
+            }
+            let shown = self.shown(Of::Fd(fd), &stat)?;
+            let process = self.callers.read(caller.tid);
+            if process.has_over(Capability::Fsetid, shown.uid, shown.gid) {
+                return change();
+            }
+            self.clearing(caller, fd, &stat, change)
+        })
+    }
+
+    /// Refuses to make one more file as root's, which may use the reserve, where others would find no
+    /// room: `ENOSPC`. The room is looked at from time to time while there is plenty.
+    pub(super) fn has_room(&self, creator: Creator, dir: BorrowedFd<'_>) -> Result<(), FsError> {
+        if !self.reserve.is_kept || creator.uid != LowerUid::ROOT {
+            return Ok(());
+        }
+        let take = |credit: u64| credit.checked_sub(1);
+        if self.reserve.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok() {
+            return Ok(());
+        }
+        let room = rustix::fs::fstatvfs(dir).call("fstatfs")?;
+        self.reserve.credit.store((room.f_bavail / 64).min(256), Ordering::Relaxed);
+        if room.f_bavail == 0 { Err(FsError::Refused(Errno::NOSPC)) } else { Ok(()) }
+    }
+}
