@@ -8,11 +8,12 @@ mod deny_groups;
 mod guard;
 mod intent;
 mod ownership;
+mod present;
 mod set_id;
 mod unmapped;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(consent, deny_groups, intent, ownership, set_id, unmapped; guard),
+        common::modules!(consent, deny_groups, intent, ownership, present, set_id, unmapped; guard),
     )
 }
