@@ -139,7 +139,11 @@ impl Case {
                 let old = stat.st_mtime == 7;
                 let (mode, uid, gid) = (stat.st_mode, stat.st_uid, stat.st_gid);
                 let name = path.file_name().unwrap().to_owned();
-                format!("{name:?} {mode:o} {uid} {gid} {} {old} {attributes:?}", stat.st_nlink)
+                format!(
+                    "{} {mode:o} {uid} {gid} {} {old} {attributes:?}",
+                    name.display(),
+                    stat.st_nlink
+                )
             })
             .collect();
         all.sort_unstable();
@@ -188,7 +192,9 @@ fn outcomes(
     for case in &cases {
         stat(&upper.join(&case.place).join("f"));
     }
-    cases.iter().for_each(|case| case.change(lower));
+    for case in &cases {
+        case.change(lower);
+    }
     sleep(wait);
     let done = cases.iter().map(|case| {
         let result = case.call(upper);
