@@ -50,7 +50,19 @@ impl Mount {
 /// All mounts that this process can see, in the kernel's order: of two on one mount point the
 /// later one is on top.
 pub fn read() -> io::Result<Vec<Mount>> {
-    std::fs::read("/proc/self/mountinfo").map(|text| parse(&text))
+    const TRIES: usize = 8;
+    // The kernel hands the table out in parts, and a mount that is there can be missing where others
+    // come and go between two of them. What reads the same twice is whole.
+    let table = || std::fs::read("/proc/self/mountinfo");
+    let mut text = table()?;
+    for _ in 0..TRIES {
+        let again = table()?;
+        if again == text {
+            break;
+        }
+        text = again;
+    }
+    Ok(parse(&text))
 }
 
 /// The topmost mount whose mount point is exactly `path` (absolute, without symbolic links).

@@ -306,8 +306,10 @@ fn keeper_is_killed() {
         fs::write(mount.up("more"), "more").unwrap();
         rustix::mount::unmount(mount.up(""), UnmountFlags::empty()).unwrap();
         eventually("it ends", || !is_alive(main));
-        let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
-        assert!(log.contains("'idshift unguard' undoes it"), "{log}");
+        eventually("it says so", || {
+            let log = fs::read_to_string(mount.beside().join("server.log")).unwrap();
+            log.contains("'idshift unguard' undoes it")
+        });
         assert_eq!(idshift(&[&"unguard", &mount.low("")]).code, 0);
         assert!(!common::mount::is_mounted(&mount.low("")));
     }

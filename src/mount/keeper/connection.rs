@@ -18,6 +18,8 @@ pub(super) struct Connection {
     /// The file of the connection in the `fusectl` file system: writing to it ends that, or does
     /// nothing where it has ended. `None` where the user may not.
     abort: Option<File>,
+    /// It had been taken away before anybody could make use of it.
+    was_gone: bool,
 }
 
 impl Connection {
@@ -27,7 +29,8 @@ impl Connection {
         if let Err(errno) = &abort {
             tracing::debug!(%errno, "no fusectl");
         }
-        Self { mount, abort: abort.ok() }
+        let was_gone = abort.as_ref().is_err_and(|errno| *errno == Errno::NOENT);
+        Self { mount, abort: abort.ok(), was_gone }
     }
 
     pub(super) fn mount(&self) -> u64 {
@@ -41,6 +44,7 @@ impl Connection {
             Some(abort) => (&mut &*abort)
                 .write_all(b"1")
                 .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            None if self.was_gone => Ok(()),
             None => self.end_by_force(mountpoint),
         }
     }
