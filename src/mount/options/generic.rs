@@ -123,9 +123,8 @@ pub const ROWS: &[Row] = &[
             "noiversion",
             "nomand",
         ],
-        form: "default_permissions, use_ino, readdir_ino, nonempty, big_writes, async_read, silent, loud, \
-               iversion, nomand",
-        text: "taken, because other programs give them, and change nothing here",
+        form: "default_permissions, use_ino, nonempty, big_writes, silent, iversion, …",
+        text: "accepted for compatibility with other programs; no effect",
         read: |_, _, _| Ok(()),
         remount: Remount::Nothing,
         ..Row::GENERIC
