@@ -1,24 +1,27 @@
 //! What changes below mean for the kernel above, which remembers answers: what it has to forget.
 //!
-//! One thread listens and notifies. A notification may wait for a lock that the kernel holds while
-//! it waits for an answer: so this is never one of the threads that answer, and no lock is held here
-//! meanwhile.
+//! One thread listens and notifies, with others that tell of names ([`names`]). A notification may wait
+//! for a lock that the kernel holds while it waits for an answer: so this is never one of the threads
+//! that answer, and no lock is held here meanwhile. While one is late, no answer is trusted.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use self::names::Names;
 use super::FileSystem;
 use crate::lower::inode::Place;
 use crate::lower::watch::{Change, Watch};
 
+mod names;
+
 /// Whoever remembers answers, and can be told to forget: the kernel above.
-pub trait Notices {
+pub trait Notices: Sync {
     /// The attributes of an inode. `NOENT` if it is not known there.
     fn forget_attributes(&self, nodeid: u64) -> Result<(), Errno>;
     /// The contents of an inode or, of a directory, its listing, and its attributes.
@@ -41,6 +44,8 @@ const QUIET: Duration = Duration::from_millis(10);
 /// first and at most; doubled in between.
 const FIRST_REPEAT: Duration = Duration::from_millis(1);
 const LAST_REPEAT: Duration = Duration::from_millis(500);
+/// How often it is looked whether names that are late have been told.
+const LATE: Duration = Duration::from_millis(50);
 
 impl FileSystem {
     /// Whether changes below are to be told.
@@ -55,13 +60,20 @@ impl FileSystem {
     pub fn tell_changes(&self, kernel: &impl Notices, stop: BorrowedFd<'_>, takes_over: bool) {
         let Some(watch) = self.watch() else { return };
         let _at_the_end = Stopping(watch);
-        let mut listener = Listener { fs: self, kernel, watch, repeats: HashMap::new() };
-        if takes_over {
-            listener.tell(Changes { lost: true, ..Changes::default() });
-        }
-        if let Err(errno) = listener.listen(stop) {
-            tracing::error!(%errno, "changes below are not heard of any more");
-        }
+        let names = Names::new(kernel);
+        let (repeats, late) = (HashMap::new(), false);
+        thread::scope(|scope| {
+            let names = &names;
+            let mut listener = Listener { fs: self, kernel, names, scope, watch, repeats, late };
+            if takes_over {
+                listener.tell(Changes { lost: true, ..Changes::default() });
+            }
+            if let Err(errno) = listener.listen(stop) {
+                tracing::error!(%errno, "changes below are not heard of any more");
+            }
+            watch.stop();
+            names.end();
+        });
     }
 }
 
@@ -74,10 +86,14 @@ impl Drop for Stopping<'_> {
     }
 }
 
-struct Listener<'s, N> {
+struct Listener<'s, 'e, N> {
     fs: &'s FileSystem,
     kernel: &'s N,
+    names: &'s Names<'s, N>,
+    scope: &'s Scope<'s, 'e>,
     watch: &'s Watch,
+    /// Whether names are still to be told.
+    late: bool,
     /// Inodes that the table knows and the kernel does not yet.
     repeats: HashMap<u64, Repeat>,
 }
@@ -102,7 +118,7 @@ struct Changes {
     missing: Vec<Place>,
 }
 
-impl<N: Notices> Listener<'_, N> {
+impl<N: Notices> Listener<'_, '_, N> {
     fn listen(mut self, stop: BorrowedFd<'_>) -> Result<(), Errno> {
         let mut buffer = vec![0; BUFFER];
         let mut last = Instant::now();
@@ -133,6 +149,10 @@ impl<N: Notices> Listener<'_, N> {
                     "too many changes below at once: all that is remembered is asked anew"
                 );
             }
+            if self.late && self.names.take_given_up() {
+                changes.lost = true;
+                changes.missing.extend(self.watch.take_missing());
+            }
             self.repeat(&mut changes);
             self.tell(changes);
             last = Instant::now();
@@ -141,7 +161,9 @@ impl<N: Notices> Listener<'_, N> {
 
     /// How long to wait for events; `None` for ever.
     fn timeout(&self) -> Option<Timespec> {
-        let due = self.repeats.values().map(|repeat| repeat.due).min()?;
+        let repeat = self.repeats.values().map(|repeat| repeat.due).min();
+        let late = self.late.then(|| Instant::now() + LATE);
+        let due = repeat.into_iter().chain(late).min()?;
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(wait).ok()
     }
@@ -169,9 +191,9 @@ impl<N: Notices> Listener<'_, N> {
         if lost || anew {
             table.nodeids().into_iter().for_each(|nodeid| table.doubt(nodeid));
         }
-        names.iter().chain(&missing).for_each(|place| self.tell_name(place));
+        let all = if lost || anew { table.places() } else { Vec::new() };
+        self.tell_names(names.into_iter().chain(missing).chain(all));
         if lost || anew {
-            table.places().iter().for_each(|place| self.tell_name(place));
             inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
         }
         for (nodeid, contents) in inodes {
@@ -198,8 +220,15 @@ impl<N: Notices> Listener<'_, N> {
         unless_unknown(told);
     }
 
-    fn tell_name(&self, place: &Place) {
-        unless_unknown(self.kernel.expire_name(place.parent, &place.name));
+    fn tell_names(&mut self, places: impl IntoIterator<Item = Place>) {
+        let late = !self.names.tell(self.scope, places);
+        if late && !self.late {
+            tracing::warn!(
+                "a directory is held for long: until its names are told, answers are trusted less"
+            );
+        }
+        self.late = late;
+        self.watch.set_late(late);
     }
 }
 

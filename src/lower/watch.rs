@@ -156,6 +156,8 @@ pub struct Watch {
     hears_own: AtomicBool,
     clock: Clock,
     told: Told,
+    /// Whether the kernel is still to be told of a change that was heard of long ago.
+    late: AtomicBool,
     marks: Marks,
     strays: Strays,
 }
@@ -249,6 +251,7 @@ impl Watch {
             hears_own: AtomicBool::new(false),
             clock: Clock::default(),
             told: Told::new()?,
+            late: AtomicBool::new(false),
             marks: Marks::allowed(),
             strays: Strays::default(),
         })
@@ -288,7 +291,22 @@ impl Watch {
     /// Whether events have been lost since the ticket was taken. To be asked after a name was
     /// entered in the table.
     pub fn has_lost(&self, since: Ticket) -> bool {
-        self.clock.all_disturbed(since)
+        self.clock.all_disturbed(since) || self.is_late()
+    }
+
+    /// All names that the kernel may take to be missing for long, which are not kept any more.
+    pub fn take_missing(&self) -> Vec<Place> {
+        self.told.take_missing()
+    }
+
+    /// Whether the kernel is still to be told of a change that was heard of long ago.
+    pub(super) fn is_late(&self) -> bool {
+        self.late.load(Ordering::SeqCst)
+    }
+
+    /// The kernel is still to be told of a change, or has been told of all by now.
+    pub fn set_late(&self, late: bool) {
+        self.late.store(late, Ordering::SeqCst);
     }
 
     /// The kernel is told that a name is not there. To be called before asking

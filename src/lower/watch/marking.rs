@@ -190,7 +190,7 @@ impl LowerTree {
 
     /// How far attributes with so many links can be trusted that were read after the ticket was taken.
     pub fn trust(&self, watch: &Watch, since: Ticket, inode: &Inode, links: u32) -> Trust {
-        if !watch.clock.undisturbed(since, inode.identity.ino) {
+        if watch.is_late() || !watch.clock.undisturbed(since, inode.identity.ino) {
             return Trust::None;
         }
         if watch.marks.hears(inode, since) {
