@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use crate::common::mount::MAP;
 use crate::common::raw;
 use crate::common::runner::{needs_program, needs_real_root};
-use crate::common::{Caller, Errno, Mount, OFlags, lo, mode, open, put_file, set_mode};
+use crate::common::{Caller, Errno, Mount, OFlags, lo, mode, open, put_dir, put_file, set_mode};
 
 crate::common::tests!(
     leases_on_a_few_files,
     leases_on_more_files_than_one_user_may_wait_for,
     changes_behind_the_lock_of_an_inode,
     opening_without_waiting,
+    changes_are_told_while_a_directory_is_held,
     threads_end_when_they_are_not_needed,
 );
 
@@ -176,6 +177,47 @@ fn opening_without_waiting() {
         .run(|| open(&mount.up("file0"), OFlags::WRONLY | OFlags::NONBLOCK, 0).map(drop));
     assert_eq!(opened, Err(Errno::AGAIN));
     assert!(start.elapsed() < SOON);
+}
+
+/// Reading a directory into memory that does not come keeps the directory's lock, for which the kernel
+/// waits when it is told of a new name there.
+fn changes_are_told_while_a_directory_is_held() {
+    let source = Mount::with(&format!("{MAP},io=cached"), |lower| {
+        put_file(&lower.join("data"), &[7; 4096], 0o644, lo(0), lo(0));
+    });
+    let (mount, files) = with_files(1, "cache=coherent");
+    put_dir(&mount.low("held"), 0o755, lo(STUCK), lo(STUCK));
+    put_file(&mount.low("held/old"), b"x", 0o644, lo(STUCK), lo(STUCK));
+    let program = "import ctypes,mmap,os,sys\n\
+         libc=ctypes.CDLL(None)\n\
+         source=os.open(sys.argv[1],os.O_RDONLY)\n\
+         page=mmap.mmap(source,4096,flags=mmap.MAP_PRIVATE,prot=mmap.PROT_READ|mmap.PROT_WRITE)\n\
+         place=ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(page)))\n\
+         held=os.open(sys.argv[2],os.O_RDONLY|os.O_DIRECTORY)\n\
+         print('ready',flush=True)\n\
+         sys.stdin.readline()\n\
+         libc.syscall(int(sys.argv[3]),held,place,4096)\n\
+         print('listed',flush=True)\n\
+         sys.stdin.read()\n";
+    let number = PathBuf::from(libc::SYS_getdents64.to_string());
+    let mut reader = Helper::run(program, &[source.up("data"), mount.up("held"), number]);
+    let can_read =
+        || Caller::user(OTHER).run(|| open(&mount.up("file0"), OFlags::RDONLY, 0).is_ok());
+    assert!(can_read());
+    raw::kill(source.main_pid(), libc::SIGSTOP).unwrap();
+    reader.go_on();
+    thread::sleep(Duration::from_millis(300));
+    put_file(&mount.low("held/new"), b"x", 0o644, lo(STUCK), lo(STUCK));
+    thread::sleep(Duration::from_millis(300));
+    set_mode(&files[0], 0o600).unwrap();
+    let start = Instant::now();
+    while can_read() && start.elapsed() < SOON {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let took = start.elapsed();
+    raw::kill(source.main_pid(), libc::SIGCONT).unwrap();
+    assert!(took < SOON / 2, "{took:?}");
+    crate::common::eventually("the new name is seen", || mount.up("held/new").exists());
 }
 
 fn threads_end_when_they_are_not_needed() {
