@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -19,7 +20,9 @@ use crate::lower::inode::Place;
 const MOST: usize = 16_384;
 /// The most directories that are told of at a time.
 const THREADS: usize = 16;
-/// How long the caller waits for names to be told; most are in microseconds.
+/// How many are put in the queue at a time, as long as none is stuck.
+const AT_ONCE: usize = 1024;
+/// How long the caller waits for the next name to be told; most are in microseconds.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Names that are to be told.
@@ -28,6 +31,8 @@ pub(super) struct Names<'k, N> {
     state: Mutex<State>,
     /// Something is to be done, or has been.
     changed: Condvar,
+    /// How many have been told.
+    told: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -45,7 +50,7 @@ struct State {
 impl<'k, N: Notices + Sync> Names<'k, N> {
     /// None yet.
     pub(super) fn new(kernel: &'k N) -> Self {
-        Self { kernel, state: Mutex::default(), changed: Condvar::new() }
+        Self { kernel, state: Mutex::default(), changed: Condvar::new(), told: AtomicUsize::new(0) }
     }
 
     /// Tells these names, and waits until that is done or a directory is stuck. Returns whether all
@@ -55,6 +60,18 @@ impl<'k, N: Notices + Sync> Names<'k, N> {
         scope: &'s Scope<'s, '_>,
         places: impl IntoIterator<Item = Place>,
     ) -> bool {
+        let mut places = places.into_iter();
+        loop {
+            let some: Vec<Place> = places.by_ref().take(AT_ONCE).collect();
+            let last = some.len() < AT_ONCE;
+            let all_told = self.tell_some(scope, some);
+            if last {
+                return all_told;
+            }
+        }
+    }
+
+    fn tell_some<'s>(&'s self, scope: &'s Scope<'s, '_>, places: Vec<Place>) -> bool {
         let mut state = self.lock();
         for Place { parent, name } in places {
             if state.count >= MOST {
@@ -70,7 +87,7 @@ impl<'k, N: Notices + Sync> Names<'k, N> {
             });
             *count += usize::from(of_parent.insert(name));
         }
-        let until = Instant::now() + PATIENCE;
+        let (mut told, mut since) = (self.told.load(Ordering::Relaxed), Instant::now());
         loop {
             let idle = state.threads - state.telling.len();
             if idle == 0 && !state.ready.is_empty() && state.threads < THREADS {
@@ -81,11 +98,13 @@ impl<'k, N: Notices + Sync> Names<'k, N> {
                 return !state.given_up;
             }
             self.changed.notify_all();
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let told_now = self.told.load(Ordering::Relaxed);
+            if told_now != told {
+                (told, since) = (told_now, Instant::now());
+            } else if since.elapsed() > PATIENCE {
                 return false;
             }
-            let waited = self.changed.wait_timeout(state, left.min(PATIENCE / 10));
+            let waited = self.changed.wait_timeout(state, PATIENCE / 10);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -115,6 +134,7 @@ impl<'k, N: Notices + Sync> Names<'k, N> {
             drop(state);
             for name in &names {
                 unless_unknown(self.kernel.expire_name(parent, name));
+                self.told.fetch_add(1, Ordering::Relaxed);
             }
             state = self.lock();
             state.count -= names.len();
