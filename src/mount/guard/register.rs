@@ -13,6 +13,8 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 use rustix::process::Pid;
@@ -184,13 +186,21 @@ fn live_claim(path: &Path) -> Option<Claim> {
         let process = Pid::from_raw(i32::try_from(pid).ok()?)?;
         began.filter(|_| process::began(process) == began)
     };
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok()
-        && made_by().is_none()
-    {
+    let is_free = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok();
+    if made_by().is_none() && (is_free() || began.is_some() && waited_for(is_free)) {
         withdraw(path);
         return None;
     }
     Some(Claim { pid, mode })
+}
+
+/// A keeper ends a moment after a server that was killed.
+fn waited_for(mut is_free: impl FnMut() -> bool) -> bool {
+    const STEP: Duration = Duration::from_millis(5);
+    (0..100).any(|_| {
+        thread::sleep(STEP);
+        is_free()
+    })
 }
 
 impl Layers {
