@@ -152,7 +152,7 @@ impl Server {
         } else if self.about.denies_idmap {
             "refused (idmap=deny)"
         } else if self.fs.acts_as_callers() {
-            "refused (act_as=caller, the default where somebody else serves LOWER; write act_as=owner)"
+            "refused (act_as=caller, the default where root is squashed; write act_as=owner)"
         } else {
             WITHOUT_IDMAP
         }

@@ -18,8 +18,9 @@ use super::{LowerTree, open_path_at};
 const NFS: u64 = 0x6969;
 /// AFS.
 const AFS: u64 = 0x6b41_4653;
-/// SMB1, SMB2, 9p, FUSE, Ceph.
-const OTHERS: [u64; 5] = [0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x6573_5546, 0x00c3_6400];
+const FUSE: u64 = 0x6573_5546;
+/// SMB1, SMB2, 9p, Ceph.
+const OTHERS: [u64; 4] = [0xff53_4d42, 0xfe53_4d42, 0x0102_1997, 0x00c3_6400];
 
 /// Whether a superuser counts as one, where another judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +55,12 @@ impl LowerTree {
     /// Whether somebody else answers for the file system: some write errors are then reported only when a
     /// file is closed, and rights are judged by ids alone.
     pub fn is_remote(&self) -> bool {
-        [NFS, AFS].contains(&self.magic) || OTHERS.contains(&self.magic)
+        [NFS, AFS, FUSE].contains(&self.magic) || OTHERS.contains(&self.magic)
+    }
+
+    /// Whether it is another FUSE mount.
+    pub fn is_fuse(&self) -> bool {
+        self.magic == FUSE
     }
 
     /// Closes what is kept open of the file at a name that is about to go. Its handle finds it again as

@@ -14,8 +14,8 @@ use crate::shift::unmapped::UnmappedOwners;
 /// What the server acts by; `None` if its own ids will do. Says in the log what the lower file
 /// system makes of root, because that decides what the mount can be used for.
 pub fn of(config: &MountConfig, lower: &LowerTree) -> Result<Option<Acting>, StartError> {
-    let role = role(config, lower)?;
     let root = if lower.is_remote() { lower.try_root() } else { Root::Superuser };
+    let role = role(config, lower, root)?;
     if lower.is_remote() {
         match (root, role) {
             (Root::Squashed, None) => tracing::warn!(
@@ -51,7 +51,18 @@ fn acts(role: Option<Role>) -> &'static str {
     }
 }
 
-fn role(config: &MountConfig, lower: &LowerTree) -> Result<Option<Role>, StartError> {
+/// Whether root's own rights are not enough, so that calls are to be made as somebody else. Where root counts
+/// as root, or everybody as the same one, nothing is gained, and a mount that need not be told who calls can
+/// be idmapped. Another FUSE server of this machine is taken to let root do everything.
+fn root_is_not_enough(lower: &LowerTree, root: Root) -> bool {
+    match root {
+        Root::Squashed => true,
+        Root::Unknown => lower.is_remote() && !lower.is_fuse(),
+        Root::Superuser | Root::AsEverybody => false,
+    }
+}
+
+fn role(config: &MountConfig, lower: &LowerTree, root: Root) -> Result<Option<Role>, StartError> {
     let options = &config.options;
     match options.act_as {
         ActAs::Server => Ok(None),
@@ -64,7 +75,9 @@ fn role(config: &MountConfig, lower: &LowerTree) -> Result<Option<Role>, StartEr
                 .to_owned(),
         )),
         ActAs::Auto
-            if !lower.is_remote() || options.ownership != Ownership::Chown || !may_act() =>
+            if !root_is_not_enough(lower, root)
+                || options.ownership != Ownership::Chown
+                || !may_act() =>
         {
             Ok(None)
         }

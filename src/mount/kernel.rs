@@ -171,7 +171,7 @@ impl fmt::Display for Why {
                     Errno::INVAL if file_system == FUSE_TYPE => write!(
                         f,
                         "the mount of idshift{below} makes none: it has idmap=deny, or act_as=caller \
-                         (the default over NFS, FUSE and the like; write act_as=owner), or {WITHOUT_IDMAP}"
+                         (the default where root is squashed; write act_as=owner), or {WITHOUT_IDMAP}"
                     ),
                     Errno::INVAL => write!(
                         f,

@@ -76,7 +76,7 @@ fn podman_of_root() {
 /// The kernel lets an ordinary user idmap nothing that the user has not mounted: neither ext4 nor
 /// another's FUSE.
 fn podman_of_an_ordinary_user() {
-    for program in ["podman", "newuidmap"] {
+    for program in ["podman", "newuidmap", "bindfs"] {
         needs_program(program);
     }
     let places = share();
@@ -102,10 +102,7 @@ fn podman_of_an_ordinary_user() {
         output(Command::new("mount").arg("--bind").arg(&device).arg("/dev/fuse"));
     }
     let data = home.join("data").display().to_string();
-    // Not over FUSE: there calls are made as the callers, who must be told, and only root of the machine
-    // may say act_as=.
-    let lower = "mount --bind";
-    {
+    for lower in ["mount --bind", "bindfs"] {
         let below = format!("podman unshare {lower} /srv/ann-idmap/files {data}\n");
         let away = format!("\npodman unshare umount {data}");
         let script = below + &blocks("podman")[3] + &away;

@@ -153,9 +153,10 @@ pub const ROWS: &[Row] = &[
     Row {
         names: &["act_as"],
         form: "act_as=auto | server | caller | owner",
-        text: "whose ids calls on LOWER have: the caller's where another host or program judges them (NFS, \
-               SMB, FUSE) and the server's elsewhere (default); the server's; the caller's; or those of \
-               the stored owner of what is changed, for a mount that the kernel idmaps",
+        text: "whose ids calls on LOWER have: the caller's where another host judges them and does not take \
+               root for root (NFS with root_squash), and the server's elsewhere (default); the \
+               server's; the caller's; or those of the stored owner of what is changed, for a mount that \
+               the kernel idmaps",
         read: |options, word, _| {
             options.act_as = choice(word, ACT_AS)?;
             Ok(())
