@@ -5,6 +5,7 @@
 mod common;
 mod consent;
 mod deny_groups;
+mod forbidden;
 mod guard;
 mod intent;
 mod ownership;
@@ -14,6 +15,6 @@ mod unmapped;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(consent, deny_groups, intent, ownership, present, set_id, unmapped; guard),
+        common::modules!(consent, deny_groups, forbidden, intent, ownership, present, set_id, unmapped; guard),
     )
 }
