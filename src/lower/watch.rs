@@ -1,7 +1,7 @@
 //! Hearing of changes that others make to the lower tree, through fanotify(7).
 //!
 //! Only what the kernel above remembers is watched: the directories in which it looks for names, through
-//! these what has a name in them, and some files by themselves ([`marking`] says what and when). So
+//! these what has a name in them, and some files by themselves (`marking` says what and when). So
 //! whoever changes something that nobody looks at pays nothing for it, however many mounts there are.
 //! There is one group for each mount. Nothing is opened to find out what an event is about: the inode
 //! number is read out of the handle, and nodeids are inode numbers. What the server itself changes is
@@ -17,7 +17,7 @@
 //! - *Through a further name in a directory that is not watched*: so a file with several names counts as
 //!   watched only if it is marked itself. What is not heard of is that a first further name is made.
 //! - *When it is not where the table has it*. Each name that comes or goes for an inode that the kernel
-//!   knows makes that a [stray](strays), until it is found by a name anew. What is not heard of
+//!   knows makes that a stray (`strays`), until it is found by a name anew. What is not heard of
 //!   is that a file was replaced that somebody has open.
 //! - *Through no name at all*: a file that was opened by its handle (a kernel NFS server, another
 //!   idshift) when nobody had it in memory, or one that was opened by a name that has gone.
