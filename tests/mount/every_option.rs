@@ -114,7 +114,7 @@ fn is_named(called: &Called, option: &str) -> bool {
 
 /// Options that say in their description that they change nothing.
 fn is_said_to_do_nothing(row: &Row) -> bool {
-    let words = ["change nothing here", "the same", "for /etc/fstab and its readers"];
+    let words = ["; no effect", "the same", "for /etc/fstab and its readers"];
     row.remount == Remount::Nothing
         && words.iter().any(|words| row.text.starts_with(words) || row.text.ends_with(words))
 }
