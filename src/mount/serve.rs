@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 use super::fuse::{self, Mounted};
 use super::inherit::{self, Below};
 use super::keeper::{Keeper, Line, mount_id};
-use super::supervise::{self, Supervised};
+use super::supervise::{self, SERVERS_SIGNALS, Supervised};
 use super::upgrade::{Connected, Taken};
 use super::{acting, facts, guard, ownership, policies, sandbox, times};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
@@ -164,6 +164,8 @@ fn run(
             keeper.line().resume().map_err(gone)?;
         }
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
+        sys::process::unblock(&SERVERS_SIGNALS)
+            .map_err(|errno| failed("cannot wait for signals", errno))?;
         if config.options.sandbox == Sandbox::On {
             sandbox::enter(config, connection.lower(), connection.keys());
         }
@@ -173,6 +175,8 @@ fn run(
     let serve = |connection: Connection| {
         connection.serve().map_err(|errno| failed("the FUSE connection broke", errno))
     };
+    sys::process::block(&SERVERS_SIGNALS)
+        .map_err(|errno| failed("cannot wait for signals", errno))?;
     let served = if config.options.restart {
         let supervisor = std::process::id();
         let serve = |mut connection: Connection, left: Option<&HashSet<RawFd>>| {

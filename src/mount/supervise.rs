@@ -51,8 +51,10 @@ const PAUSE: Duration = Duration::from_millis(2);
 /// The signals that the supervisor waits for.
 const SIGNALS: [Signal; 6] =
     [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, upgrade::SIGNAL];
-/// Those that a server hears of. Nobody has anything to ask a server for by the last one.
-const SERVERS_SIGNALS: [Signal; 5] =
+/// Those that a server hears of. Nobody has anything to ask a server for by the last one. They are
+/// held back from before the mount is announced until a server listens: else one that comes between
+/// ends the server and leaves the mount, or has a new server started.
+pub(super) const SERVERS_SIGNALS: [Signal; 5] =
     [Signal::CHILD, Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1];
 
 /// Takes the mount away, if it is still there and nothing lies on it.
@@ -208,16 +210,12 @@ fn count_restart(state: &Arc<State>) {
 
 /// What the child does; returns its exit code.
 fn be_server(config: &MountConfig, serve: impl FnOnce() -> Result<(), StartError>) -> i32 {
-    let mut steps = vec![("signals", process::unblock(&SERVERS_SIGNALS))];
     // Whoever kills a foreground process wants the mount to end. In the background the server goes
     // on without its supervisor.
-    if config.foreground {
-        steps.push(("its parent's end", process::signal_when_parent_ends(Signal::TERM)));
-    }
-    for (what, result) in steps {
-        if let Err(errno) = result {
-            tracing::warn!(%errno, "the server does not hear of {what}");
-        }
+    if config.foreground
+        && let Err(errno) = process::signal_when_parent_ends(Signal::TERM)
+    {
+        tracing::warn!(%errno, "the server does not hear of its parent's end");
     }
     match serve() {
         Ok(()) => 0,

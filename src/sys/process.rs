@@ -246,6 +246,14 @@ impl AsFd for Signals {
     }
 }
 
+/// Holds these signals back, in this thread and what it starts, until [`unblock`].
+pub fn block(signals: &[Signal]) -> Result<(), Errno> {
+    let set = set_of(signals);
+    // SAFETY: the call reads the set, which lives across it.
+    check(unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) })
+        .map(drop)
+}
+
 /// Lets these signals do again what they usually do, in a child of a process that collects them.
 pub fn unblock(signals: &[Signal]) -> Result<(), Errno> {
     let set = set_of(signals);
