@@ -134,12 +134,23 @@ impl LowerTree {
     /// Opens the lower directory, on a detached clone of its mount when the kernel and the user's
     /// rights allow it, so that later mounts over the path do not matter.
     pub fn open(path: &Path, submounts: bool, max_descriptors: usize) -> Result<Self, StartError> {
-        let failed = |errno: Errno| unusable(path, "cannot open it", errno);
+        Self::open_as(path, path, submounts, max_descriptors)
+    }
+
+    /// The same, of a directory that messages call `name`.
+    pub fn open_as(
+        path: &Path,
+        name: &Path,
+        submounts: bool,
+        max_descriptors: usize,
+    ) -> Result<Self, StartError> {
+        let failed = |errno: Errno| unusable(name, "cannot open it", errno);
         if let Ok(clone) = clone_mount(path, submounts) {
-            return Self::on(clone, path, submounts, max_descriptors);
+            return Self::on(clone, name, submounts, max_descriptors);
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
+        let path = name;
         let tree = Self::on(root, path, submounts, max_descriptors)?;
         Ok(Self { private: false, ..tree })
     }

@@ -6,6 +6,7 @@ pub mod config;
 pub mod consent;
 pub mod daemon;
 mod detached;
+pub mod dirs;
 mod facts;
 mod flags;
 pub mod fuse;

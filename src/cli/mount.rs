@@ -21,6 +21,7 @@ use crate::mount::{daemon, log, policies, remount, serve, upgrade};
 use crate::plain;
 use crate::report::Question;
 use crate::shift::explain::explain_with;
+use crate::sys::process;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
@@ -101,7 +102,6 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         return Ok(0);
     }
     options.maps.extend(call.maps.iter().cloned());
-    let background = daemon::Background::this_process()?;
     // `mount -a` asks for what is there already where the mount table does not tell it so: where what
     // is mounted is not the file system's own root (`fuse/root.rs`).
     if origin == Origin::MountProgram
@@ -111,9 +111,14 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     {
         return Ok(0);
     }
-    if background.is_none() && !call.foreground && !call.fake && !options.remount {
-        return daemon::start();
-    }
+    let background = if call.foreground || call.fake || options.remount {
+        None
+    } else {
+        match daemon::start()? {
+            daemon::Side::Command(code) => return Ok(code),
+            daemon::Side::Server(background) => Some(background),
+        }
+    };
     if let Some(namespace) = &call.namespace {
         enter(namespace)?;
     }
@@ -122,13 +127,20 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     }
     let place = if background.is_some() { log::Place::Background } else { log::Place::Foreground };
     log::start(options.log.as_deref(), place)?;
-    let config = check::check(Request {
+    let (config, dirs) = check::check(Request {
         lower: call.lower,
         mountpoint: call.mountpoint,
         options,
         foreground: call.foreground,
     })?;
-    let choice = kernel::choose(&config)?;
+    // Whoever waits for a descriptor of the caller's to close (`make`, `ssh`, a test runner) must not
+    // wait for the server. What the paths named has been found.
+    if background.is_some()
+        && let Err(errno) = process::close_inherited()
+    {
+        tracing::debug!("the server inherits open descriptors: {errno}");
+    }
+    let choice = kernel::choose(&config, &dirs.lower)?;
     if config.options.backend == Backend::Auto {
         complain!("idshift: {choice}");
     }
@@ -153,7 +165,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     }
     if is_kernel {
         // Nothing has to keep running.
-        kernel::mount(&config)?;
+        kernel::mount_at(&config, &dirs)?;
         say(call.verbose, &config, "is shown");
         return Ok(0);
     }
@@ -164,7 +176,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         say(verbose, config, "is shown");
         answers(config, &manager, background);
     };
-    serve::serve(&config, Box::new(ready))?;
+    serve::serve(&config, dirs, Box::new(ready))?;
     Ok(0)
 }
 

@@ -14,7 +14,9 @@ use crate::host::privilege::{self, Standing};
 use crate::host::sources::Host;
 use crate::mount::config::MountConfig;
 use crate::mount::consent::Allowance;
+use crate::mount::dirs::{Dir, Dirs};
 use crate::mount::flags::{self, Helper};
+use crate::mount::guard;
 use crate::mount::intent;
 use crate::mount::options::Options;
 use crate::mount::policies;
@@ -46,7 +48,9 @@ pub struct Request {
 /// The mount point may be the lower directory itself, or a directory above it: the server holds
 /// the lower directory open before it mounts, so that it is only hidden from others. It may be inside
 /// the lower directory where the server has a mount of its own, which does not contain the new one.
-pub fn check(request: Request) -> Result<MountConfig, StartError> {
+///
+/// Returns the directories with it, as they were checked: by their paths others might be found.
+pub fn check(request: Request) -> Result<(MountConfig, Dirs), StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
     let (lower, lower_is) = checked_lower(&lower)?;
     let options = intent::settle(options, Some(&lower_is))?;
@@ -54,8 +58,19 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
     if let Some(mode) = options.make_mountpoint {
         make_mountpoint(&mountpoint, mode)?;
     }
-    let mountpoint = checked_mountpoint(&mountpoint, &lower)?;
-    not_inside(&mountpoint, &lower, &lower_is, &options)?;
+    let mountpoint = checked_mountpoint(&mountpoint, lower.name())?;
+    not_inside(mountpoint.name(), &lower, &lower_is, &options)?;
+    if !lower.is_here() && options.guard != GuardMode::None {
+        return Err(StartError::Path {
+            role: LOWER,
+            path: lower.name().to_owned(),
+            why: format!(
+                "option 'guard={}': it is in another mount namespace, where nothing can be covered \
+                 from here; mount in that one, or leave the option out",
+                options.guard.name()
+            ),
+        });
+    }
     options.check_conflicts()?;
     let standing = Standing::of_this_process();
     policies::check(options.policies, &maps, &lower_is, standing)?;
@@ -63,7 +78,10 @@ pub fn check(request: Request) -> Result<MountConfig, StartError> {
         options.check_without_root()?;
     }
     let options = for_this_user(options, &maps, standing)?;
-    Ok(MountConfig { foreground, ..MountConfig::new(lower, mountpoint, maps, options) })
+    let names = [&lower, &mountpoint].map(|dir| dir.name().to_owned());
+    let [lower_name, mountpoint_name] = names;
+    let config = MountConfig::new(lower_name, mountpoint_name, maps, options);
+    Ok((MountConfig { foreground, ..config }, Dirs { lower, mountpoint }))
 }
 
 /// The options with what is true of every mount of this user.
@@ -134,9 +152,9 @@ pub fn maps(specs: &[String]) -> Result<Maps, StartError> {
         .map_err(|error| StartError::Usage(format!("option 'map': {error}")))
 }
 
-fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
+fn checked_lower(path: &Path) -> Result<(Dir, Metadata), StartError> {
     let wrong = |why: String| StartError::Path { role: LOWER, path: path.to_owned(), why };
-    let lower = path.canonicalize().map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    let lower = guard::find(path).map_err(|error| wrong(unreachable(&error, LOWER)))?;
     // Opened, not only looked at: the mode alone does not say whether this process may read.
     let metadata = lower.metadata().map_err(|error| wrong(unreachable(&error, LOWER)))?;
     if !metadata.is_dir() {
@@ -146,7 +164,7 @@ fn checked_lower(path: &Path) -> Result<(PathBuf, Metadata), StartError> {
                 .to_owned(),
         ));
     }
-    std::fs::read_dir(&lower).map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    std::fs::read_dir(lower.path()).map_err(|error| wrong(unreachable(&error, LOWER)))?;
     Ok((lower, metadata))
 }
 
@@ -161,15 +179,21 @@ fn make_mountpoint(path: &Path, bits: u32) -> Result<(), StartError> {
     })
 }
 
-fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> {
+fn checked_mountpoint(path: &Path, lower: &Path) -> Result<Dir, StartError> {
     let wrong = |why: String| StartError::Path { role: MOUNTPOINT, path: path.to_owned(), why };
-    let mountpoint = mountinfo::resolve_mountpoint(path)
-        .map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
+    let mountpoint = Dir::open(path).map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
     let metadata = mountpoint.metadata().map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
     if !metadata.is_dir() {
         return Err(wrong("is not a directory; a directory can only be mounted on one".to_owned()));
     }
-    let there = mountinfo::at(&mountpoint).map_err(|source| StartError::System {
+    if !mountpoint.is_here() {
+        return Err(wrong(
+            "is in another mount namespace, or was removed; mount in that one ('nsenter -m', or \
+             option -N of mount(8))"
+                .to_owned(),
+        ));
+    }
+    let there = mountinfo::at(mountpoint.name()).map_err(|source| StartError::System {
         what: "cannot read /proc/self/mountinfo".to_owned(),
         source,
     })?;
@@ -179,7 +203,7 @@ fn checked_mountpoint(path: &Path, lower: &Path) -> Result<PathBuf, StartError> 
             plain::path(Path::new(&mount.source)),
             plain::path(path)
         ))),
-        Some(mount) if mount.is_idmapped() && mountpoint != lower => Err(wrong(format!(
+        Some(mount) if mount.is_idmapped() && mountpoint.name() != lower => Err(wrong(format!(
             "is busy: a kernel idmapped mount is already there; 'idshift umount {}' takes it away",
             plain::path(path)
         ))),
@@ -205,10 +229,11 @@ pub fn is_there_already(lower: &Path, mountpoint: &Path, options: &Options) -> b
 /// `submounts` none goes where another file system lies between the two.
 fn not_inside(
     mountpoint: &Path,
-    lower: &Path,
+    lower_dir: &Dir,
     lower_is: &Metadata,
     options: &Options,
 ) -> Result<(), StartError> {
+    let lower = lower_dir.name();
     let is_lower = |above: &Path| {
         above == lower
             || above
@@ -222,7 +247,7 @@ fn not_inside(
     let elsewhere = |between: &Path| between.metadata().is_ok_and(|it| it.dev() != lower_is.dev());
     let apart = mountpoint.ancestors().take(inside + 1).any(elsewhere);
     let alone = !options.submounts && options.guard == GuardMode::None;
-    if alone && (apart || crate::lower::has_private_mount(lower)) {
+    if alone && (apart || crate::lower::has_private_mount(&lower_dir.path())) {
         return Ok(());
     }
     let without = match options {

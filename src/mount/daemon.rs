@@ -1,108 +1,80 @@
-//! Going to the background without fork: the command starts itself again and waits until the
-//! second process says that the mount answers.
+//! Going to the background: a copy of the command serves, and the command waits until the mount
+//! answers.
 //!
-//! The second process has the write end of a pipe as its stdin, and the terminal as its stderr
-//! until then, so whatever goes wrong is told where the user looks. One byte through the pipe
-//! means "it answers"; the end of the pipe without it means that the process has ended, and its
-//! exit code is passed on.
+//! The copy has the write end of a pipe, and the terminal until then, so whatever goes wrong is told
+//! where the user looks. One byte through the pipe means "it answers"; the end of the pipe without it
+//! means that the process has ended, and its exit code is passed on.
+//!
+//! It is a copy, and not the program started anew: so it has what the command was given to use
+//! (`/proc/self/fd/5` as a lower directory), and nothing tells the two apart that could come from
+//! outside.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Command, Stdio};
+
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, WaitStatus, waitpid};
 
 use crate::error::StartError;
-use crate::sys::process;
+use crate::sys::process::{self, Forked};
 
-/// Set in the environment of the second process.
-const MARKER: &str = "IDSHIFT_BACKGROUND";
+/// Where a command goes on after [`start`].
+#[derive(Debug)]
+pub enum Side {
+    /// In the process that was started, which ends with this exit code.
+    Command(u8),
+    /// In the one that will serve.
+    Server(Background),
+}
 
-/// Starts this program again, with the same arguments, as the one that will serve. Returns the
-/// exit code for this process: 0 when the mount answers, else that of the second process.
-pub fn start() -> Result<u8, StartError> {
+/// Makes the copy that will serve. This process must have one thread; it returns when the mount
+/// answers, or the copy has ended.
+pub fn start() -> Result<Side, StartError> {
     let system = |what: &str| {
         let what = what.to_owned();
-        move |source: io::Error| StartError::System { what, source }
+        move |errno: Errno| StartError::System { what, source: errno.into() }
     };
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-        .map_err(|errno| system("cannot make a pipe")(errno.into()))?;
-    // Whoever waits for a descriptor of the caller's to close (`make`, `ssh`, a test runner) must
-    // not wait for the server. Older kernels cannot; then they wait.
-    if let Err(errno) = process::close_on_exec_from(3) {
-        tracing::debug!("the server inherits open descriptors: {errno}");
-    }
-    let mut arguments = std::env::args_os();
-    let name = arguments.next().unwrap_or_else(|| "idshift".into());
-    // In a block of its own: the command keeps the write end, and the pipe ends only without it.
-    let mut child = {
-        Command::new(this_program())
-            .arg0(name)
-            .args(arguments)
-            .env(MARKER, "1")
-            .stdin(Stdio::from(write))
-            .spawn()
-            .map_err(system("cannot start the server process"))?
+        .map_err(system("cannot make a pipe"))?;
+    let server = match process::fork().map_err(system("cannot start the server process"))? {
+        Forked::Child => return Ok(Side::Server(Background { pipe: write })),
+        Forked::Parent(server) => server,
     };
-    let answer = File::from(read).read(&mut [0]).map_err(system("cannot read from a pipe"))?;
+    // The pipe ends only without this end of it.
+    drop(write);
+    let answer = File::from(read).read(&mut [0]).map_err(|source| StartError::System {
+        what: "cannot read from a pipe".to_owned(),
+        source,
+    })?;
     if answer == 1 {
-        return Ok(0);
+        return Ok(Side::Command(0));
     }
-    let status = child.wait().map_err(system("cannot wait for the server process"))?;
-    match (status.code(), status.signal()) {
-        (Some(code), _) => Ok(u8::try_from(code).unwrap_or(32)),
-        (None, signal) => Err(StartError::Mount(format!(
+    let ended = rustix::io::retry_on_intr(|| waitpid(Some(server), WaitOptions::empty()))
+        .map_err(system("cannot wait for the server process"))?;
+    let status = ended.map(|(_, status)| status);
+    match status.and_then(WaitStatus::exit_status) {
+        Some(code) => Ok(Side::Command(u8::try_from(code).unwrap_or(32))),
+        None => Err(StartError::Mount(format!(
             "the server process was ended by signal {} before the mount answered",
-            signal.unwrap_or_default()
+            status.and_then(WaitStatus::terminating_signal).unwrap_or_default()
         ))),
     }
 }
 
-/// The path of this program, so that the process keeps its name; by the kernel's link if the file
-/// has been replaced since.
-fn this_program() -> OsString {
-    match std::env::current_exe() {
-        Ok(path) if path.is_file() => path.into(),
-        _ => "/proc/self/exe".into(),
-    }
-}
-
-/// The second process's side.
+/// The side of the process that will serve.
 #[derive(Debug)]
 pub struct Background {
     pipe: OwnedFd,
-    /// Opened while there is a path to it.
-    null: File,
 }
 
 impl Background {
-    /// `Some` in the process that [`start`] has started. Leaves the session of the terminal, so
-    /// that closing that does not end the mount.
-    pub fn this_process() -> Result<Option<Self>, StartError> {
-        if std::env::var_os(MARKER).is_none() {
-            return Ok(None);
-        }
-        let take = || -> io::Result<Self> {
-            let pipe = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-            let null = File::options().read(true).write(true).open("/dev/null")?;
-            rustix::stdio::dup2_stdin(&null)?;
-            rustix::process::setsid()?;
-            Ok(Self { pipe, null })
-        };
-        let this = take().map_err(|source| StartError::System {
-            what: "cannot leave the terminal".to_owned(),
-            source,
-        })?;
-        Ok(Some(this))
-    }
-
     /// Tells the waiting process that the mount answers, and lets go of the terminal and of the
     /// working directory, which may be on a file system that somebody wants to unmount.
     pub fn ready(self) {
-        if let Err(error) = detach(&self.null) {
+        if let Err(error) = detach() {
             tracing::warn!("cannot let go of the terminal: {error}");
         }
         if let Err(error) = File::from(self.pipe).write_all(b"+") {
@@ -111,10 +83,21 @@ impl Background {
     }
 }
 
-fn detach(null: &File) -> io::Result<()> {
+/// Leaves the session of the terminal, so that closing that does not end the mount. Not before the
+/// mount is there: what systemd mounts when it is needed (`x-systemd.automount`) can be reached until
+/// then by processes of its own group alone, and everybody else waits.
+pub fn leave_session() {
+    if let Err(errno) = rustix::process::setsid() {
+        tracing::warn!(%errno, "cannot leave the session");
+    }
+}
+
+fn detach() -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
     std::env::set_current_dir("/")?;
-    rustix::stdio::dup2_stdout(null)?;
-    rustix::stdio::dup2_stderr(null)?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
     Ok(())
 }
 

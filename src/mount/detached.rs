@@ -16,6 +16,8 @@ use crate::mount::config::MountConfig;
 use crate::mount::flags;
 use crate::sys::kernel;
 
+use super::dirs::Dir;
+
 /// Whether what is mounted should not be the file system's own root (`fuse/root.rs`). Where it need
 /// not, programs that read the mount table see the mount as they see others.
 fn root_costs() -> bool {
@@ -33,7 +35,7 @@ fn root_costs() -> bool {
 /// A mount without a place.
 pub(super) struct Detached {
     mount: OwnedFd,
-    mountpoint: OwnedFd,
+    mountpoint: Dir,
 }
 
 impl Detached {
@@ -42,8 +44,18 @@ impl Detached {
     pub(super) fn new(
         config: &MountConfig,
         device: &OwnedFd,
-        mountpoint: OwnedFd,
-    ) -> Result<Self, Errno> {
+        mountpoint: Dir,
+    ) -> Result<Self, Dir> {
+        match Self::mount(config, device) {
+            Ok(mount) => Ok(Self { mount, mountpoint }),
+            Err(errno) => {
+                tracing::debug!(%errno, "no mount without a place");
+                Err(mountpoint)
+            }
+        }
+    }
+
+    fn mount(config: &MountConfig, device: &OwnedFd) -> Result<OwnedFd, Errno> {
         if !root_costs() {
             return Err(Errno::NOSYS);
         }
@@ -71,8 +83,7 @@ impl Detached {
             fsconfig_set_flag(&fs, name)?;
         }
         fsconfig_create(&fs)?;
-        let mount = fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags::attributes(flags))?;
-        Ok(Self { mount, mountpoint })
+        fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags::attributes(flags))
     }
 
     /// The mount of the root directory alone. To be called while requests are answered.

@@ -17,6 +17,7 @@ use crate::plain;
 use crate::sys::apart;
 
 use super::detached::Detached;
+use super::dirs::Dir;
 use super::inherit::{self, Below};
 use super::{flags, fusermount};
 
@@ -32,11 +33,16 @@ pub(super) struct Mounted {
 }
 
 /// Mounts: with fsmount(2), with mount(2), or through `fusermount3` if the user may not.
-pub(super) fn mount(config: &MountConfig, below: &[Below]) -> Result<Mounted, StartError> {
+pub(super) fn mount(
+    config: &MountConfig,
+    mountpoint: Dir,
+    below: &[Below],
+) -> Result<Mounted, StartError> {
     let device = open_device()?;
-    if let Ok(detached) = Detached::new(config, &device, open_mountpoint(config)?) {
-        return Ok(Mounted { device, detached: Some(detached) });
-    }
+    let mountpoint = match Detached::new(config, &device, mountpoint) {
+        Ok(detached) => return Ok(Mounted { device, detached: Some(detached) }),
+        Err(mountpoint) => mountpoint,
+    };
     let flags = inherit::everywhere(config.options.flags, below);
     if flags != config.options.flags {
         tracing::warn!(
@@ -48,7 +54,7 @@ pub(super) fn mount(config: &MountConfig, below: &[Below]) -> Result<Mounted, St
     let mut config = config.clone();
     config.options.flags = flags;
     let config = &config;
-    let device = match mount_directly(config)? {
+    let device = match mount_directly(config, &mountpoint)? {
         Some(device) => device,
         None => fusermount::mount(config)?,
     };
@@ -81,15 +87,14 @@ pub(super) fn attach(
     detached.attach(shown.as_ref()).map_err(failed)
 }
 
-fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
+fn mount_directly(config: &MountConfig, mountpoint: &Dir) -> Result<Option<OwnedFd>, StartError> {
     let device = open_device()?;
-    let mountpoint = open_mountpoint(config)?;
     let Ok(data) = std::ffi::CString::new(kernel_options(config, &device)) else {
         return Err(StartError::Mount("an option holds a zero byte".into()));
     };
     let mounted = rustix::mount::mount(
         config.source.as_str(),
-        proc_path(&mountpoint),
+        mountpoint.path(),
         FS_TYPE,
         flags::for_mount(config.options.flags),
         &*data,
@@ -102,15 +107,6 @@ fn mount_directly(config: &MountConfig) -> Result<Option<OwnedFd>, StartError> {
             plain::path(&config.mountpoint)
         ))),
     }
-}
-
-fn open_mountpoint(config: &MountConfig) -> Result<OwnedFd, StartError> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::open(&config.mountpoint, flags, Mode::empty()).map_err(|errno| StartError::Path {
-        role: "mount point",
-        path: config.mountpoint.clone(),
-        why: errno.to_string(),
-    })
 }
 
 fn open_device() -> Result<OwnedFd, StartError> {

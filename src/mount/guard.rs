@@ -21,13 +21,14 @@ mod layers;
 mod register;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::lower::LowerTree;
 use crate::mount::config::MountConfig;
+use crate::mount::dirs::Dir;
 use crate::plain;
 use register::{Place, Register};
 
@@ -52,59 +53,95 @@ pub struct Seen {
     pub servers: Vec<u32>,
 }
 
+/// Looks a directory up that may be guarded: what is found on a guard stands for what is behind it.
+pub fn find(path: &Path) -> std::io::Result<Dir> {
+    let found = Dir::open(path)?;
+    Ok(match Register::open(false) {
+        Ok(Some(register)) => layers::behind_cover(&register.place(found.name()), found),
+        Ok(None) | Err(_) => found,
+    })
+}
+
+/// A directory that was found on a guard which has been undone since, found again; `None` if it has
+/// not been. Nothing changes as long as the register is open.
+fn found_again(_: &Register, lower: &Dir) -> Result<Option<Dir>, StartError> {
+    let wrong = |why: String| StartError::Path {
+        role: "lower directory",
+        path: lower.name().to_owned(),
+        why,
+    };
+    if !lower.is_here() || layers::is_listed(lower).map_err(wrong)? {
+        return Ok(None);
+    }
+    let found = Dir::open(lower.name()).map_err(|error| wrong(error.to_string()))?;
+    if found.identity() == lower.identity() {
+        Ok(Some(found))
+    } else {
+        Err(wrong("another directory has its path now".to_owned()))
+    }
+}
+
 /// Opens the lower directory for its server, from behind any guard, and then guards it as the
 /// configuration asks.
 pub fn open_lower(
     config: &MountConfig,
+    lower: &Dir,
     descriptors: usize,
 ) -> Result<(LowerTree, Option<Guard>), StartError> {
+    let (name, submounts) = (lower.name(), config.options.submounts);
     loop {
         let Some(register) = Register::open(config.options.guard != GuardMode::None)? else {
-            let tree = LowerTree::open(&config.lower, config.options.submounts, descriptors)?;
+            let tree = LowerTree::open_as(&lower.path(), name, submounts, descriptors)?;
             if Register::is_there() && Register::open(false)?.is_some() {
                 continue; // the first guard came up meanwhile, perhaps before the open
             }
             return Ok((tree, None));
         };
         settle_all(&register);
-        let place = register.place(&config.lower);
-        let root = match layers::behind(&place, config.options.submounts)? {
+        let again = found_again(&register, lower)?;
+        let lower = again.as_ref().unwrap_or(lower);
+        let place = register.place(name);
+        let root = match layers::behind(&place, lower, submounts)? {
             Some(root) => Some(root),
             // Before the guard is there: the server's own view has no part in it.
-            None => layers::clone_of(&config.lower, config.options.submounts).ok(),
+            None => layers::clone_of(lower, submounts).ok(),
         };
         let tree = match root {
-            Some(root) => {
-                LowerTree::on(root, &config.lower, config.options.submounts, descriptors)?
-            }
-            None => LowerTree::open(&config.lower, config.options.submounts, descriptors)?,
+            Some(root) => LowerTree::on(root, name, submounts, descriptors)?,
+            None => LowerTree::open_as(&lower.path(), name, submounts, descriptors)?,
         };
         if config.options.guard == GuardMode::None {
             return Ok((tree, None));
         }
-        return Ok((tree, Some(raise(&place, config)?)));
+        return Ok((tree, Some(raise(&place, config, lower)?)));
     }
 }
 
-fn raise(place: &Place, config: &MountConfig) -> Result<Guard, StartError> {
+fn raise(place: &Place, config: &MountConfig, lower: &Dir) -> Result<Guard, StartError> {
+    let refused = |why: String| StartError::Path {
+        role: "lower directory",
+        path: config.lower.clone(),
+        why: format!("option 'guard={}': {why}", config.options.guard.name()),
+    };
+    layers::is_of(place, lower).map_err(refused)?;
     let (claim, alive) = place.claim(config.options.guard, &config.mountpoint)?;
-    let guard = layers::settle(place);
-    if let Err(why) = guard {
+    if let Err(why) = layers::settle(place, Some(lower)) {
         register::withdraw(&claim);
-        if let Err(error) = layers::settle(place) {
+        if let Err(error) = layers::settle(place, None) {
             tracing::error!("{error}");
         }
-        return Err(StartError::Path {
-            role: "lower directory",
-            path: config.lower.clone(),
-            why: format!("option 'guard={}': {why}", config.options.guard.name()),
-        });
+        return Err(refused(why));
     }
     tracing::info!("guard={} on '{}'", config.options.guard.name(), plain::path(&config.lower));
     Ok(Guard { claim, alive: Some(alive) })
 }
 
 impl Guard {
+    /// What is locked as long as the guard is asked for.
+    pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
+        self.alive.as_ref().map(AsFd::as_fd)
+    }
+
     /// Leaves the guard and its lock to a copy of this process.
     pub(super) fn leave(mut self) {
         self.alive = None;
@@ -127,9 +164,16 @@ impl Drop for Guard {
 }
 
 /// A detached clone of what is behind the guard of a lower directory; `None` if none covers it.
-pub fn view(lower: &Path, submounts: bool) -> Result<Option<OwnedFd>, StartError> {
+pub fn view(lower: &Dir, submounts: bool) -> Result<Option<OwnedFd>, StartError> {
     match Register::open(false)? {
-        Some(register) => layers::behind(&register.place(lower), submounts),
+        Some(register) => {
+            if let Some(found) = found_again(&register, lower)? {
+                return layers::clone_of(found, submounts).map(Some).map_err(|errno| {
+                    StartError::System { what: "cannot clone it".to_owned(), source: errno.into() }
+                });
+            }
+            layers::behind(&register.place(lower.name()), lower, submounts)
+        }
         None => Ok(None),
     }
 }
@@ -146,7 +190,7 @@ pub fn sweep(lower: Option<&Path>) -> Result<Swept, StartError> {
         }
         let before = layers::mode(&place);
         let servers = place.live().into_iter().map(|claim| claim.pid).collect();
-        let settled = layers::settle(&place);
+        let settled = layers::settle(&place, None);
         let mode = layers::mode(&place);
         if let Err(why) = settled {
             swept.failed.push((place.lower.clone(), why));
@@ -176,7 +220,7 @@ pub struct Swept {
 /// that lies on it, so all are looked at, and a failure of one is logged and tried again next time.
 fn settle_all(register: &Register) {
     for place in register.places() {
-        if let Err(why) = layers::settle(&place) {
+        if let Err(why) = layers::settle(&place, None) {
             tracing::warn!("the guard of '{}': {why}", plain::path(&place.lower));
         }
     }

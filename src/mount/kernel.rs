@@ -16,6 +16,7 @@ use crate::error::StartError;
 use crate::fuse::negotiate::WITHOUT_IDMAP;
 use crate::host::mountinfo::{self, FUSE_TYPE};
 use crate::mount::config::MountConfig;
+use crate::mount::dirs::{Dir, Dirs};
 use crate::mount::options::Options;
 use crate::mount::options::situation::Missing;
 use crate::mount::{flags, guard, inherit, times};
@@ -62,7 +63,7 @@ impl fmt::Display for Choice {
 /// about a server alone is no reason for one.
 /// `backend=kernel` with options that an idmapped mount does not have is an error naming them;
 /// whether the kernel can do the mount shows in [`mount`].
-pub fn choose(config: &MountConfig) -> Result<Choice, StartError> {
+pub fn choose(config: &MountConfig, lower: &Dir) -> Result<Choice, StartError> {
     let Missing { mut needs_server, about_server } = config.options.missing_in_kernel();
     if !config.options.allow_other {
         needs_server.push("a mount for one user only (without allow_other)".to_owned());
@@ -79,7 +80,7 @@ pub fn choose(config: &MountConfig) -> Result<Choice, StartError> {
             named(&about_server)
         ))),
         Backend::Kernel => Ok(Choice::Kernel { moot: Vec::new() }),
-        Backend::Auto if needs_server.is_empty() => Ok(match shifted_clone(config) {
+        Backend::Auto if needs_server.is_empty() => Ok(match shifted_clone(config, lower) {
             Ok(_detached) => Choice::Kernel { moot: about_server },
             Err(why) => Choice::Fuse(Some(why.to_string())),
         }),
@@ -95,21 +96,26 @@ pub fn choose(config: &MountConfig) -> Result<Choice, StartError> {
 ///
 /// Returns when the mount is there; nothing has to keep running.
 pub fn mount(config: &MountConfig) -> Result<(), StartError> {
+    let dirs = Dirs::of(config).map_err(|source| StartError::System {
+        what: "cannot open the directories of the mount".to_owned(),
+        source,
+    })?;
+    mount_at(config, &dirs)
+}
+
+/// The same, of directories that have been looked up.
+pub fn mount_at(config: &MountConfig, dirs: &Dirs) -> Result<(), StartError> {
     // As at every mount; what is left of a dead server's guard is no reason not to make this one.
     if let Err(error) = guard::sweep(None) {
         tracing::warn!("{error}");
     }
     note_inherited(config);
-    let clone = shifted_clone(config).map_err(|why| StartError::Mount(why.to_string()))?;
+    let clone =
+        shifted_clone(config, &dirs.lower).map_err(|why| StartError::Mount(why.to_string()))?;
     inherit::refuse_more(config, &clone)?;
-    rustix::mount::move_mount(
-        &clone,
-        "",
-        CWD,
-        &config.mountpoint,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(|errno| StartError::Path {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    let moved = rustix::mount::move_mount(&clone, "", dirs.mountpoint.as_fd(), "", flags);
+    moved.map_err(|errno| StartError::Path {
         role: "mount point",
         path: config.mountpoint.clone(),
         why: format!("the idmapped mount cannot be put there (move_mount: {errno})"),
@@ -120,7 +126,7 @@ pub fn mount(config: &MountConfig) -> Result<(), StartError> {
 /// away. The error says why not, for a person.
 pub fn supported(lower: &Path) -> Result<(), String> {
     let attempt = || {
-        let clone = clone_of(lower, false)?;
+        let clone = open_tree(lower, false)?;
         let userns = idmapped::user_namespace("0 1 1\n", "0 1 1\n").map_err(Why::Userns)?;
         let nothing = (MountAttrs::empty(), MountAttrs::empty());
         apply(lower, &clone, &userns, nothing, false)
@@ -194,11 +200,11 @@ impl fmt::Display for Why {
 }
 
 /// A detached, shifted clone of the lower mount, ready to be put in its place.
-fn shifted_clone(config: &MountConfig) -> Result<OwnedFd, Why> {
+fn shifted_clone(config: &MountConfig, lower: &Dir) -> Result<OwnedFd, Why> {
     let userns = carrier(&config.maps)?;
-    let clone = clone_of(&config.lower, config.options.submounts)?;
+    let clone = clone_of(lower, config.options.submounts)?;
     let changes = attributes(&config.options);
-    apply(&config.lower, &clone, &userns, changes, config.options.submounts)?;
+    apply(&lower.path(), &clone, &userns, changes, config.options.submounts)?;
     Ok(clone)
 }
 
@@ -227,10 +233,14 @@ fn map_lines<K: Kind>(map: &IdMap<K>) -> Result<String, Why> {
     Ok(lines)
 }
 
-fn clone_of(lower: &Path, submounts: bool) -> Result<OwnedFd, Why> {
+fn clone_of(lower: &Dir, submounts: bool) -> Result<OwnedFd, Why> {
     if let Some(unguarded) = guard::view(lower, submounts).map_err(Why::Guard)? {
         return Ok(unguarded);
     }
+    open_tree(&lower.path(), submounts)
+}
+
+fn open_tree(lower: &Path, submounts: bool) -> Result<OwnedFd, Why> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if submounts {
         flags |= OpenTreeFlags::AT_RECURSIVE;

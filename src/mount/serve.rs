@@ -13,12 +13,13 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
+use super::dirs::{Dir, Dirs};
 use super::fuse::{self, Mounted};
 use super::inherit::{self, Below};
 use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, SERVERS_SIGNALS, Supervised};
 use super::upgrade::{Connected, Taken};
-use super::{acting, facts, guard, ownership, policies, sandbox, times};
+use super::{acting, daemon, facts, guard, log, ownership, policies, sandbox, times};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
@@ -48,10 +49,14 @@ const MAX_CACHED: u64 = 4096;
 /// not open inside; requests that come then wait a moment. No thread may be started before it.
 pub fn serve(
     config: &MountConfig,
+    dirs: Dirs,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
     let cached = prepare_limits()?;
-    let (mut lower, guard) = guard::open_lower(config, cached)?;
+    let Dirs { lower: lower_dir, mountpoint } = dirs;
+    let (mut lower, guard) = guard::open_lower(config, &lower_dir, cached)?;
+    // Through it the way leads up to the host's root.
+    drop(lower_dir);
     let paths = mounts_below(config);
     let (config, below) = inherit::inherit(config, &lower, &paths)?;
     let config = &config;
@@ -61,9 +66,12 @@ pub fn serve(
     let keeper = Keeper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower, keeping)?;
-    let connection = connect(fs, config, &below, cache)?;
+    let connection = connect(fs, config, (mountpoint, &below), cache)?;
     let mount = mount_id(&config.mountpoint);
     keeper.line().mounted(mount).map_err(gone)?;
+    if log::is_in_background() {
+        daemon::leave_session();
+    }
     let notifies = matches!(keeping, Keeping::Notified(_));
     run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)
 }
@@ -199,6 +207,10 @@ fn run(
         close_up();
         begin(&mut connection, None).and_then(|()| serve(connection))
     };
+    if served.is_err() {
+        // Nobody answers any more: no dead mount is left.
+        keeper.line().unmount();
+    }
     match &served {
         Ok(()) => tracing::info!("unmounted"),
         // With the keeper goes the way to whoever reads what this process writes.
@@ -313,12 +325,16 @@ fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
 fn connect(
     fs: FileSystem,
     config: &MountConfig,
-    below: &[Below],
+    (mountpoint, below): (Dir, &[Below]),
     cache: String,
 ) -> Result<Connection, StartError> {
     let settings = settings(&fs, config, cache);
-    let Mounted { device, detached } = fuse::mount(config, below)?;
+    let Mounted { device, detached } = fuse::mount(config, mountpoint, below)?;
+    let is_shown = detached.is_none();
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
+        if is_shown {
+            fuse::detach_own(&config.mountpoint, mount_id(&config.mountpoint));
+        }
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
             Errno::NODEV => "it was unmounted before it could answer".to_owned(),

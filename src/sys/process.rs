@@ -48,6 +48,17 @@ pub fn close_inherited() -> Result<usize, Errno> {
     Ok(closed)
 }
 
+/// Closes every descriptor from 3 on but these, in a process that has been copied from another and
+/// uses nothing else of what that had open.
+pub fn close_all_but(kept: &[RawFd]) -> Result<(), Errno> {
+    for number in descriptors()?.into_iter().filter(|number| *number > 2 && !kept.contains(number))
+    {
+        // SAFETY: whatever owned it belongs to the process that was copied, and is never dropped here.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
 fn descriptors() -> Result<Vec<RawFd>, Errno> {
     let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let entries = std::fs::read_dir("/proc/self/fd").map_err(failed)?;

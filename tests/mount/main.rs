@@ -10,10 +10,11 @@ mod first_steps;
 mod lifecycle;
 mod maps;
 mod options;
+mod places;
 mod status;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(commands, every_option, explain, first_steps, lifecycle, options, status; maps),
+        common::modules!(commands, every_option, explain, first_steps, lifecycle, options, places, status; maps),
     )
 }

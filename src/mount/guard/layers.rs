@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::thread;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
@@ -18,6 +18,8 @@ use rustix::mount::{
 use crate::config::GuardMode;
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
+use crate::lower::proc_path;
+use crate::mount::dirs::{Dir, leads_to};
 use crate::plain;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use crate::sys::namespace;
@@ -28,10 +30,51 @@ use super::register::{Bound, Layers, Place};
 const COVER: &str = "idshift-guard";
 
 /// A detached clone of the mounts at and, if `submounts`, below `path` (open_tree(2), Linux 5.2).
-pub(super) fn clone_of(path: &Path, submounts: bool) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+pub(super) fn clone_of(dir: impl AsFd, submounts: bool) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
     let flags = if submounts { flags | OpenTreeFlags::AT_RECURSIVE } else { flags };
-    rustix::mount::open_tree(CWD, path, flags)
+    rustix::mount::open_tree(dir, "", flags)
+}
+
+/// Which directory it is, whatever its path.
+fn identity_of(dir: impl AsFd) -> Result<(u64, u64), Errno> {
+    rustix::fs::fstat(dir).map(|it| (it.st_dev, it.st_ino))
+}
+
+/// A directory that was found by a guarded path, with what it stands for.
+pub(super) fn behind_cover(place: &Place, found: Dir) -> Dir {
+    let covers = place.layers().cover.is_some_and(|cover| mountinfo::id_of(&found) == Ok(cover));
+    match place.identity().filter(|_| covers) {
+        Some(identity) => found.covering(identity),
+        None => found,
+    }
+}
+
+/// Whether the mount that a directory was found on is still there.
+pub(super) fn is_listed(dir: &Dir) -> Result<bool, String> {
+    let table = Table::read()?;
+    Ok(mountinfo::id_of(dir).map_or(true, |id| table.mount(id).is_some()))
+}
+
+/// Whether a place is this directory's, which was found by the place's path. The error says why not.
+pub(super) fn is_of(place: &Place, lower: &Dir) -> Result<(), String> {
+    let table = Table::read()?;
+    let layers = present(place, &table);
+    let shown = mountinfo::id_of(lower).ok();
+    let mut ours = layers.bind.first().map(|bound| bound.id).into_iter().chain(layers.cover);
+    // It was found on the guard itself.
+    if ours.any(|id| Some(id) == shown) {
+        return Ok(());
+    }
+    let own = lower.identity();
+    match place.identity() {
+        Some(known) if known != own && !place.live().is_empty() => {
+            Err("another directory is guarded that had this path before".to_owned())
+        }
+        _ => place.identify(own),
+    }
 }
 
 /// What covers a place now.
@@ -50,7 +93,10 @@ pub(super) fn mode(place: &Place) -> GuardMode {
 
 /// Brings the guard of a place to the strongest that a running server asks for. The error says
 /// what is in the way; then the guard is as strong as it was, or stronger.
-pub(super) fn settle(place: &Place) -> Result<(), String> {
+///
+/// `lower` is the directory, where it has just been found. Else it is looked up by its path, and left
+/// alone if that leads to another one now, as whoever owns a directory above can see to.
+pub(super) fn settle(place: &Place, lower: Option<&Dir>) -> Result<(), String> {
     let needed = place.live().iter().map(|claim| claim.mode).max().unwrap_or_default();
     let mut layers = present(place, &Table::read()?);
     if needed < GuardMode::Hide
@@ -67,9 +113,12 @@ pub(super) fn settle(place: &Place) -> Result<(), String> {
         return place.record(&Layers::default());
     }
     if layers.bind.is_empty() {
-        put_bind(place, &mut layers, needed)?;
+        match lower {
+            Some(lower) => put_bind(place, lower, &mut layers, needed)?,
+            None => put_bind(place, &found_again(place)?, &mut layers, needed)?,
+        }
     } else if layers.cover.is_none() {
-        on_top(&place.lower, layers.bind[0].id)?;
+        root_of(layers.bind[0].id)?;
         let noexec = needed > GuardMode::Nosuid;
         layers.bind.iter().try_for_each(|bound| set_noexec(*bound, noexec))?;
     }
@@ -85,7 +134,11 @@ pub(super) fn settle(place: &Place) -> Result<(), String> {
 /// A mount under another cannot be named. So a thread takes a copy of all mounts, in a mount
 /// namespace of its own that ends with it, removes the guard there and clones what comes to light:
 /// on the host nothing moves meanwhile.
-pub(super) fn behind(place: &Place, submounts: bool) -> Result<Option<OwnedFd>, StartError> {
+pub(super) fn behind(
+    place: &Place,
+    lower: &Dir,
+    submounts: bool,
+) -> Result<Option<OwnedFd>, StartError> {
     let system = |source| StartError::System {
         what: format!("cannot look behind the guard of '{}'", plain::path(&place.lower)),
         source,
@@ -98,6 +151,10 @@ pub(super) fn behind(place: &Place, submounts: bool) -> Result<Option<OwnedFd>, 
     if ids.is_empty() || !stack.ends_with(&ids) {
         return Ok(None);
     }
+    // What was found is the uppermost of these, or the path led elsewhere.
+    if mountinfo::id_of(lower).ok() != ids.last().copied() {
+        return Ok(None);
+    }
     let look = || {
         namespace::unshare_mounts()?;
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -106,7 +163,13 @@ pub(super) fn behind(place: &Place, submounts: bool) -> Result<Option<OwnedFd>, 
             let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
             rustix::mount::unmount(&place.lower, flags)?;
         }
-        clone_of(&place.lower, submounts)
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::open(&place.lower, flags, Mode::empty())?;
+        // The path may lead elsewhere by now.
+        match place.identity() {
+            Some(known) if identity_of(&found)? != known => Err(Errno::STALE),
+            _ => clone_of(found, submounts),
+        }
     };
     let found = thread::scope(|scope| scope.spawn(look).join());
     match found {
@@ -115,9 +178,25 @@ pub(super) fn behind(place: &Place, submounts: bool) -> Result<Option<OwnedFd>, 
     }
 }
 
-fn put_bind(place: &Place, layers: &mut Layers, needed: GuardMode) -> Result<(), String> {
+/// The directory that a place was made for.
+fn found_again(place: &Place) -> Result<OwnedFd, String> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = rustix::fs::open(&place.lower, flags, Mode::empty());
+    let found = found.map_err(|errno| format!("'{}': {errno}", plain::path(&place.lower)))?;
+    if !leads_to(&place.lower, &found) || place.identity() != identity_of(&found).ok() {
+        return Err("another directory has its path now".to_owned());
+    }
+    Ok(found)
+}
+
+fn put_bind(
+    place: &Place,
+    lower: impl AsFd,
+    layers: &mut Layers,
+    needed: GuardMode,
+) -> Result<(), String> {
     let before = Table::read()?;
-    let clone = clone_of(&place.lower, true)
+    let clone = clone_of(&lower, true)
         .map_err(|errno| format!("the directory cannot be bound (open_tree: {errno})"))?;
     let mut set = MountAttrs::NOSUID | MountAttrs::NODEV;
     if needed > GuardMode::Nosuid {
@@ -136,7 +215,7 @@ fn put_bind(place: &Place, layers: &mut Layers, needed: GuardMode) -> Result<(),
     let point = holding.map_or_else(|| place.lower.clone(), |mount| mount.mountpoint);
     layers.bind = vec![top(&point)];
     place.record(layers)?;
-    attach(&clone, &place.lower)?;
+    attach(&clone, lower)?;
     let after = Table::read()?;
     let copies = after
         .below(id)
@@ -165,11 +244,13 @@ fn put_cover(place: &Place, layers: &mut Layers) -> Result<(), String> {
     let empty = make().map_err(failed)?;
     layers.cover = Some(mountinfo::id_of(&empty).map_err(failed)?);
     place.record(layers)?;
-    attach(&empty, &place.lower)
+    let below = layers.bind.first().ok_or("there is no mount to put it on")?;
+    attach(&empty, root_of(below.id)?)
 }
 
-fn attach(tree: &OwnedFd, at: &Path) -> Result<(), String> {
-    rustix::mount::move_mount(tree, "", CWD, at, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+fn attach(tree: &OwnedFd, at: impl AsFd) -> Result<(), String> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(tree, "", at, "", flags)
         .map_err(|errno| format!("it cannot be put in place (move_mount: {errno})"))
 }
 
@@ -185,9 +266,9 @@ fn remove(root: u64, ours: &[u64]) -> Result<(), String> {
             plain::path(&strange.mountpoint)
         ));
     }
-    on_top(&mount.mountpoint, root)?;
-    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-    rustix::mount::unmount(&mount.mountpoint, flags).map_err(|errno| format!("umount: {errno}"))
+    let found = on_top(&mount.mountpoint, root)?;
+    rustix::mount::unmount(proc_path(&found), UnmountFlags::DETACH)
+        .map_err(|errno| format!("umount: {errno}"))
 }
 
 /// Sets or clears noexec on one mount; one that had it before the guard keeps it.
@@ -197,25 +278,30 @@ fn set_noexec(bound: Bound, noexec: bool) -> Result<(), String> {
     if !noexec && bound.was_noexec || noexec == is_noexec(mount) {
         return Ok(());
     }
-    on_top(&mount.mountpoint, bound.id)?;
-    let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::open(&mount.mountpoint, path, Mode::empty());
+    let root = on_top(&mount.mountpoint, bound.id)?;
     let (set, clear) = if noexec {
         (MountAttrs::NOEXEC, MountAttrs::empty())
     } else {
         (MountAttrs::empty(), MountAttrs::NOEXEC)
     };
     let change = Change { set, clear, private: false, userns: None, recursive: false };
-    root.and_then(|root| mount_setattr(root.as_fd(), change))
+    mount_setattr(root.as_fd(), change)
         .map_err(|errno| format!("noexec of '{}': {errno}", plain::path(&mount.mountpoint)))
 }
 
-/// Whether the path leads to this mount; if not, another lies on it.
-fn on_top(path: &Path, id: u64) -> Result<(), String> {
+/// The root of this mount; the error says that another lies on it.
+fn root_of(id: u64) -> Result<OwnedFd, String> {
+    let table = Table::read()?;
+    let mount = table.mount(id).ok_or("the guard has been taken away meanwhile")?;
+    on_top(&mount.mountpoint, id)
+}
+
+/// The root of this mount, if the path leads there; if not, another lies on it.
+fn on_top(path: &Path, id: u64) -> Result<OwnedFd, String> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = rustix::fs::open(path, flags, Mode::empty()).and_then(|fd| mountinfo::id_of(&fd));
-    match top {
-        Ok(top) if top == id => Ok(()),
+    let top = rustix::fs::open(path, flags, Mode::empty());
+    match top.and_then(|fd| mountinfo::id_of(&fd).map(|id| (id, fd))) {
+        Ok((top, fd)) if top == id => Ok(fd),
         Ok(_) => Err(format!("another mount covers '{}'", plain::path(path))),
         Err(errno) => Err(format!("'{}': {errno}", plain::path(path))),
     }
@@ -225,8 +311,11 @@ fn on_top(path: &Path, id: u64) -> Result<(), String> {
 /// so a number alone proves nothing.
 fn present(place: &Place, table: &Table) -> Layers {
     let mut layers = place.layers();
+    // It covers the directory wherever that was when it was put there, also if it had just been renamed.
+    let device = place.identity().map(|(device, _)| device);
     let is_bind = |mount: &Mount| {
-        mount.mountpoint == place.lower && mount.options.split(',').any(|word| word == "nosuid")
+        (mount.mountpoint == place.lower || Some(mount.device) == device)
+            && mount.options.split(',').any(|word| word == "nosuid")
     };
     match layers.bind.first().and_then(|root| table.mount(root.id)).filter(|root| is_bind(root)) {
         Some(root) => {

@@ -2,7 +2,7 @@
 //! root can see, `/run/idshift/guard`.
 //!
 //! `lock` is held while anything changes. `NAMESPACE-HASH/` stands for one lower path in one mount
-//! namespace: `lower` is the path, `layers` the mounts ([`Layers`]), each `claim-…` a mount that
+//! namespace: `lower` is the path, `identity` which directory it was, `layers` the mounts ([`Layers`]), each `claim-…` a mount that
 //! asks for a guard. A claim is locked (flock(2)) by its server's keeper, which ends with the server. The
 //! server cannot let go of it; and should the keeper be killed alone, the claim stays as long as the
 //! process that made it.
@@ -135,6 +135,22 @@ impl Place {
         let text = format!("{}\n{began}\n", mode.name());
         fs::write(&path, text).map_err(failed("write", &path))?;
         Ok((path, file))
+    }
+
+    /// The device and inode of the directory that was first guarded under this path, if it is
+    /// written down.
+    pub(super) fn identity(&self) -> Option<(u64, u64)> {
+        let text = fs::read_to_string(self.dir.join("identity")).ok()?;
+        let (device, inode) = text.trim().split_once(' ')?;
+        Some((device.parse().ok()?, inode.parse().ok()?))
+    }
+
+    /// Writes that down.
+    pub(super) fn identify(&self, (device, inode): (u64, u64)) -> Result<(), String> {
+        let path = self.dir.join("identity");
+        fs::create_dir_all(&self.dir)
+            .and_then(|()| fs::write(&path, format!("{device} {inode}\n")))
+            .map_err(|error| format!("cannot write '{}': {error}", path.display()))
     }
 
     /// The claims of servers that run. Those of others are removed.

@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -40,6 +41,8 @@ pub(super) struct Attendant {
     mounted: Option<Connection>,
     /// Whether to look if the server has been killed.
     looks: bool,
+    /// What takes the mount away.
+    unmounting: Option<JoinHandle<()>>,
 }
 
 impl Attendant {
@@ -50,12 +53,24 @@ impl Attendant {
         server: Pid,
         (asked, logged): (OwnedFd, OwnedFd),
     ) -> Self {
-        if let Err(error) = settle_down(config) {
+        let kept = [Some(asked.as_fd()), Some(logged.as_fd()), lower.as_ref().map(AsFd::as_fd)];
+        let kept = kept.into_iter().flatten().chain(guard.as_ref().and_then(Guard::lock));
+        let kept: Vec<RawFd> = kept.map(|fd| fd.as_raw_fd()).collect();
+        if let Err(error) = settle_down(config, &kept) {
             tracing::warn!("the process that unmounts keeps more than it needs: {error}");
         }
         let mountpoint = config.mountpoint.clone();
-        let logged = Some(logged);
-        Self { mountpoint, guard, lower, asked, logged, server, mounted: None, looks: false }
+        Self {
+            mountpoint,
+            guard,
+            lower,
+            asked,
+            logged: Some(logged),
+            server,
+            mounted: None,
+            looks: false,
+            unmounting: None,
+        }
     }
 
     /// Serves until the server has ended.
@@ -66,6 +81,8 @@ impl Attendant {
         self.end_connection();
         // What the server said last.
         self.pass_log_on();
+        // It waits for nobody: the connection has ended.
+        self.unmounting.take().map(JoinHandle::join);
         // Nothing of the copied server is to be dropped here.
         std::process::exit(0);
     }
@@ -161,18 +178,19 @@ impl Attendant {
     }
 
     /// By a thread of its own: unmounting may wait for the server, which may wait for an answer.
-    fn unmount(&self) {
+    fn unmount(&mut self) {
         let Some(mount) = self.mounted.as_ref().map(Connection::mount) else { return };
         let mountpoint = self.mountpoint.clone();
         let unmounting = move || fuse::detach_own(&mountpoint, mount);
-        if let Err(error) = std::thread::Builder::new().spawn(unmounting) {
-            tracing::error!("cannot unmount: {error}");
+        match std::thread::Builder::new().spawn(unmounting) {
+            Ok(thread) => self.unmounting = Some(thread),
+            Err(error) => tracing::error!("cannot unmount: {error}"),
         }
     }
 }
 
 /// What the copy of the server must not keep.
-fn settle_down(config: &MountConfig) -> Result<(), io::Error> {
+fn settle_down(config: &MountConfig, kept: &[RawFd]) -> Result<(), io::Error> {
     // Whoever starts a mount in the background waits for its output to end.
     if !config.foreground {
         let null = File::options().read(true).write(true).open("/dev/null")?;
@@ -180,8 +198,9 @@ fn settle_down(config: &MountConfig) -> Result<(), io::Error> {
         rustix::stdio::dup2_stdout(&null)?;
         rustix::stdio::dup2_stderr(&null)?;
         rustix::process::chdir("/")?;
+        rustix::process::setsid()?;
     }
-    process::close_inherited()?;
+    process::close_all_but(kept)?;
     rustix::thread::set_name(c"idshift-keeper")?;
     // These are for the server. They reach the whole group when they come from a terminal or from
     // a service manager, or go to all processes of this name.

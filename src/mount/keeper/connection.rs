@@ -27,7 +27,7 @@ impl Connection {
     pub(super) fn of(mount: u64) -> Self {
         let abort = abort_file(mount);
         if let Err(errno) = &abort {
-            tracing::debug!(%errno, "no fusectl");
+            tracing::debug!(%errno, mount, "no fusectl");
         }
         let was_gone = abort.as_ref().is_err_and(|errno| *errno == Errno::NOENT);
         Self { mount, abort: abort.ok(), was_gone }

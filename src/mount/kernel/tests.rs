@@ -10,6 +10,10 @@ fn extents<K: Kind>(raw: &[(u32, u32, u32)]) -> IdMap<K> {
     IdMap::new(list.collect::<Result<_, _>>().unwrap()).unwrap()
 }
 
+fn chosen(config: &MountConfig) -> Result<Choice, StartError> {
+    choose(config, &Dir::open(&config.lower).unwrap())
+}
+
 fn config(lower: PathBuf, mountpoint: PathBuf) -> MountConfig {
     let maps = Maps { uids: extents(&[(0, 100_000, 10)]), gids: extents(&[(0, 200_000, 10)]) };
     let options = Options { backend: Backend::Auto, allow_other: true, ..Options::default() };
@@ -47,7 +51,7 @@ fn shows_lower_ids_as_upper_ids_and_stores_them_back() {
     let mut config = config(lower.clone(), upper.clone());
     config.options.flags.nosuid = true;
     supported(&lower).unwrap();
-    assert_eq!(choose(&config).unwrap(), Choice::Kernel { moot: vec![] });
+    assert_eq!(chosen(&config).unwrap(), Choice::Kernel { moot: vec![] });
     mount(&config).unwrap();
     let mounted = Mounted(upper.clone());
     let seen = std::fs::metadata(upper.join("file")).unwrap();
@@ -70,7 +74,7 @@ fn says_why_a_file_system_cannot_be_idmapped() {
     }
     let why = supported(Path::new("/proc")).unwrap_err();
     assert!(why.contains("(proc)") && why.contains("no idmapped mounts"), "{why}");
-    let choice = choose(&config("/proc".into(), "/nowhere".into())).unwrap();
+    let choice = chosen(&config("/proc".into(), "/nowhere".into())).unwrap();
     assert!(
         choice.to_string().starts_with("backend: fuse, not the kernel's: the file system (proc)")
     );
@@ -82,13 +86,13 @@ fn says_why_a_file_system_cannot_be_idmapped() {
 fn options_without_a_counterpart_are_named() {
     let mut config = config("/".into(), "/nowhere".into());
     config.options.flags.sync = true;
-    let choice = choose(&config).unwrap();
+    let choice = chosen(&config).unwrap();
     assert_eq!(
         choice.to_string(),
         "backend: fuse, not the kernel's: sync has no counterpart there"
     );
     config.options.backend = Backend::Kernel;
-    let error = choose(&config).unwrap_err();
+    let error = chosen(&config).unwrap_err();
     assert_eq!(error.exit_code(), 1);
     assert!(error.to_string().contains("cannot do sync;"), "{error}");
     config.options.flags.sync = false;
@@ -97,11 +101,11 @@ fn options_without_a_counterpart_are_named() {
         ("restart=on,restart=off,threads=3", "no server that threads=3 could be about"),
     ] {
         config.options = Options { allow_other: true, backend: Backend::Kernel, ..parse(text) };
-        let error = choose(&config).unwrap_err();
+        let error = chosen(&config).unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
     }
     config.options.backend = Backend::Fuse;
-    assert_eq!(choose(&config).unwrap(), Choice::Fuse(None));
+    assert_eq!(chosen(&config).unwrap(), Choice::Fuse(None));
 }
 
 #[test]

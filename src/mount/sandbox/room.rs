@@ -61,11 +61,21 @@ fn restrict(mount: BorrowedFd<'_>, set: MountAttrs) -> Result<(), Errno> {
     }
 }
 
-/// Whether a descriptor is on a mount that no path leads to. From one that is not, `..` leads up to
-/// everything that the mount holds.
+/// Whether a descriptor is the root of a mount that no path leads to. From one that is not, `..` leads
+/// up to everything that the mount holds; in another mount namespace, too.
 pub(super) fn is_private(fd: BorrowedFd<'_>) -> bool {
     let Ok(mount) = mountinfo::id_of(fd) else { return false };
-    mountinfo::read().is_ok_and(|all| all.iter().all(|one| one.id != mount))
+    mountinfo::read().is_ok_and(|all| all.iter().all(|one| one.id != mount)) && leads_nowhere_up(fd)
+}
+
+fn leads_nowhere_up(fd: BorrowedFd<'_>) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let identity = |fd: BorrowedFd<'_>| {
+        let stat = rustix::fs::fstat(fd)?;
+        Ok::<_, Errno>((stat.st_dev, stat.st_ino, mountinfo::id_of(fd)?))
+    };
+    rustix::fs::openat(fd, "..", flags, Mode::empty())
+        .is_ok_and(|above| identity(above.as_fd()) == identity(fd))
 }
 
 /// Makes device nodes of the private lower tree impossible to open, for the server. Nobody else

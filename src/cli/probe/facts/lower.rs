@@ -15,6 +15,7 @@ use crate::lower::LowerTree;
 use crate::lower::watch::Who;
 use crate::mount::acting;
 use crate::mount::config::MountConfig;
+use crate::mount::dirs::Dir;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
@@ -118,7 +119,8 @@ fn coherence(tree: &mut LowerTree) -> (bool, String) {
 fn choice(lower: &Path) -> Result<Choice, StartError> {
     let options = Options { backend: Backend::Auto, allow_other: true, ..Options::default() };
     let config = MountConfig::new(lower.to_owned(), lower.to_owned(), example(), options);
-    kernel::choose(&config)
+    let failed = |source| StartError::System { what: "cannot open it".to_owned(), source };
+    kernel::choose(&config, &Dir::open(lower).map_err(failed)?)
 }
 
 /// A map to try with.
