@@ -2,9 +2,11 @@
 //! through directories of somebody else's may lead elsewhere a moment later, and one through a link
 //! in `/proc` leads to what no other path leads to.
 
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -51,7 +53,7 @@ impl Dir {
             opened => opened?,
         };
         let known = rustix::fs::readlink(proc_path(&fd), Vec::new()).ok();
-        let known = known.and_then(|name| name.into_string().ok().map(PathBuf::from));
+        let known = known.map(|name| PathBuf::from(OsString::from_vec(name.into_bytes())));
         let known = known.filter(|name| name.is_absolute() && leads_to(name, &fd));
         let here = known.is_some();
         let name = known.map_or_else(|| std::path::absolute(path), Ok)?;
