@@ -37,10 +37,14 @@ pub(super) struct Reserve {
 const RESERVING: [u64; 2] = [0xef53, 0xf2f5_2010];
 
 impl Reserve {
-    /// On a file system of this type. Without all ids there is no nobody, and the server is not root.
-    /// Where calls have their callers' ids anyway, these are judged.
+    /// On a file system of this type. Only a server that can become anybody, and stay what it is by its
+    /// capabilities, is root to the lower file system. Where calls have their callers' ids anyway, these are
+    /// judged.
     pub(super) fn new(magic: u64, unmapped: Unmapped, acts: bool) -> Self {
-        let is_kept = RESERVING.contains(&magic) && unmapped == Unmapped::Placeholder && !acts;
+        let is_kept = RESERVING.contains(&magic)
+            && unmapped == Unmapped::Placeholder
+            && !acts
+            && cred::can_be_anybody();
         Self { is_kept, credit: AtomicU64::new(0) }
     }
 }
@@ -85,16 +89,19 @@ impl FileSystem {
         })
     }
 
-    /// Whether what this caller writes to a set-ID program leaves it one: the caller has `CAP_FSETID`
-    /// over it, and the kernel above knows of the bits.
+    /// Whether what this caller writes to a file leaves its set-ID bits: the caller has `CAP_FSETID` over
+    /// it, or the bits are of a kind that stays, and the kernel above knows of them.
     pub fn keeps_set_id(&self, caller: Caller, nodeid: u64) -> bool {
         let Ok(inode) = self.lower.inode(nodeid) else { return false };
         let knowledge = self.lower.inodes.knowledge(&inode);
         let Some(told) = knowledge.told.filter(|told| told.mode & 0o6000 != 0) else {
             return false;
         };
+        let process = self.callers.read(caller.tid);
+        // S_ISGID of what its group may not run is no right, and stays when a member writes.
+        let is_harmless = told.mode & 0o6010 == 0o2000 && process.is_in(told.gid);
         knowledge.doubts == 0
-            && self.callers.read(caller.tid).has_over(Capability::Fsetid, told.uid, told.gid)
+            && (is_harmless || process.has_over(Capability::Fsetid, told.uid, told.gid))
     }
 
     /// Runs a call that may allocate.

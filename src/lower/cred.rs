@@ -121,6 +121,16 @@ pub fn keep_capabilities() -> Result<(), FsError> {
     rustix::thread::set_capabilities_secure_bits(bits).call("prctl")
 }
 
+/// Whether this thread can take any fsuid and keep its capabilities.
+pub fn can_be_anybody() -> bool {
+    let holds = |set: CapabilitySet| {
+        rustix::thread::capabilities(None).is_ok_and(|now| now.effective.contains(set))
+    };
+    holds(CapabilitySet::SETUID | CapabilitySet::SETGID)
+        && rustix::thread::capabilities_secure_bits()
+            .is_ok_and(|bits| bits.contains(CapabilitiesSecureBits::NO_SETUID_FIXUP))
+}
+
 impl Keep {
     /// Runs `create` with the creator's ids and umask on this thread.
     pub fn as_creator<T>(
