@@ -8,7 +8,7 @@
 //! that the kernel above does not know of: bits that were set below, or through another mount. Those that it knows
 //! of it has cleared before, unless the caller may keep them; then the call runs with it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -92,16 +92,24 @@ impl FileSystem {
     /// Whether what this caller writes to a file leaves its set-ID bits: the caller has `CAP_FSETID` over
     /// it, or the bits are of a kind that stays, and the kernel above knows of them.
     pub fn keeps_set_id(&self, caller: Caller, nodeid: u64) -> bool {
+        // S_ISGID of what its group may not run is no right, and stays when a member writes.
+        let is_harmless = |mode: u32| mode & 0o6010 == 0o2000;
         let Ok(inode) = self.lower.inode(nodeid) else { return false };
         let knowledge = self.lower.inodes.knowledge(&inode);
-        let Some(told) = knowledge.told.filter(|told| told.mode & 0o6000 != 0) else {
-            return false;
+        let read = || self.callers.read(caller.tid);
+        if knowledge.doubts == 0 {
+            return knowledge.told.filter(|told| told.mode & 0o6000 != 0).is_some_and(|told| {
+                let process = read();
+                process.has_over(Capability::Fsetid, told.uid, told.gid)
+                    || is_harmless(told.mode) && process.is_in(told.gid)
+            });
+        }
+        let now = || {
+            let fd = self.lower.path_fd(&inode)?;
+            let stat = LowerStat::of(&*fd)?;
+            self.shown(Of::Fd(fd.as_fd()), &stat)
         };
-        let process = self.callers.read(caller.tid);
-        // S_ISGID of what its group may not run is no right, and stays when a member writes.
-        let is_harmless = told.mode & 0o6010 == 0o2000 && process.is_in(told.gid);
-        knowledge.doubts == 0
-            && (is_harmless || process.has_over(Capability::Fsetid, told.uid, told.gid))
+        now().is_ok_and(|now| is_harmless(now.mode) && read().is_in(now.gid))
     }
 
     /// Runs a call that may allocate.
