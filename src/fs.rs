@@ -54,7 +54,7 @@ pub use setattr::{SetAttr, SetTime};
 pub use statfs::Statfs;
 pub use usage::Usage;
 pub use validity::{Abilities, Keeping, LONG, Unheard, Valid};
-pub use writing::BackingFile;
+pub use writing::{BackingFile, SetIdBits};
 pub use xattr::XattrReply;
 
 use crate::config::IoMode;

@@ -67,11 +67,14 @@ fn serve(named: Option<&str>, args: &[OsString], line: &CommandLine) -> Result<u
         (Some(id), _) => Place::of(id)?,
     };
     let Some(place) = place else { return Err(wrapper::become_it(&runtime, args)) };
+    let known: Vec<&OsStr> = std::iter::once(runtime.as_os_str())
+        .chain(line.state.iter().map(OsString::as_os_str))
+        .collect();
     let kept_after = match line.command {
         Command::Delete { force } => {
             let status = wrapper::run(&runtime, args)?;
             if status.success() || force {
-                place.remove()?;
+                place.remove(&known)?;
             }
             return Ok(wrapper::exit_code(status));
         }
@@ -86,9 +89,6 @@ fn serve(named: Option<&str>, args: &[OsString], line: &CommandLine) -> Result<u
     if asked.is_empty() {
         return Err(wrapper::become_it(&runtime, args));
     }
-    let known: Vec<&OsStr> = std::iter::once(runtime.as_os_str())
-        .chain(line.global.iter().map(OsString::as_os_str))
-        .collect();
     let outcome = place.make(&container, &known).and_then(|()| {
         let mount = |(number, asked)| Ok((asked, place.mount(number, asked, &container)?));
         let mounted: Result<Vec<_>, Problem> = asked.iter().enumerate().map(mount).collect();
@@ -98,7 +98,7 @@ fn serve(named: Option<&str>, args: &[OsString], line: &CommandLine) -> Result<u
     let stays = kept_after && outcome.as_ref().is_ok_and(std::process::ExitStatus::success);
     if !stays {
         // What failed first is what the caller has to hear of.
-        let undone = place.remove().and_then(|()| config.restore());
+        let undone = place.remove(&known).and_then(|()| config.restore());
         if outcome.is_ok() {
             undone?;
         }
@@ -129,7 +129,7 @@ fn clean_up() -> Result<u8, Problem> {
             state.output().is_ok_and(|output| output.status.success())
         });
         if !known {
-            left.place.remove()?;
+            left.place.take_away()?;
             say!("{}: its mounts are gone", plain::line(&left.id));
         }
     }

@@ -11,7 +11,7 @@ use crate::error::FsError;
 use crate::lower::inode::Inode;
 pub use crate::lower::open_files::Opened;
 
-use super::{BackingFile, Call, FileSystem};
+use super::{BackingFile, Call, FileSystem, SetIdBits};
 
 /// The caller's open flags that mean the same on the lower file. `O_DIRECT` is left to the kernel
 /// above: the server's buffers are not aligned as the lower file system would demand.
@@ -69,8 +69,8 @@ impl FileSystem {
     }
 
     /// The lower file, for the kernel to read and write by itself.
-    pub fn backing_file(&self, nodeid: u64, keeps_set_id: bool) -> Result<BackingFile, FsError> {
-        self.backing(&self.regular(nodeid)?, keeps_set_id)
+    pub fn backing_file(&self, nodeid: u64, bits: SetIdBits) -> Result<BackingFile, FsError> {
+        self.backing(&self.regular(nodeid)?, bits)
     }
 
     /// Fifos, sockets and devices are opened by the kernel itself, never by the server.

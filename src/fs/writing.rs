@@ -16,13 +16,13 @@ use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::caller::Capability;
-use crate::lower::cred::{self, Creator};
+use crate::lower::cred::{self, Creator, Keep};
 use crate::lower::inode::Inode;
 use crate::lower::stat::LowerStat;
 use crate::shift::acl::Unmapped;
 use crate::shift::id::LowerUid;
 
-use super::attr::Of;
+use super::attr::{Attr, Of};
 use super::rights::has_privilege_bits;
 use super::{Caller, FileSystem};
 
@@ -56,8 +56,20 @@ pub struct BackingFile {
     /// writing: a program that was made through the mount would stay busy below (ETXTBSY).
     pub lasting: bool,
     as_nobody: bool,
-    /// Whether what is written by it leaves set-ID bits alone.
-    pub keeps_set_id: bool,
+    bits: SetIdBits,
+    ids: Keep,
+}
+
+/// What becomes of a file's set-ID bits when the kernel writes to it by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetIdBits {
+    /// The lower file system clears them.
+    Cleared,
+    /// It clears them as for a member of the file's group: S_ISGID of what the group may not run is no right, and
+    /// the kernel above has cleared it already if the writer is no member.
+    ClearedForMembers,
+    /// They stay: the caller has `CAP_FSETID`, and the kernel above knows of them.
+    Kept,
 }
 
 impl BackingFile {
@@ -66,50 +78,58 @@ impl BackingFile {
         self,
         with: impl FnOnce(Arc<OwnedFd>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let Self { fd, as_nobody, keeps_set_id, .. } = self;
-        let with = || with(fd).call("FUSE_DEV_IOC_BACKING_OPEN");
-        let with = || if keeps_set_id { with() } else { cred::without_fsetid(with) };
+        let Self { fd, as_nobody, bits, ids, .. } = self;
+        let with = |fd: Arc<OwnedFd>| with(fd).call("FUSE_DEV_IOC_BACKING_OPEN");
+        let with = || match bits {
+            SetIdBits::Cleared => cred::without_fsetid(|| with(fd)),
+            SetIdBits::ClearedForMembers => {
+                let group = LowerStat::of(&*fd)?.gid.ok_or(FsError::UnmappedOwner)?;
+                ids.with_groups(group, &[], || cred::without_fsetid(|| with(fd)))
+            }
+            SetIdBits::Kept => with(fd),
+        };
         let registered = if as_nobody { cred::as_nobody(with) } else { with() };
         registered.map_err(FsError::errno)
     }
 }
 
 impl FileSystem {
-    /// A file for the kernel; `keeps_set_id` as [`FileSystem::keeps_set_id`] has it.
-    pub(super) fn backing(
-        &self,
-        inode: &Inode,
-        keeps_set_id: bool,
-    ) -> Result<BackingFile, FsError> {
+    /// A file for the kernel.
+    pub(super) fn backing(&self, inode: &Inode, bits: SetIdBits) -> Result<BackingFile, FsError> {
         Ok(BackingFile {
             fd: self.lower.path_fd(inode)?,
-            lasting: !keeps_set_id && !self.lower.open_files.any_writer(inode.nodeid),
+            lasting: bits == SetIdBits::Cleared && !self.lower.open_files.any_writer(inode.nodeid),
             as_nobody: self.reserve.is_kept,
-            keeps_set_id,
+            bits,
+            ids: self.ids,
         })
     }
 
-    /// Whether what this caller writes to a file leaves its set-ID bits: the caller has `CAP_FSETID` over
-    /// it, or the bits are of a kind that stays, and the kernel above knows of them.
-    pub fn keeps_set_id(&self, caller: Caller, nodeid: u64) -> bool {
-        // S_ISGID of what its group may not run is no right, and stays when a member writes.
-        let is_harmless = |mode: u32| mode & 0o6010 == 0o2000;
-        let Ok(inode) = self.lower.inode(nodeid) else { return false };
+    /// What is to become of the set-ID bits when this caller writes to a file.
+    pub fn set_id_bits(&self, caller: Caller, nodeid: u64) -> SetIdBits {
+        let Ok(inode) = self.lower.inode(nodeid) else { return SetIdBits::Cleared };
         let knowledge = self.lower.inodes.knowledge(&inode);
-        let read = || self.callers.read(caller.tid);
-        if knowledge.doubts == 0 {
-            return knowledge.told.filter(|told| told.mode & 0o6000 != 0).is_some_and(|told| {
-                let process = read();
-                process.has_over(Capability::Fsetid, told.uid, told.gid)
-                    || is_harmless(told.mode) && process.is_in(told.gid)
-            });
-        }
-        let now = || {
-            let fd = self.lower.path_fd(&inode)?;
-            let stat = LowerStat::of(&*fd)?;
-            self.shown(Of::Fd(fd.as_fd()), &stat)
+        let (known, told) = (knowledge.doubts == 0, knowledge.told);
+        let (mode, uid, gid) = match told.filter(|_| known) {
+            Some(told) => (told.mode, told.uid, told.gid),
+            // It has been made just now, or has changed below.
+            None => match self.shown_now(&inode) {
+                Ok(now) => (now.mode, now.uid, now.gid),
+                Err(_) => return SetIdBits::Cleared,
+            },
         };
-        now().is_ok_and(|now| is_harmless(now.mode) && read().is_in(now.gid))
+        let may_keep = || self.callers.read(caller.tid).has_over(Capability::Fsetid, uid, gid);
+        match mode {
+            _ if mode & 0o6000 == 0 => SetIdBits::Cleared,
+            _ if known && may_keep() => SetIdBits::Kept,
+            _ if mode & 0o2010 == 0o2000 => SetIdBits::ClearedForMembers,
+            _ => SetIdBits::Cleared,
+        }
+    }
+
+    fn shown_now(&self, inode: &Inode) -> Result<Attr, FsError> {
+        let fd = self.lower.path_fd(inode)?;
+        self.shown(Of::Fd(fd.as_fd()), &LowerStat::of(&*fd)?)
     }
 
     /// Runs a call that may allocate.

@@ -148,11 +148,6 @@ impl ProcCaller<'_> {
             && (self.same_namespace || self.maps(Fact::UidMap, uid))
     }
 
-    /// Whether this upper group is one of its groups.
-    pub fn is_in(&self, gid: u32) -> bool {
-        gid != INVALID && (self.fsgid == Some(gid) || self.groups.contains(&gid))
-    }
-
     fn holds(&self, capability: Capability) -> bool {
         self.capabilities >> (capability as u32) & 1 == 1
     }

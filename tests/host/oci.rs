@@ -351,6 +351,18 @@ fn what_fails_leaves_nothing() {
     let refuses = bundle.script("exit 1");
     let out = bundle.command(&refuses).args(["delete", "lasting"]).output().unwrap();
     assert_eq!((out.status.code(), left().len()), (Some(1), 1));
+    // Nor does one of this id that another runtime has, with a state of its own, take it away or its place.
+    let other = |arguments: &[&str]| {
+        fs::write(bundle.path("config.json"), bundle.config.to_string()).unwrap();
+        let mut command = Command::new(bundle.path("idshift-runtime"));
+        command.args(["--root", "/elsewhere"]).args(arguments).current_dir(bundle.dir.path());
+        command.env("IDSHIFT_RUNTIME", bundle.script("exit 0")).output().unwrap()
+    };
+    assert!(other(&["delete", "lasting"]).status.success());
+    let out = other(&["create", "lasting"]);
+    assert!(String::from_utf8(out.stderr).unwrap().contains("another id"));
+    assert!(Path::new(BASE).join("lasting/0/file").exists());
+    let refuses = bundle.script("exit 1");
     let out = bundle.command(&refuses).args(["delete", "--force", "lasting"]).output().unwrap();
     assert_eq!(out.status.code(), Some(1));
     bundle.nothing_is_left();

@@ -43,8 +43,9 @@ pub struct CommandLine {
     pub bundle: PathBuf,
     /// The name of the configuration in it (crun: `--config`).
     pub config: PathBuf,
-    /// The arguments before the command, which say where the runtime keeps its state.
-    pub global: Vec<OsString>,
+    /// The arguments before the command that say where the runtime keeps its state (`--root`): ids of containers
+    /// are of that place.
+    pub state: Vec<OsString>,
     /// Where the runtime would write errors, which its caller reads; and whether as JSON.
     pub log: Option<(PathBuf, bool)>,
 }
@@ -52,25 +53,25 @@ pub struct CommandLine {
 impl CommandLine {
     /// Takes the arguments apart, without the program's name. What is not understood is the runtime's to judge.
     pub fn parse(args: &[OsString]) -> Self {
-        let (mut log, mut json) = (None, false);
+        let (mut log, mut json, mut state) = (None, false, Vec::new());
         let mut at = 0;
         while let Some(argument) = args.get(at).filter(|a| a.as_bytes().starts_with(b"-")) {
             let (name, value, used) = option(argument, args.get(at + 1), GLOBAL);
             match (name.as_str(), value) {
                 ("--log", Some(path)) => log = Some(PathBuf::from(path)),
                 ("--log-format", Some(format)) => json = format == "json",
+                ("--root", Some(root)) => state = vec![OsString::from("--root"), root],
                 _ => {}
             }
             at += used;
         }
-        let global = args[..at.min(args.len())].to_vec();
         let command = args.get(at).and_then(|command| command.to_str()).unwrap_or_default();
         let mut line = Self {
             command: Command::Other,
             id: None,
             bundle: PathBuf::from("."),
             config: PathBuf::from("config.json"),
-            global,
+            state,
             log: log.map(|path| (path, json)),
         };
         let creates = matches!(command, "create" | "run");
@@ -142,7 +143,7 @@ mod tests {
         assert_eq!(line.id.as_deref(), Some("0123abc"));
         assert_eq!(line.bundle, PathBuf::from("/b/userdata"));
         assert_eq!(line.log, Some((PathBuf::from("/b/oci-log"), true)));
-        assert_eq!(line.global.len(), 5);
+        assert_eq!(line.state, ["--root", "/run/crun"]);
     }
 
     #[test]

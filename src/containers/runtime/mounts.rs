@@ -65,17 +65,22 @@ impl Place {
         let mut left = Vec::new();
         for entry in entries.flatten() {
             let Some(id) = entry.file_name().to_str().map(str::to_owned) else { continue };
-            let text = fs::read(entry.path().join("runtime")).unwrap_or_default();
-            let words = text.split(|&byte| byte == 0).filter(|word| !word.is_empty());
-            let runtime = words.map(|word| OsString::from_vec(word.to_vec())).collect();
-            left.push(Left { place: Self { path: entry.path() }, id, runtime });
+            let place = Self { path: entry.path() };
+            left.push(Left { runtime: place.runtime(), place, id });
         }
         Ok(left)
     }
 
-    /// Makes the directory. An id is used again only when the former container has gone.
+    /// Makes the directory. This runtime uses an id again only when the former container has gone; one
+    /// that keeps its state elsewhere has containers, and ids, of its own.
     pub fn make(&self, container: &Container, runtime: &[&OsStr]) -> Result<(), Problem> {
-        self.remove()?;
+        self.remove(runtime)?;
+        if self.path.exists() {
+            return Err(Problem::new(format!(
+                "'{}' has the mounts of another runtime's container of this id; give this one another id",
+                plain::path(&self.path)
+            )));
+        }
         let base = self.path.parent().unwrap_or(Path::new("/"));
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o711);
@@ -142,8 +147,23 @@ impl Place {
         Ok(name.map_or(at.clone(), |name| at.join(name)))
     }
 
-    /// Takes the mounts and the directory away; it need not be there.
-    pub fn remove(&self) -> Result<(), Problem> {
+    /// Takes the mounts and the directory of this runtime's container away; they need not be there.
+    pub fn remove(&self, runtime: &[&OsStr]) -> Result<(), Problem> {
+        let recorded = self.runtime();
+        let is_ours = recorded.is_empty()
+            || recorded.iter().map(OsString::as_os_str).eq(runtime.iter().copied());
+        if is_ours { self.take_away() } else { Ok(()) }
+    }
+
+    /// The runtime that has recorded itself here: the program, and the arguments before the command.
+    fn runtime(&self) -> Vec<OsString> {
+        let text = fs::read(self.path.join("runtime")).unwrap_or_default();
+        let words = text.split(|&byte| byte == 0).filter(|word| !word.is_empty());
+        words.map(|word| OsString::from_vec(word.to_vec())).collect()
+    }
+
+    /// Takes whatever is there away.
+    pub fn take_away(&self) -> Result<(), Problem> {
         let entries = match fs::read_dir(&self.path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

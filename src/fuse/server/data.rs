@@ -2,7 +2,7 @@
 
 use super::{Done, Handover, Outcome, Server, done, place};
 use crate::error::FsError;
-use crate::fs::{Call, Contents, Entry, NewFile, Opened, Range, Write};
+use crate::fs::{Call, Contents, Entry, NewFile, Opened, Range, SetIdBits, Write};
 use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::{FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE, MAX_WRITE};
 use crate::fuse::reply::{Payload, entry_out};
@@ -35,9 +35,9 @@ impl Server {
             return Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }));
         }
         let writes = OFlags::from_bits_retain(args.flags) & OFlags::ACCMODE != OFlags::RDONLY;
-        let keeps = writes && self.fs.keeps_set_id(call.caller, nodeid);
-        let backing =
-            self.backings.acquire(nodeid, keeps, || self.fs.backing_file(nodeid, keeps))?;
+        let bits =
+            if writes { self.fs.set_id_bits(call.caller, nodeid) } else { SetIdBits::Cleared };
+        let backing = self.backing(nodeid, bits)?;
         let opened = self.fs.open(call, nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
@@ -53,7 +53,7 @@ impl Server {
         let new = NewFile { mode: args.mode, umask: args.umask };
         let at = place(request.nodeid(), request)?;
         let (entry, opened) = self.fs.create(call, at, new, args.flags)?;
-        self.created(entry, (opened, true), payload)
+        self.created(call, entry, (opened, true), payload)
     }
 
     pub(super) fn tmpfile<'c>(
@@ -65,11 +65,18 @@ impl Server {
         let args: wire::CreateIn = request.take()?;
         let new = NewFile { mode: args.mode, umask: args.umask };
         let (entry, opened) = self.fs.tmpfile(call, request.nodeid(), new, args.flags)?;
-        self.created(entry, (opened, false), payload)
+        self.created(call, entry, (opened, false), payload)
+    }
+
+    /// The lower file for the kernel; anew where set-ID bits make a difference.
+    fn backing(&self, nodeid: u64, bits: SetIdBits) -> Result<Option<Backing<'_>>, FsError> {
+        let anew = bits != SetIdBits::Cleared;
+        self.backings.acquire(nodeid, anew, || self.fs.backing_file(nodeid, bits))
     }
 
     fn created<'s>(
         &'s self,
+        call: &Call<'s>,
         Entry { lookup, attr, valid }: Entry<'s>,
         (opened, named): (Opened<'s>, bool),
         payload: &mut Payload,
@@ -85,8 +92,12 @@ impl Server {
             });
             return Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }));
         }
-        let backing =
-            self.backings.acquire(nodeid, false, || self.fs.backing_file(nodeid, false))?;
+        let bits = if attr.mode & 0o6000 == 0 {
+            SetIdBits::Cleared
+        } else {
+            self.fs.set_id_bits(call.caller, nodeid)
+        };
+        let backing = self.backing(nodeid, bits)?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
             open: self.open_out(nodeid, &opened, backing.as_ref()),
