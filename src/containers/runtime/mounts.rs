@@ -149,9 +149,15 @@ impl Place {
 
     /// Takes the mounts and the directory of this runtime's container away; they need not be there.
     pub fn remove(&self, runtime: &[&OsStr]) -> Result<(), Problem> {
-        let recorded = self.runtime();
-        let is_ours = recorded.is_empty()
-            || recorded.iter().map(OsString::as_os_str).eq(runtime.iter().copied());
+        // The same program may be found by another PATH.
+        let name = |program: &OsStr| Path::new(program).file_name().map(OsStr::to_owned);
+        let is_ours = match self.runtime().split_first() {
+            None => true,
+            Some((program, state)) => {
+                runtime.first().and_then(|ours| name(ours)) == name(program)
+                    && runtime.iter().skip(1).eq(state.iter())
+            }
+        };
         if is_ours { self.take_away() } else { Ok(()) }
     }
 
