@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -27,7 +29,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8, StartError> {
     let mountpoint = ours(&args.mountpoint)?;
     let lazy = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
-    match rustix::mount::unmount(&mountpoint, UnmountFlags::NOFOLLOW | lazy) {
+    match unmount(&mountpoint, UnmountFlags::NOFOLLOW | lazy) {
         Ok(()) => {
             // A server that was killed could not undo its guard. The unmount itself is done.
             if let Err(error) = guard::sweep(None) {
@@ -38,6 +40,20 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Err(Errno::PERM) => by_fusermount(&mountpoint, args.lazy),
         Err(Errno::BUSY) => Err(busy(&mountpoint)),
         Err(errno) => Err(wrong(&mountpoint, format!("cannot be unmounted: {errno}"))),
+    }
+}
+
+/// How long a mount may be busy before it is said.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// Unmounts it. 'idshift status' and 'ranges', also those of others, hold a mount for as long as they ask it.
+fn unmount(mountpoint: &Path, flags: UnmountFlags) -> Result<(), Errno> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match rustix::mount::unmount(mountpoint, flags) {
+            Err(Errno::BUSY) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
+            other => return other,
+        }
     }
 }
 

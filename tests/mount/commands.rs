@@ -30,6 +30,7 @@ crate::common::tests!(
     umount_takes_only_its_own,
     probe,
     map_explain,
+    busy_for_a_moment_is_waited_for,
     hostile_names_stay_off_the_terminal,
     nobody_reads_on,
 );
@@ -378,6 +379,21 @@ fn map_explain() {
         .with_code(0)
         .saying(&["lower 0–65535 ⇒ shown as 100000–165535"]);
     place.idshift(&["map", "explain", "b:0:100000"]).with_code(1).saying(&["b:0:100000:65536"]);
+}
+
+/// A question to the mount, as 'idshift status' asks one, makes no unmount fail.
+fn busy_for_a_moment_is_waited_for() {
+    let place = Place::new();
+    let upper = place.path("mnt");
+    let _freed = Freed(&upper);
+    place.idshift(&["mount", "-o", "map=b:0:0:1000,nosuid", "LOWER", "MNT"]).with_code(0);
+    let held = fs::File::open(&upper).unwrap();
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        drop(held);
+    });
+    place.idshift(&["umount", "MNT"]).with_code(0);
+    holder.join().unwrap();
 }
 
 /// Names of files, directories and mounts that others have chosen: they neither move the cursor nor
