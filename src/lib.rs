@@ -7,7 +7,8 @@
 //! | [`cli`] | one file per command |
 //! | [`host`] | this machine: what is possible here, namespaces, id maps on disk |
 //! | [`containers`] | an OCI runtime in front of others, and a volume plugin: both start `idshift mount` |
-//! | [`mount`] | making and serving a mount |
+//! | [`daemon`] | the processes that keep a mount |
+//! | [`mount`] | asking for a mount and making it |
 //! | [`fuse`] | the edge: alone in speaking the FUSE protocol |
 //! | [`fs`] | what the file system does, one file per family of operations |
 //! | [`lower`] | the lower tree: inodes, descriptors, credentials |
@@ -20,6 +21,7 @@ mod plain;
 pub mod cli;
 pub mod config;
 pub mod containers;
+pub mod daemon;
 pub mod error;
 pub mod fs;
 pub mod fuse;
@@ -29,6 +31,8 @@ pub mod host;
 pub mod lower;
 pub mod mount;
 pub mod report;
+#[cfg(test)]
+mod rooms;
 pub mod shift;
 pub mod state;
 #[allow(unsafe_code)]

@@ -1,28 +1,21 @@
-//! Making and serving mounts.
+//! Asking for a mount and making it: options, what they need, the mount itself.
+//! What keeps it afterwards is [`crate::daemon`].
 
 pub mod acting;
 pub mod check;
 pub mod config;
 pub mod consent;
-pub mod daemon;
-mod detached;
+pub(crate) mod detached;
 pub mod dirs;
-mod facts;
-mod flags;
+pub(crate) mod flags;
 pub mod fuse;
 mod fusermount;
 pub mod guard;
-mod inherit;
-mod intent;
-pub mod keeper;
+pub(crate) mod inherit;
+pub(crate) mod intent;
 pub mod kernel;
-pub mod log;
 pub mod options;
 pub mod ownership;
 pub mod policies;
 pub mod remount;
-pub mod sandbox;
-pub mod serve;
-mod supervise;
-mod times;
-pub mod upgrade;
+pub(crate) mod times;

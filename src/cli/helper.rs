@@ -6,9 +6,9 @@ use std::ffi::{OsStr, OsString};
 
 use crate::cli::mount::{self, Call};
 use crate::cli::version;
+use crate::daemon::upgrade;
 use crate::error::StartError;
 use crate::mount::options::Origin;
-use crate::mount::upgrade;
 
 const USAGE: &str = "\
 usage: mount.fuse.idshift LOWER MOUNTPOINT [-sfnv] [-N NAMESPACE] [-o OPTIONS] [-t TYPE]

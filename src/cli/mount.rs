@@ -10,14 +10,15 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::cli::help;
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::config::{Backend, MountFlags};
+use crate::daemon::background::{self, Background, ServiceManager};
+use crate::daemon::{log, serve, upgrade};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
 use crate::mount::config::MountConfig;
-use crate::mount::daemon::ServiceManager;
 use crate::mount::kernel::{self, Choice};
 use crate::mount::options::{Options, Origin};
-use crate::mount::{daemon, log, policies, remount, serve, upgrade};
+use crate::mount::{policies, remount};
 use crate::plain;
 use crate::report::Question;
 use crate::shift::explain::explain_with;
@@ -114,9 +115,9 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     let background = if call.foreground || call.fake || options.remount {
         None
     } else {
-        match daemon::start()? {
-            daemon::Side::Command(code) => return Ok(code),
-            daemon::Side::Server(background) => Some(background),
+        match background::start()? {
+            background::Side::Command(code) => return Ok(code),
+            background::Side::Server(background) => Some(background),
         }
     };
     if let Some(namespace) = &call.namespace {
@@ -188,7 +189,7 @@ fn say(verbose: bool, config: &MountConfig, what: &str) {
 }
 
 /// Called by the server once the mount answers.
-fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<daemon::Background>) {
+fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<Background>) {
     tracing::info!(
         "'{}' is shown at '{}'",
         plain::path(&config.lower),

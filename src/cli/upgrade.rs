@@ -14,9 +14,9 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
+use crate::daemon::upgrade::{ANSWER, BINARY, REQUEST, SIGNAL, SUPERVISOR};
 use crate::error::StartError;
 use crate::host::privilege::Standing;
-use crate::mount::upgrade::{ANSWER, BINARY, REQUEST, SIGNAL, SUPERVISOR};
 use crate::plain;
 use crate::report::{Question, Report};
 

@@ -33,7 +33,7 @@ fn root_costs() -> bool {
 }
 
 /// A mount without a place.
-pub(super) struct Detached {
+pub(crate) struct Detached {
     mount: OwnedFd,
     mountpoint: Dir,
 }
@@ -41,7 +41,7 @@ pub(super) struct Detached {
 impl Detached {
     /// Makes the mount for the connection behind `device`. Any error means that mount(2) should be
     /// tried, with another descriptor: it knows best what to say.
-    pub(super) fn new(
+    pub(crate) fn new(
         config: &MountConfig,
         device: &OwnedFd,
         mountpoint: Dir,
@@ -87,7 +87,7 @@ impl Detached {
     }
 
     /// The mount of the root directory alone. To be called while requests are answered.
-    pub(super) fn shown(&self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn shown(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::openat(&self.mount, root::NAME, flags, Mode::empty())?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
@@ -97,12 +97,12 @@ impl Detached {
     }
 
     /// What is to be attached.
-    pub(super) fn top<'m>(&'m self, shown: Option<&'m OwnedFd>) -> &'m OwnedFd {
+    pub(crate) fn top<'m>(&'m self, shown: Option<&'m OwnedFd>) -> &'m OwnedFd {
         shown.unwrap_or(&self.mount)
     }
 
     /// Attaches what is to be shown to the mount point; without it, the file system as it is.
-    pub(super) fn attach(self, shown: Option<&OwnedFd>) -> Result<(), Errno> {
+    pub(crate) fn attach(self, shown: Option<&OwnedFd>) -> Result<(), Errno> {
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         let mount = self.top(shown);

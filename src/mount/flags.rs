@@ -7,27 +7,27 @@ use rustix::mount::{MountAttrFlags as Attr, MountFlags as Ms};
 use crate::config::MountFlags;
 
 /// A flag.
-pub(super) struct Flag {
+pub(crate) struct Flag {
     /// The option that sets it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     /// The options that clear it.
-    pub(super) cleared_by: &'static [&'static str],
+    pub(crate) cleared_by: &'static [&'static str],
     field: fn(&mut MountFlags) -> &mut bool,
     /// For mount(2).
-    pub(super) ms: Ms,
+    pub(crate) ms: Ms,
     /// For fsmount(2) and mount_setattr(2); `None` where only the file system has the flag.
-    pub(super) attr: Option<Attr>,
+    pub(crate) attr: Option<Attr>,
     /// Whether the file system has it too: a key without a value, of the same name, for fsconfig(2).
-    pub(super) of_file_system: bool,
+    pub(crate) of_file_system: bool,
     /// Whether a remount changes it (`MS_RMT_MASK` of linux/fs.h, and all that are the mount's own).
-    pub(super) changes_at_remount: bool,
+    pub(crate) changes_at_remount: bool,
     /// What `fusermount3` does with it.
-    pub(super) helper: Helper,
+    pub(crate) helper: Helper,
 }
 
 /// What `fusermount3`, which mounts for ordinary users, does with a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Helper {
+pub(crate) enum Helper {
     /// It takes the option.
     Takes,
     /// It always sets the flag.
@@ -41,7 +41,7 @@ pub(super) enum Helper {
 }
 
 /// All flags.
-pub(super) const FLAGS: &[Flag] = &[
+pub(crate) const FLAGS: &[Flag] = &[
     Flag {
         name: "ro",
         cleared_by: &["rw"],
@@ -168,17 +168,17 @@ pub(super) const FLAGS: &[Flag] = &[
 
 impl Flag {
     /// Whether it is set.
-    pub(super) fn is_set(&self, mut flags: MountFlags) -> bool {
+    pub(crate) fn is_set(&self, mut flags: MountFlags) -> bool {
         *(self.field)(&mut flags)
     }
 
     /// Whether it is a value of the kernel's field for when access times move.
-    pub(super) fn is_of_times(&self) -> bool {
+    pub(crate) fn is_of_times(&self) -> bool {
         matches!(self.name, "noatime" | "strictatime" | "relatime")
     }
 
     /// What an option does to it: `Some(true)` sets it, `Some(false)` clears it.
-    pub(super) fn told_by(&self, option: &str) -> Option<bool> {
+    pub(crate) fn told_by(&self, option: &str) -> Option<bool> {
         if option == self.name {
             Some(true)
         } else {
@@ -188,7 +188,7 @@ impl Flag {
 }
 
 /// Sets and clears what an option says. `false` if it says nothing of any flag.
-pub(super) fn apply(flags: &mut MountFlags, option: &str) -> bool {
+pub(crate) fn apply(flags: &mut MountFlags, option: &str) -> bool {
     let mut known = false;
     for flag in FLAGS {
         if let Some(on) = flag.told_by(option) {
@@ -200,17 +200,17 @@ pub(super) fn apply(flags: &mut MountFlags, option: &str) -> bool {
 }
 
 /// The rows of the flags that are set.
-pub(super) fn set(flags: MountFlags) -> impl Iterator<Item = &'static Flag> {
+pub(crate) fn set(flags: MountFlags) -> impl Iterator<Item = &'static Flag> {
     FLAGS.iter().filter(move |flag| flag.is_set(flags))
 }
 
 /// The flags for mount(2).
-pub(super) fn for_mount(flags: MountFlags) -> Ms {
+pub(crate) fn for_mount(flags: MountFlags) -> Ms {
     set(flags).fold(Ms::empty(), |all, flag| all | flag.ms)
 }
 
 /// The attributes for fsmount(2).
-pub(super) fn attributes(flags: MountFlags) -> Attr {
+pub(crate) fn attributes(flags: MountFlags) -> Attr {
     set(flags).filter_map(|flag| flag.attr).fold(Attr::empty(), |all, attr| all | attr)
 }
 

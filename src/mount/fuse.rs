@@ -25,15 +25,15 @@ use super::{flags, fusermount};
 pub const FS_TYPE: &str = "fuse.idshift";
 
 /// A mount whose requests nobody answers yet.
-pub(super) struct Mounted {
+pub(crate) struct Mounted {
     /// The connection's descriptor.
-    pub(super) device: OwnedFd,
+    pub(crate) device: OwnedFd,
     /// What has still to be attached to the mount point.
-    pub(super) detached: Option<Detached>,
+    pub(crate) detached: Option<Detached>,
 }
 
 /// Mounts: with fsmount(2), with mount(2), or through `fusermount3` if the user may not.
-pub(super) fn mount(
+pub(crate) fn mount(
     config: &MountConfig,
     mountpoint: Dir,
     below: &[Below],
@@ -62,7 +62,7 @@ pub(super) fn mount(
 }
 
 /// Shows the root directory at the mount point, if that has not been done yet.
-pub(super) fn attach(
+pub(crate) fn attach(
     connection: &Connection,
     detached: Detached,
     config: &MountConfig,
@@ -142,7 +142,7 @@ fn kernel_options(config: &MountConfig, device: &OwnedFd) -> String {
 
 /// Takes a mount of this program's own away, by its number: if it is still there and nothing else lies
 /// on it. Says in the log what is in the way.
-pub(super) fn detach_own(mountpoint: &Path, own: u64) {
+pub(crate) fn detach_own(mountpoint: &Path, own: u64) {
     match detach_mount(mountpoint, own) {
         Ok(Shown::Own) => tracing::info!("unmounting '{}'", plain::path(mountpoint)),
         // Another process of this mount was quicker.

@@ -138,12 +138,12 @@ fn raise(place: &Place, config: &MountConfig, lower: &Dir) -> Result<Guard, Star
 
 impl Guard {
     /// What is locked as long as the guard is asked for.
-    pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn lock(&self) -> Option<BorrowedFd<'_>> {
         self.alive.as_ref().map(AsFd::as_fd)
     }
 
     /// Leaves the guard and its lock to a copy of this process.
-    pub(super) fn leave(mut self) {
+    pub(crate) fn leave(mut self) {
         self.alive = None;
         std::mem::forget(self);
     }

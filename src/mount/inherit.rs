@@ -88,7 +88,7 @@ impl Forbidden {
 
 /// A directory below the lower one on which something is mounted that forbids more.
 #[derive(Debug, Clone)]
-pub(super) struct Below {
+pub(crate) struct Below {
     /// From the lower directory on.
     path: PathBuf,
     forbidden: Forbidden,
@@ -96,7 +96,7 @@ pub(super) struct Below {
 
 /// The configuration with the flags of the lower mount, and what is mounted below it and forbids more
 /// than that; `mounts` are all that are, by paths from there. A usage error names what was asked for and is forbidden.
-pub(super) fn inherit(
+pub(crate) fn inherit(
     config: &MountConfig,
     lower: &LowerTree,
     mounts: &[PathBuf],
@@ -131,7 +131,7 @@ pub(super) fn inherit(
 }
 
 /// The same check for a mount that keeps the flags of the lower one by itself.
-pub(super) fn refuse_more(config: &MountConfig, clone: &OwnedFd) -> Result<(), StartError> {
+pub(crate) fn refuse_more(config: &MountConfig, clone: &OwnedFd) -> Result<(), StartError> {
     Forbidden::on(clone).unwrap_or_default().refuse(config)
 }
 
@@ -150,7 +150,7 @@ const ALL: MountAttrs = MountAttrs::RDONLY
 
 /// Puts mounts that forbid as much over the directories on which the lower ones are, in a mount that
 /// nobody sees yet. To be called while requests are answered (Linux 6.15).
-pub(super) fn cover(shown: &OwnedFd, flags: MountFlags, below: &[Below]) -> Result<(), Errno> {
+pub(crate) fn cover(shown: &OwnedFd, flags: MountFlags, below: &[Below]) -> Result<(), Errno> {
     for Below { path, forbidden } in below {
         let flags_of_path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let place = openat(shown, path, flags_of_path, Mode::empty())?;
@@ -179,12 +179,12 @@ pub(super) fn cover(shown: &OwnedFd, flags: MountFlags, below: &[Below]) -> Resu
 
 /// Where no such mounts can be made, all of the mount forbids what anything below forbids, writing
 /// apart, which the lower mount itself refuses.
-pub(super) fn everywhere(flags: MountFlags, below: &[Below]) -> MountFlags {
+pub(crate) fn everywhere(flags: MountFlags, below: &[Below]) -> MountFlags {
     let all = below.iter().fold(flags, |flags, below| below.forbidden.add_to(flags));
     MountFlags { read_only: flags.read_only, ..all }
 }
 
 /// What is forbidden in all of it for the sake of something below, in words.
-pub(super) fn in_words(below: &[Below]) -> String {
+pub(crate) fn in_words(below: &[Below]) -> String {
     below.iter().map(|below| plain::path(&below.path)).collect::<Vec<_>>().join("', '")
 }

@@ -18,7 +18,7 @@ const OWNED_BY: &str = "owned-by";
 
 /// Fills in what the options imply. `lower` is the lower directory, whose owner `owned-by=` is about; without
 /// it the maps are left to whoever knows them.
-pub(super) fn settle(
+pub(crate) fn settle(
     mut options: Options,
     lower: Option<&Metadata>,
 ) -> Result<Options, StartError> {

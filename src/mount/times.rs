@@ -12,7 +12,7 @@ use crate::mount::config::MountConfig;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 
 /// What is asked for, as the attributes to set and to clear; nothing of what is not mentioned.
-pub(super) fn asked(flags: MountFlags) -> (MountAttrs, MountAttrs) {
+pub(crate) fn asked(flags: MountFlags) -> (MountAttrs, MountAttrs) {
     let (mut set, mut clear) = (MountAttrs::empty(), MountAttrs::empty());
     if flags.noatime || flags.strictatime || flags.relatime {
         clear |= MountAttrs::ATIME;
@@ -30,7 +30,7 @@ pub(super) fn asked(flags: MountFlags) -> (MountAttrs, MountAttrs) {
 }
 
 /// Gives the server's own mount what the options ask for; says so where that cannot be.
-pub(super) fn prepare(config: &MountConfig, lower: &LowerTree) {
+pub(crate) fn prepare(config: &MountConfig, lower: &LowerTree) {
     let (set, clear) = asked(config.options.flags);
     if set.union(clear).is_empty() {
         return;
@@ -54,7 +54,7 @@ pub(super) fn prepare(config: &MountConfig, lower: &LowerTree) {
 }
 
 /// Changes the server's own mount.
-pub(super) fn change(
+pub(crate) fn change(
     mount: BorrowedFd<'_>,
     set: MountAttrs,
     clear: MountAttrs,
@@ -64,12 +64,12 @@ pub(super) fn change(
 }
 
 /// All of them after a remount, in a number.
-pub(super) fn encode(flags: MountFlags) -> u64 {
+pub(crate) fn encode(flags: MountFlags) -> u64 {
     asked(flags).0.bits()
 }
 
 /// The same again: every one is set or cleared.
-pub(super) fn decode(bits: u64) -> Option<(MountAttrs, MountAttrs)> {
+pub(crate) fn decode(bits: u64) -> Option<(MountAttrs, MountAttrs)> {
     let all = MountAttrs::ATIME | MountAttrs::NODIRATIME;
     MountAttrs::from_bits(bits).filter(|set| all.contains(*set)).map(|set| (set, all))
 }

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::daemon::log;
 use crate::error::StartError;
-use crate::mount::log;
 
 /// A temporary directory with `lower` and `mnt` in it, which goes away, with the mount, when this
 /// value does.

@@ -113,7 +113,7 @@ pub(super) fn mode(word: &Word) -> Result<u32, StartError> {
 /// The value of `log=`.
 pub(super) fn log(word: &Word) -> Result<String, StartError> {
     let level = needed(word, "log=debug")?;
-    crate::mount::log::check(level).map_err(|why| bad(word, &why))?;
+    crate::daemon::log::check(level).map_err(|why| bad(word, &why))?;
     Ok(level.to_owned())
 }
 

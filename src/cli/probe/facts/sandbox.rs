@@ -4,8 +4,8 @@ use rustix::thread::CapabilitySet;
 
 use super::{Answer, Row, Section};
 use crate::config::Ownership;
+use crate::daemon::sandbox::{landlock, rights};
 use crate::host::privilege::Standing;
-use crate::mount::sandbox::{landlock, rights};
 use crate::sys::seccomp;
 
 /// The parts, and which of them this machine and user give.

@@ -17,10 +17,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use super::ask::{Ask, Message};
 use super::connection::Connection;
 use super::{NOTHING, read_exact, write_all};
+use crate::daemon::{log, sandbox};
 use crate::lower::caller;
 use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
-use crate::mount::{fuse, log, sandbox, times};
+use crate::mount::{fuse, times};
 use crate::sys::process;
 
 /// How often the keeper looks whether a server that sends notifications has been killed.

@@ -13,13 +13,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::dirs::{Dir, Dirs};
-use super::fuse::{self, Mounted};
-use super::inherit::{self, Below};
 use super::keeper::{Keeper, Line, mount_id};
 use super::supervise::{self, SERVERS_SIGNALS, Supervised};
 use super::upgrade::{Connected, Taken};
-use super::{acting, daemon, facts, guard, log, ownership, policies, sandbox, times};
+use super::{background, facts, log, sandbox};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
@@ -30,6 +27,10 @@ use crate::lower::LowerTree;
 use crate::lower::cred::{self, Keep};
 use crate::lower::watch::{Unheard, Who};
 use crate::mount::config::MountConfig;
+use crate::mount::dirs::{Dir, Dirs};
+use crate::mount::fuse::{self, Mounted};
+use crate::mount::inherit::{self, Below};
+use crate::mount::{acting, guard, ownership, policies, times};
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
@@ -70,7 +71,7 @@ pub fn serve(
     let mount = mount_id(&config.mountpoint);
     keeper.line().mounted(mount).map_err(gone)?;
     if log::is_in_background() {
-        daemon::leave_session();
+        background::leave_session();
     }
     let notifies = matches!(keeping, Keeping::Notified(_));
     run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)

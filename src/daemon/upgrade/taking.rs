@@ -9,37 +9,37 @@ use rustix::process::Pid;
 
 use super::asked;
 use super::handover::{Handover, READY};
+use crate::daemon::log::{self, Place};
+use crate::daemon::serve;
 use crate::error::StartError;
 use crate::host::sources::Host;
 use crate::mount::config::MountConfig;
 use crate::mount::intent;
-use crate::mount::log::{self, Place};
 use crate::mount::options::Options;
-use crate::mount::serve;
 use crate::shift::idmap::Maps;
 use crate::sys::process;
 
 /// What another program has left, taken over.
 #[derive(Debug)]
-pub(in crate::mount) struct Taken {
-    pub(in crate::mount) handover: Handover,
+pub(in crate::daemon) struct Taken {
+    pub(in crate::daemon) handover: Handover,
     /// Descriptors of its servers: open files, and what is of no use any more.
-    pub(in crate::mount) of_servers: HashSet<RawFd>,
+    pub(in crate::daemon) of_servers: HashSet<RawFd>,
 }
 
 /// What makes up the connection.
-pub(in crate::mount) struct Connected {
-    pub(in crate::mount) device: OwnedFd,
-    pub(in crate::mount) root: OwnedFd,
-    pub(in crate::mount) memory: OwnedFd,
-    pub(in crate::mount) group: Option<OwnedFd>,
+pub(in crate::daemon) struct Connected {
+    pub(in crate::daemon) device: OwnedFd,
+    pub(in crate::daemon) root: OwnedFd,
+    pub(in crate::daemon) memory: OwnedFd,
+    pub(in crate::daemon) group: Option<OwnedFd>,
 }
 
 /// What makes up the keeper.
-pub(in crate::mount) struct Kept {
-    pub(in crate::mount) process: Pid,
-    pub(in crate::mount) line: OwnedFd,
-    pub(in crate::mount) log: OwnedFd,
+pub(in crate::daemon) struct Kept {
+    pub(in crate::daemon) process: Pid,
+    pub(in crate::daemon) line: OwnedFd,
+    pub(in crate::daemon) log: OwnedFd,
 }
 
 /// Goes on with a mount, until it is unmounted; `how` is the value of [`super::OPTION`], `options`
@@ -111,21 +111,21 @@ impl Taken {
     }
 
     /// Once.
-    pub(in crate::mount) fn connected(&self) -> Result<Connected, StartError> {
+    pub(in crate::daemon) fn connected(&self) -> Result<Connected, StartError> {
         let Handover { device, root, memory, group, .. } = &self.handover;
         let group = group.map(own).transpose()?;
         Ok(Connected { device: own(*device)?, root: own(*root)?, memory: own(*memory)?, group })
     }
 
     /// Once.
-    pub(in crate::mount) fn kept(&self) -> Result<Kept, StartError> {
+    pub(in crate::daemon) fn kept(&self) -> Result<Kept, StartError> {
         let (process, line, log) = self.handover.keeper;
         let process = Pid::from_raw(process).ok_or_else(nothing_left)?;
         Ok(Kept { process, line: own(line)?, log: own(log)? })
     }
 
     /// Tells whoever has asked that this program has begun; once.
-    pub(in crate::mount) fn tell(&self) {
+    pub(in crate::daemon) fn tell(&self) {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "a new program goes on");
         if let Ok(answer) = own(self.handover.answer) {
             asked::tell(&mut File::from(answer), concat!("done ", env!("CARGO_PKG_VERSION")));

@@ -23,7 +23,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use super::fuse;
 use super::keeper::Keeper;
 use super::upgrade::handover::Handover;
 use super::upgrade::{self, Taken};
@@ -31,6 +30,7 @@ use crate::config::Sandbox;
 use crate::error::StartError;
 use crate::fuse::session::{Connection, WORKER};
 use crate::mount::config::MountConfig;
+use crate::mount::fuse;
 use crate::state::{Number, State};
 use crate::sys::process::{self, Arrived, Forked, Signals};
 

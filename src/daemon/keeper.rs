@@ -25,13 +25,13 @@ use rustix::process::{Pid, WaitOptions};
 use ask::Ask;
 use attendant::Attendant;
 
-use super::guard::Guard;
 use super::log;
 use super::upgrade::Kept;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::Fact;
 use crate::mount::config::MountConfig;
+use crate::mount::guard::Guard;
 use crate::sys::process::{self, Forked};
 
 /// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
