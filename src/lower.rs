@@ -231,7 +231,7 @@ impl LowerTree {
             spare: Spare::new(),
             open_files: OpenFiles::new(Arc::clone(&state)),
             unopened: Unopened::default(),
-            lock_owners: LockOwners::default(),
+            lock_owners: LockOwners::new(spare::limit()),
             watch: None,
             state,
         })

@@ -21,6 +21,7 @@ pub mod process;
 pub mod seccomp;
 pub mod shared;
 pub mod users;
+pub mod wake;
 
 use rustix::io::Errno;
 

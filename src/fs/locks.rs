@@ -1,14 +1,16 @@
 //! Locks of flock(2) and fcntl(2) that are held on the lower files (`locks=lower`).
 
 use crate::error::FsError;
-use crate::lower::locks::Attempt;
+use crate::lower::locks::{Attempt, Wanted};
 use crate::sys::lock::RangeLock;
 
-use super::FileSystem;
+use super::{Caller, FileSystem};
 
 /// Whose lock it is, and on what.
 #[derive(Debug, Clone, Copy)]
 pub struct LockRequest {
+    /// The process that asks.
+    pub caller: Caller,
     /// The inode.
     pub nodeid: u64,
     /// The open file through which it is asked for.
@@ -34,7 +36,9 @@ impl FileSystem {
             return self.lower.file_lock(request.handle, request.range.hold);
         }
         let inode = self.lower.inode(request.nodeid)?;
-        self.lower.range_lock(&inode, request.handle, request.owner, request.range)
+        let LockRequest { caller, handle, owner, range, .. } = *request;
+        let wanted = Wanted { inode: &inode, handle, owner, range };
+        self.lower.range_lock(wanted, || self.person(caller))
     }
 
     /// The owner has closed one of its descriptors of the file.

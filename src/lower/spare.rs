@@ -16,6 +16,11 @@ use crate::error::{CallExt, FsError};
 /// How many are left; fewer where the process may not have many.
 const SPARE: u64 = 16;
 
+/// How many descriptors this process may have now (`RLIMIT_NOFILE`).
+pub(super) fn limit() -> u64 {
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Where the spare ones begin, and whether they have been reached.
 pub struct Spare {
     first: u64,
@@ -23,9 +28,9 @@ pub struct Spare {
 }
 
 impl Spare {
-    /// For the limit that this process has now (`RLIMIT_NOFILE`).
+    /// For the limit that this process has now.
     pub(super) fn new() -> Self {
-        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = limit();
         Self { first: limit - SPARE.min(limit / 8), reached: AtomicBool::new(false) }
     }
 

@@ -53,6 +53,12 @@ pub fn set(file: impl AsFd, lock: RangeLock) -> Result<(), Errno> {
     call(file, libc::F_OFD_SETLK, &mut raw)
 }
 
+/// Waits until it has the lock (`F_OFD_SETLKW`): `EINTR` if a signal comes to this thread.
+pub fn wait(file: impl AsFd, lock: RangeLock) -> Result<(), Errno> {
+    let mut raw = to_raw(lock)?;
+    call(file, libc::F_OFD_SETLKW, &mut raw)
+}
+
 /// The lock that would be in the way of `lock` (`F_OFD_GETLK`), or `None`.
 pub fn test(file: impl AsFd, lock: RangeLock) -> Result<Option<RangeLock>, Errno> {
     let mut raw = to_raw(lock)?;
@@ -82,7 +88,7 @@ fn to_raw(lock: RangeLock) -> Result<libc::flock64, Errno> {
 }
 
 fn call(file: impl AsFd, command: i32, lock: &mut libc::flock64) -> Result<(), Errno> {
-    // SAFETY: both commands take a pointer to a `struct flock64`, which `lock` is.
+    // SAFETY: all three commands take a pointer to a `struct flock64`, which `lock` is.
     let ret = unsafe { libc::fcntl(file.as_fd().as_raw_fd(), command, &raw mut *lock) };
     check(ret).map(drop)
 }

@@ -8,13 +8,14 @@ mod common;
 mod descriptors;
 mod faults;
 mod hostile;
+mod locks;
 mod sandbox;
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_arch = "x86_64")]
-    let all = common::modules!(hostile, blocked, sandbox, descriptors; faults);
+    let all = common::modules!(hostile, blocked, locks, sandbox, descriptors; faults);
     // The calls of another process are made by hand on x86_64 only.
     #[cfg(not(target_arch = "x86_64"))]
-    let all = common::modules!(hostile, blocked, sandbox; faults);
+    let all = common::modules!(hostile, blocked, locks, sandbox; faults);
     common::runner::main(all)
 }

@@ -27,6 +27,7 @@ crate::common::tests!(
     appending_happens_once,
     nothing_is_left_over,
     locks_of_flock_stay,
+    waiting_for_locks_goes_on,
     lower_changes_are_still_heard_of,
     report_is_asked_of_the_main_process,
     keeper_is_killed,
@@ -258,6 +259,28 @@ fn locks_of_flock_stay() {
     let below = File::open(mount.low("file")).unwrap();
     kill(&mount);
     assert!(flock(&below, FlockOperation::NonBlockingLockShared).is_err(), "it is still held");
+}
+
+/// More callers than there are threads to wait in; the kernel sends their requests again.
+fn waiting_for_locks_goes_on() {
+    use rustix::fs::{FlockOperation, flock};
+    let mount = mounted("locks=lower,");
+    File::create(mount.up("file")).unwrap();
+    let below = File::open(mount.low("file")).unwrap();
+    flock(&below, FlockOperation::LockExclusive).unwrap();
+    thread::scope(|scope| {
+        let wait = || {
+            let file = File::open(mount.up("file")).unwrap();
+            flock(&file, FlockOperation::LockExclusive).unwrap();
+        };
+        let waiting: Vec<_> = (0..24).map(|_| scope.spawn(wait)).collect();
+        thread::sleep(Duration::from_millis(500));
+        kill(&mount);
+        thread::sleep(Duration::from_millis(500));
+        assert!(waiting.iter().all(|one| !one.is_finished()));
+        flock(&below, FlockOperation::Unlock).unwrap();
+        eventually("all have had it", || waiting.iter().all(|one| one.is_finished()));
+    });
 }
 
 fn lower_changes_are_still_heard_of() {

@@ -265,7 +265,11 @@ pub fn narrow(pins: &Pins) -> Vec<Narrow> {
         one("limits of this process", SYS_prlimit64, &[When::Is(0, 0), When::Null(2)]),
         // To whoever the socket is connected to.
         one("telling the service manager, signals", SYS_sendto, &[When::Null(4)]),
-        one("ending after an error", SYS_tgkill, &[When::Is(0, std::process::id())]),
+        one(
+            "ending after an error, waking who waits for a lock",
+            SYS_tgkill,
+            &[When::Is(0, std::process::id())],
+        ),
     ];
     let commands = [
         libc::F_DUPFD,
@@ -276,6 +280,7 @@ pub fn narrow(pins: &Pins) -> Vec<Narrow> {
         libc::F_SETFL,
         libc::F_OFD_GETLK,
         libc::F_OFD_SETLK,
+        libc::F_OFD_SETLKW,
     ];
     // Not those that would have the kernel send signals to others.
     all.extend(

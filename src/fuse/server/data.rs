@@ -153,6 +153,7 @@ impl Server {
         let args: wire::FlushIn = request.take()?;
         if self.lock_waiters.is_some() {
             self.fs.drop_locks_of(request.nodeid(), args.lock_owner);
+            self.locks_released(request.nodeid())?;
         } else if !self.flush {
             return Err(super::NOT_OFFERED);
         }
@@ -167,6 +168,7 @@ impl Server {
         if self.fs.release(args.fh) {
             self.backings.release(request.nodeid());
         }
+        self.locks_released(request.nodeid())?;
         done()
     }
 

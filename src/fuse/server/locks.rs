@@ -1,116 +1,18 @@
 //! Requests about locks, where they are held on the lower files.
-//!
-//! A caller that waits for a lock must not occupy a worker: the one that would release the lock
-//! might find none. So waiting attempts go to one thread of their own, which tries them in turn.
 
-use std::collections::VecDeque;
-use std::time::Duration;
-
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::io::Errno;
 
 use super::{Done, Outcome, Server, done};
 use crate::error::FsError;
 use crate::fs::LockRequest;
-use crate::fuse::device::Device;
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire;
-use crate::lower::locks::Attempt;
 use crate::sys::lock::{Hold, RangeLock};
+pub(in crate::fuse) use waiting::LockWaiters;
+use waiting::Waiter;
 
-/// How often the thread tries again.
-const RETRY: Duration = Duration::from_millis(2);
-/// How many interrupts are remembered that came before what they interrupt. The kernel never uses
-/// a request's number again, so one that stays too long does no harm.
-const MAX_EARLY: usize = 64;
-
-/// Callers that wait for locks.
-pub(in crate::fuse) struct LockWaiters {
-    sender: Sender<Message>,
-    receiver: Receiver<Message>,
-}
-
-enum Message {
-    Wait {
-        unique: u64,
-        attempt: Attempt,
-    },
-    /// The caller got a signal.
-    Interrupt {
-        unique: u64,
-    },
-}
-
-impl LockWaiters {
-    /// Nobody waits yet.
-    pub(in crate::fuse) fn new() -> Self {
-        let (sender, receiver) = unbounded();
-        Self { sender, receiver }
-    }
-
-    /// Starts the thread.
-    pub(in crate::fuse) fn start(&self, device: Device) -> Result<(), Errno> {
-        let receiver = self.receiver.clone();
-        std::thread::Builder::new()
-            .name("locks".into())
-            .spawn(move || wait_for_locks(&device, &receiver))
-            .map(drop)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
-    }
-
-    fn send(&self, message: Message) -> Result<(), FsError> {
-        self.sender.send(message).map_err(|_| FsError::Refused(Errno::NOLCK))
-    }
-}
-
-fn wait_for_locks(device: &Device, messages: &Receiver<Message>) {
-    let mut waiting: Vec<(u64, Attempt)> = Vec::new();
-    // Interrupts of requests that another worker has not handed over yet.
-    let mut early: VecDeque<u64> = VecDeque::new();
-    loop {
-        let message = if waiting.is_empty() {
-            messages.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            messages.recv_timeout(RETRY)
-        };
-        match message {
-            Ok(Message::Wait { unique, .. }) if early.contains(&unique) => {
-                answer(device, unique, Err(Errno::INTR));
-            }
-            Ok(Message::Wait { unique, attempt }) => waiting.push((unique, attempt)),
-            Ok(Message::Interrupt { unique }) => {
-                let found = waiting.iter().position(|&(waiter, _)| waiter == unique);
-                if let Some(found) = found {
-                    waiting.swap_remove(found);
-                    answer(device, unique, Err(Errno::INTR));
-                } else {
-                    early.truncate(MAX_EARLY - 1);
-                    early.push_front(unique);
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        waiting.retain(|(unique, attempt)| match attempt.try_now() {
-            Err(FsError::Os { errno: Errno::AGAIN, .. }) => true,
-            result => {
-                answer(device, *unique, result.map_err(FsError::errno));
-                false
-            }
-        });
-    }
-}
-
-fn answer(device: &Device, unique: u64, result: Result<(), Errno>) {
-    let sent = match result {
-        Ok(()) => device.reply(unique, &[]),
-        Err(errno) => device.reply_error(unique, errno),
-    };
-    if let Err(errno) = sent {
-        tracing::debug!(%errno, "nobody waits for the lock any more");
-    }
-}
+mod waiting;
 
 impl Server {
     pub(super) fn getlk(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
@@ -124,24 +26,36 @@ impl Server {
     }
 
     pub(super) fn setlk(&self, request: &mut Request<'_>, wait: bool) -> Done<'_> {
-        let attempt = self.fs.setlk(&lock_request(request)?)?;
+        let lock = lock_request(request)?;
+        let attempt = self.fs.setlk(&lock)?;
         match (attempt.try_now(), &self.lock_waiters) {
             (Err(FsError::Os { errno: Errno::AGAIN, .. }), Some(waiters)) if wait => {
-                waiters.send(Message::Wait { unique: request.unique(), attempt })?;
+                let user = self.fs.person(request.caller());
+                let (unique, nodeid) = (request.unique(), lock.nodeid);
+                waiters.wait(Waiter { unique, nodeid, user, attempt })?;
                 Ok(Outcome::Silent)
             }
             (result, _) => {
                 result?;
+                // In place of a lock for writing there may be one for reading now.
+                if lock.range.hold != Hold::Exclusive {
+                    self.locks_released(lock.nodeid)?;
+                }
                 done()
             }
         }
+    }
+
+    /// Locks on this file have been released.
+    pub(super) fn locks_released(&self, nodeid: u64) -> Result<(), FsError> {
+        self.lock_waiters.as_ref().map_or(Ok(()), |waiters| waiters.released(nodeid))
     }
 
     /// Only callers that wait for a lock can be interrupted; all else is over soon.
     pub(super) fn interrupt(&self, request: &mut Request<'_>) -> Done<'_> {
         let wire::InterruptIn { unique } = request.take()?;
         let Some(waiters) = &self.lock_waiters else { return Err(super::NOT_OFFERED) };
-        waiters.send(Message::Interrupt { unique })?;
+        waiters.interrupt(unique)?;
         Ok(Outcome::Silent)
     }
 }
@@ -150,6 +64,7 @@ fn lock_request(request: &mut Request<'_>) -> Result<LockRequest, FsError> {
     let args: wire::LkIn = request.take()?;
     let hold = Hold::from_raw(args.kind).ok_or(FsError::Refused(Errno::INVAL))?;
     Ok(LockRequest {
+        caller: request.caller(),
         nodeid: request.nodeid(),
         handle: args.fh,
         owner: args.owner,
