@@ -279,7 +279,7 @@ fn waiting_for_locks_goes_on() {
         thread::sleep(Duration::from_millis(500));
         assert!(waiting.iter().all(|one| !one.is_finished()));
         flock(&below, FlockOperation::Unlock).unwrap();
-        eventually("all have had it", || waiting.iter().all(|one| one.is_finished()));
+        eventually("all have had it", || waiting.iter().all(thread::ScopedJoinHandle::is_finished));
     });
 }
 

@@ -265,11 +265,7 @@ pub fn narrow(pins: &Pins) -> Vec<Narrow> {
         one("limits of this process", SYS_prlimit64, &[When::Is(0, 0), When::Null(2)]),
         // To whoever the socket is connected to.
         one("telling the service manager, signals", SYS_sendto, &[When::Null(4)]),
-        one(
-            "ending after an error, waking who waits for a lock",
-            SYS_tgkill,
-            &[When::Is(0, std::process::id())],
-        ),
+        one("ending, and waking who waits", SYS_tgkill, &[When::Is(0, std::process::id())]),
     ];
     let commands = [
         libc::F_DUPFD,
