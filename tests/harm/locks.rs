@@ -131,13 +131,16 @@ fn waiting_costs_nothing() {
     }
 }
 
+/// What is done with a file that is locked.
+type Release = fn(OwnedFd);
+
 /// While more wait for another file than are given threads: who waits for this one has none.
 fn release_through_the_mount_is_noticed_at_once() {
     let mount = mount_with_files(4096);
     let file = rw(&mount.up("file"));
     lock_all(&file, libc::F_OFD_SETLK).unwrap();
     let many = wait(GREEDY, &mount.up("file"), 4 * MANY);
-    let ways: [(&str, i32, fn(OwnedFd)); 3] = [
+    let ways: [(&str, i32, Release); 3] = [
         ("unlocked", libc::F_OFD_SETLK, |file| release_all(&file)),
         ("closed", libc::F_OFD_SETLK, drop),
         ("closed by its process", libc::F_SETLK, drop),
