@@ -148,7 +148,7 @@ impl LowerTree {
         if let Ok(clone) = clone_mount(path, submounts) {
             return Self::on(clone, name, submounts, max_descriptors);
         }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(failed)?;
         let path = name;
         let tree = Self::on(root, path, submounts, max_descriptors)?;
@@ -191,13 +191,20 @@ impl LowerTree {
         table: impl FnOnce(Arc<State>, Identity, FileType) -> Result<InodeTable, StartError>,
     ) -> Result<Self, StartError> {
         let failed = |what: &str, errno: Errno| unusable(path, what, errno);
-        let readable = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle_mount = rustix::fs::openat(&root, ".", readable, Mode::empty())
-            .map_err(|errno| failed("cannot read it", errno))?;
         let stat = LowerStat::of(&root).map_err(|e| failed("cannot stat it", e.errno()))?;
+        let is_dir = stat.kind() == FileType::Directory;
+        let readable = OFlags::RDONLY | OFlags::CLOEXEC;
+        let handle_mount = if is_dir {
+            rustix::fs::openat(&root, ".", readable | OFlags::DIRECTORY, Mode::empty())
+        } else {
+            // A tree of one file.
+            rustix::fs::open(proc_path(&root), readable, Mode::empty())
+        };
+        let handle_mount = handle_mount.map_err(|errno| failed("cannot read it", errno))?;
         // Where nothing tells mounts apart, a handle would lead around what a mount below forbids.
         let told_apart = !submounts || stat.identity().mount != 0;
-        let handles = told_apart
+        let handles = is_dir
+            && told_apart
             && handle::name_to_handle(&root)
                 .and_then(|h| handle::open_by_handle(&handle_mount, h.kind, &h.data, OFlags::PATH))
                 .is_ok();

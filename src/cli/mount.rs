@@ -13,6 +13,7 @@ use crate::config::{Backend, MountFlags};
 use crate::daemon::background::{self, Background, ServiceManager};
 use crate::daemon::{log, serve, upgrade};
 use crate::error::StartError;
+use crate::host::cgroups;
 use crate::host::privilege::Standing;
 use crate::mount::check::{self, Request};
 use crate::mount::config::MountConfig;
@@ -40,6 +41,12 @@ pub struct Args {
     /// Say what is done
     #[arg(short, long)]
     verbose: bool,
+    /// Print errors alone, no warnings
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Move to the top of the control groups first: the mount outlives whoever calls, such as a container
+    #[arg(long)]
+    leave_cgroup: bool,
     /// Go on with what another program has left: `idshift upgrade` gives this
     #[arg(long, hide = true, value_name = "LEFT", require_equals = true)]
     go_on: Option<String>,
@@ -66,6 +73,10 @@ pub struct Call {
     pub fake: bool,
     /// Say what is done.
     pub verbose: bool,
+    /// Say nothing but errors.
+    pub quiet: bool,
+    /// Leave the caller's control groups.
+    pub leave_cgroup: bool,
     /// Stay in the foreground.
     pub foreground: bool,
     /// Go on with what another program has left ([`upgrade::OPTION`]).
@@ -83,6 +94,8 @@ impl From<Args> for Call {
             maps: args.map,
             foreground: args.foreground,
             verbose: args.verbose,
+            quiet: args.quiet,
+            leave_cgroup: args.leave_cgroup,
             go_on: args.go_on,
             ..Self::default()
         }
@@ -127,7 +140,13 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         return change(&call, origin);
     }
     let place = if background.is_some() { log::Place::Background } else { log::Place::Foreground };
-    log::start(options.log.as_deref(), place)?;
+    log::start(options.log.as_deref(), place, call.quiet)?;
+    if call.leave_cgroup
+        && !call.fake
+        && let Err(why) = cgroups::leave()
+    {
+        tracing::warn!("the server stays in the control group of its caller, and ends with it: {why}");
+    }
     let (config, dirs) = check::check(Request {
         lower: call.lower,
         mountpoint: call.mountpoint,
@@ -142,7 +161,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         tracing::debug!("the server inherits open descriptors: {errno}");
     }
     let choice = kernel::choose(&config, &dirs.lower)?;
-    if config.options.backend == Backend::Auto {
+    if config.options.backend == Backend::Auto && !call.quiet {
         complain!("idshift: {choice}");
     }
     let is_kernel = matches!(choice, Choice::Kernel { .. });

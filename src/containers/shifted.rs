@@ -56,7 +56,7 @@ pub fn take_away(path: &Path) -> Result<(), Errno> {
 /// Runs `idshift mount` with these options; on failure, what it says.
 pub fn run_mount(options: &str, lower: &Path, at: &Path) -> Result<(), String> {
     let mut command = this_program("idshift");
-    run(command.args(["mount", "-o", options]).arg(lower).arg(at))
+    run(command.args(["mount", "--leave-cgroup", "-o", options]).arg(lower).arg(at))
 }
 
 /// Whether these options and this directory can be mounted, as far as that shows without doing it.

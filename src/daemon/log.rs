@@ -39,8 +39,10 @@ pub fn check(level: &str) -> Result<(), String> {
     filter(level).map(drop)
 }
 
-/// Starts logging for the rest of the process. `level` is what `log=` said.
-pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
+/// Starts logging for the rest of the process. `level` is what `log=` said; with `quiet` stderr gets
+/// errors alone.
+pub fn start(level: Option<&str>, place: Place, quiet: bool) -> Result<(), StartError> {
+    let loudest = if quiet { LevelFilter::ERROR } else { LevelFilter::TRACE };
     let filter = match (level, std::env::var(VARIABLE)) {
         (Some(level), _) => filter(level).map_err(|why| format!("option 'log={level}': {why}")),
         (None, Ok(level)) => filter(&level).map_err(|why| format!("{VARIABLE}={level}: {why}")),
@@ -57,9 +59,9 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
     let started = match place {
         // Under systemd each line gets its time from the journal.
         Place::Foreground if std::env::var_os("JOURNAL_STREAM").is_some() => {
-            registry.with(terminal.without_time()).with(filter).try_init()
+            registry.with(terminal.without_time().with_filter(loudest)).with(filter).try_init()
         }
-        Place::Foreground => registry.with(terminal).with(filter).try_init(),
+        Place::Foreground => registry.with(terminal.with_filter(loudest)).with(filter).try_init(),
         Place::Background => {
             IN_BACKGROUND.store(true, Ordering::Relaxed);
             let syslog = tracing_subscriber::fmt::layer()
@@ -71,7 +73,7 @@ pub fn start(level: Option<&str>, place: Place) -> Result<(), StartError> {
                 .with_target(false)
                 .with_level(false)
                 .without_time();
-            let warnings = terminal.without_time().with_filter(LevelFilter::WARN);
+            let warnings = terminal.without_time().with_filter(loudest.min(LevelFilter::WARN));
             let started = registry.with(warnings).with(syslog).with(filter).try_init();
             log_panics();
             started

@@ -75,6 +75,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 pub use clock::{Clock, Ticket};
@@ -88,6 +89,7 @@ use self::strays::Strays;
 use self::told::Told;
 use super::LowerTree;
 use super::inode::{Inode, Place};
+use super::table::ROOT_ID;
 use crate::sys::fanotify::{self, Mask};
 use crate::sys::handle::name_to_handle;
 
@@ -222,6 +224,9 @@ impl Watch {
     /// Listens to the file system that the tree's root is on.
     fn open(tree: &LowerTree, who: Who) -> Result<Self, Unheard> {
         let impossible = |why: &str| Err(Unheard::Impossible(why.to_owned()));
+        if tree.inodes.get(ROOT_ID).is_none_or(|root| root.kind != FileType::Directory) {
+            return impossible("changes are heard of in directories, and LOWER is a single file");
+        }
         let statfs = rustix::fs::fstatfs(&tree.handle_mount).map_err(refused)?;
         if !KNOWN.contains(&(statfs.f_type.cast_unsigned() & 0xffff_ffff)) {
             return impossible("changes can be detected only on ext4, xfs, btrfs and tmpfs");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-use crate::config::GuardMode;
+use crate::config::{CacheMode, GuardMode};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::{self, Standing};
@@ -53,12 +53,15 @@ pub struct Request {
 pub fn check(request: Request) -> Result<(MountConfig, Dirs), StartError> {
     let Request { lower, mountpoint, options, foreground } = request;
     let (lower, lower_is) = checked_lower(&lower)?;
+    if !lower_is.is_dir() {
+        refuse_of_one_file(&options)?;
+    }
     let options = intent::settle(options, Some(&lower_is))?;
     let maps = maps(&options.maps)?;
     if let Some(mode) = options.make_mountpoint {
         make_mountpoint(&mountpoint, mode)?;
     }
-    let mountpoint = checked_mountpoint(&mountpoint, lower.name())?;
+    let mountpoint = checked_mountpoint(&mountpoint, lower.name(), lower_is.is_dir())?;
     not_inside(mountpoint.name(), &lower, &lower_is, &options)?;
     if !lower.is_here() && options.guard != GuardMode::None {
         return Err(StartError::Path {
@@ -157,15 +160,33 @@ fn checked_lower(path: &Path) -> Result<(Dir, Metadata), StartError> {
     let lower = guard::find(path).map_err(|error| wrong(unreachable(&error, LOWER)))?;
     // Opened, not only looked at: the mode alone does not say whether this process may read.
     let metadata = lower.metadata().map_err(|error| wrong(unreachable(&error, LOWER)))?;
-    if !metadata.is_dir() {
-        return Err(wrong(
-            "is not a directory; idshift shows directories (to show one file, mount the directory \
-             that holds it)"
-                .to_owned(),
-        ));
-    }
-    std::fs::read_dir(lower.path()).map_err(|error| wrong(unreachable(&error, LOWER)))?;
+    let kind = metadata.file_type();
+    let opened = if kind.is_dir() {
+        std::fs::read_dir(lower.path()).map(drop)
+    } else if kind.is_file() {
+        File::open(lower.path()).map(drop)
+    } else {
+        return Err(wrong("is neither a directory nor a file".to_owned()));
+    };
+    opened.map_err(|error| wrong(unreachable(&error, LOWER)))?;
     Ok((lower, metadata))
+}
+
+/// Refuses what is about a directory, where LOWER is one file.
+fn refuse_of_one_file(options: &Options) -> Result<(), StartError> {
+    let about_directories = [
+        (options.guard != GuardMode::None, "guard="),
+        (options.submounts, "submounts"),
+        (options.make_mountpoint.is_some(), "X-mount.mkdir"),
+        (options.cache == CacheMode::Coherent, "cache=coherent"),
+    ];
+    match about_directories.iter().find(|(is_given, _)| *is_given) {
+        None => Ok(()),
+        Some((_, name)) => Err(StartError::Usage(format!(
+            "option '{name}' is about directories, and LOWER is a single file; leave it out, or show the \
+             directory that holds the file"
+        ))),
+    }
 }
 
 /// Makes a mount point, and directories above it, that are not there.
@@ -179,12 +200,23 @@ fn make_mountpoint(path: &Path, bits: u32) -> Result<(), StartError> {
     })
 }
 
-fn checked_mountpoint(path: &Path, lower: &Path) -> Result<Dir, StartError> {
+fn checked_mountpoint(path: &Path, lower: &Path, is_dir: bool) -> Result<Dir, StartError> {
     let wrong = |why: String| StartError::Path { role: MOUNTPOINT, path: path.to_owned(), why };
-    let mountpoint = Dir::open(path).map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
-    let metadata = mountpoint.metadata().map_err(|error| wrong(unreachable(&error, MOUNTPOINT)))?;
-    if !metadata.is_dir() {
+    let unreachable = |error: &io::Error| match Errno::from_io_error(error) {
+        Some(Errno::NOENT) if !is_dir => {
+            "does not exist; LOWER is a file: make one to mount it on, with touch".to_owned()
+        }
+        _ => unreachable(error, MOUNTPOINT),
+    };
+    let mountpoint = Dir::open(path).map_err(|error| wrong(unreachable(&error)))?;
+    let metadata = mountpoint.metadata().map_err(|error| wrong(unreachable(&error)))?;
+    if is_dir && !metadata.is_dir() {
         return Err(wrong("is not a directory; a directory can only be mounted on one".to_owned()));
+    }
+    if !is_dir && !metadata.is_file() {
+        return Err(wrong(
+            "is not a file, and LOWER is one: a file can only be mounted on a file".to_owned(),
+        ));
     }
     if !mountpoint.is_here() {
         return Err(wrong(
@@ -360,7 +392,7 @@ mod tests {
 
         for (lower, mountpoint, parts) in [
             (&missing, &lower, ["lower directory", "does not exist"]),
-            (&file, &lower, ["lower directory", "not a directory"]),
+            (&file, &lower, ["mount point", "not a file"]),
             (&lower, &missing, ["mount point", "mkdir"]),
             (&lower, &file, ["mount point", "not a directory"]),
             (&lower, &inside, ["mount point", "contain itself"]),

@@ -46,6 +46,10 @@ impl Detached {
         device: &OwnedFd,
         mountpoint: Dir,
     ) -> Result<Self, Dir> {
+        // A file's root has no child to be shown by.
+        if !root_costs() || !mountpoint.is_dir() {
+            return Err(mountpoint);
+        }
         match Self::mount(config, device) {
             Ok(mount) => Ok(Self { mount, mountpoint }),
             Err(errno) => {
@@ -56,9 +60,6 @@ impl Detached {
     }
 
     fn mount(config: &MountConfig, device: &OwnedFd) -> Result<OwnedFd, Errno> {
-        if !root_costs() {
-            return Err(Errno::NOSYS);
-        }
         let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
         let fd = device.as_raw_fd().to_string();
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());

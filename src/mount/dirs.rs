@@ -1,4 +1,4 @@
-//! The two directories of a mount. Each is looked up once, and is its descriptor from then on: a path
+//! The two directories of a mount, or the two files of a mount of one. Each is looked up once, and is its descriptor from then on: a path
 //! through directories of somebody else's may lead elsewhere a moment later, and one through a link
 //! in `/proc` leads to what no other path leads to.
 
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::host::mountinfo;
@@ -86,6 +86,12 @@ impl Dir {
     /// A path that leads to it and to nothing else, in this process, as long as this value lives.
     pub fn path(&self) -> PathBuf {
         proc_path(&self.fd).into()
+    }
+
+    /// Whether it is a directory. If not, it is the single file of a mount of one.
+    pub(super) fn is_dir(&self) -> bool {
+        let stat = rustix::fs::fstat(&self.fd);
+        stat.is_ok_and(|it| FileType::from_raw_mode(it.st_mode) == FileType::Directory)
     }
 
     /// What it is.

@@ -89,7 +89,7 @@ pub(crate) fn attach(
 
 fn mount_directly(config: &MountConfig, mountpoint: &Dir) -> Result<Option<OwnedFd>, StartError> {
     let device = open_device()?;
-    let Ok(data) = std::ffi::CString::new(kernel_options(config, &device)) else {
+    let Ok(data) = std::ffi::CString::new(kernel_options(config, &device, mountpoint)) else {
         return Err(StartError::Mount("an option holds a zero byte".into()));
     };
     let mounted = rustix::mount::mount(
@@ -127,11 +127,13 @@ fn open_device() -> Result<OwnedFd, StartError> {
 }
 
 /// The options that the kernel's FUSE takes as text.
-fn kernel_options(config: &MountConfig, device: &OwnedFd) -> String {
+fn kernel_options(config: &MountConfig, device: &OwnedFd, mountpoint: &Dir) -> String {
+    // A directory can be mounted on directories alone, and a file on files.
+    let root = if mountpoint.is_dir() { "40000" } else { "100000" };
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let mut options = format!(
-        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
+        "fd={},rootmode={root},user_id={uid},group_id={gid},default_permissions",
         device.as_raw_fd()
     );
     if config.options.allow_other && write!(options, ",allow_other").is_err() {

@@ -248,7 +248,7 @@ fn mistakes_are_named_and_mount_nothing() {
             32,
             &["lower directory", "does not exist"],
         ),
-        (&["mount", "-m", "identity", file, "MNT"], 32, &["lower directory", "not a directory"]),
+        (&["mount", "-m", "identity", file, "MNT"], 32, &["mount point", "not a file"]),
         (&["mount", "-m", "identity", "LOWER", "nowhere"], 32, &["mount point", "mkdir"]),
         (&["mount", "-m", "identity", "LOWER", file], 32, &["mount point", "not a directory"]),
         (

@@ -74,8 +74,11 @@ fn leads_nowhere_up(fd: BorrowedFd<'_>) -> bool {
         let stat = rustix::fs::fstat(fd)?;
         Ok::<_, Errno>((stat.st_dev, stat.st_ino, mountinfo::id_of(fd)?))
     };
-    rustix::fs::openat(fd, "..", flags, Mode::empty())
-        .is_ok_and(|above| identity(above.as_fd()) == identity(fd))
+    match rustix::fs::openat(fd, "..", flags, Mode::empty()) {
+        Ok(above) => identity(above.as_fd()) == identity(fd),
+        // A single file.
+        Err(errno) => errno == Errno::NOTDIR,
+    }
 }
 
 /// Makes device nodes of the private lower tree impossible to open, for the server. Nobody else

@@ -60,7 +60,7 @@ pub fn go_on(how: &str, options: Options) -> Result<(), StartError> {
         return Ok(());
     }
     let place = if background { Place::Background } else { Place::Foreground };
-    log::start(config.options.log.as_deref(), place)?;
+    log::start(config.options.log.as_deref(), place, false)?;
     // It was executed by a descriptor.
     if let Err(errno) = rustix::thread::set_name(c"idshift") {
         tracing::debug!(%errno, "no name");
