@@ -33,6 +33,8 @@ const S_ISUID: u32 = 0o4000;
 const S_ISGID: u32 = 0o2000;
 const S_ISVTX: u32 = 0o1000;
 const S_IXGRP: u32 = 0o0010;
+/// The bits of a mode by which some call is judged.
+const BITS: u32 = S_ISUID | S_ISGID | S_ISVTX | S_IXGRP;
 
 /// From this time on what the kernel remembers is remembered for good: nobody else changes the lower tree
 /// (`cache=exclusive`).
@@ -132,19 +134,20 @@ impl FileSystem {
         true
     }
 
-    /// What is stored now, if the kernel may have something else of the inode.
+    /// What is stored now, if the kernel may have something else of the inode: of its owner, its group,
+    /// and these bits of its mode.
     fn doubted(
         &self,
         caller: Caller,
         inode: &Inode,
         fd: BorrowedFd<'_>,
-        knowledge: Knowledge,
+        (knowledge, bits): (Knowledge, u32),
     ) -> Result<Option<Attr>, FsError> {
         if self.is_alone() || (knowledge.doubts == 0 && self.lower.is_heard(inode)) {
             return Ok(None);
         }
         let now = self.shown(Of::Fd(fd), &LowerStat::of(fd)?)?;
-        Ok((!is_sure(caller, knowledge, &now)).then_some(now))
+        Ok((!is_sure(caller, knowledge, &now, bits)).then_some(now))
     }
 
     /// Judges a change of attributes that the kernel has let pass. Returns the mode to set, of which
@@ -161,7 +164,9 @@ impl FileSystem {
         if !owner_alone && set.atime.is_none() && set.mtime.is_none() {
             return Ok(set.mode); // a right to write, which the kernel asks about anew
         }
-        let Some(now) = self.doubted(caller, inode, fd, knowledge)? else { return Ok(set.mode) };
+        let Some(now) = self.doubted(caller, inode, fd, (knowledge, 0))? else {
+            return Ok(set.mode);
+        };
         let mut judged = self.judged(caller);
         let invalid = |id: u32, set: bool| id == INVALID && !set;
         if invalid(now.uid, set.uid.is_some()) || invalid(now.gid, set.gid.is_some()) {
@@ -207,9 +212,8 @@ impl FileSystem {
         fd: BorrowedFd<'_>,
         name: &OsStr,
     ) -> Result<bool, FsError> {
-        let Some(now) = self.doubted(caller, inode, fd, self.knowledge(inode))? else {
-            return Ok(false);
-        };
+        let judged_by = (self.knowledge(inode), S_ISVTX);
+        let Some(now) = self.doubted(caller, inode, fd, judged_by)? else { return Ok(false) };
         let mut judged = self.judged(caller);
         if now.uid == INVALID || now.gid == INVALID {
             return Err(FsError::Refused(Errno::PERM));
@@ -232,9 +236,8 @@ impl FileSystem {
         inode: &Inode,
         fd: BorrowedFd<'_>,
     ) -> Result<(), FsError> {
-        let Some(now) = self.doubted(caller, inode, fd, self.knowledge(inode))? else {
-            return Ok(());
-        };
+        let judged_by = (self.knowledge(inode), BITS);
+        let Some(now) = self.doubted(caller, inode, fd, judged_by)? else { return Ok(()) };
         if now.uid == INVALID || now.gid == INVALID {
             return Err(FsError::UnmappedOwner);
         }
@@ -280,7 +283,7 @@ impl FileSystem {
             }
             // Its owner may be in an attribute of it.
             let now = self.shown(Of::Inode(&inode), &stat)?;
-            if is_sure(caller, knowledge, &now) {
+            if is_sure(caller, knowledge, &now, 0) {
                 return Ok(());
             }
             return self.may_remove_now(caller, dir_fd, &now);
@@ -342,12 +345,13 @@ const ACCESS_ACL: &str = "system.posix_acl_access";
 
 /// Whether the kernel surely has what is stored. A caller who is not told cannot be judged well, so for
 /// one it is enough that the kernel was told last what is stored.
-fn is_sure(caller: Caller, knowledge: Knowledge, now: &Attr) -> bool {
-    (knowledge.doubts == 0 || !caller.is_told()) && knowledge.told == Some(told(now))
+fn is_sure(caller: Caller, knowledge: Knowledge, now: &Attr, bits: u32) -> bool {
+    let of = |told: Told| (told.uid, told.gid, told.mode & bits);
+    (knowledge.doubts == 0 || !caller.is_told()) && knowledge.told.map(of) == Some(of(told(now)))
 }
 
 /// What these calls are judged by.
 fn told(attr: &Attr) -> Told {
-    let mode = attr.mode & (S_ISUID | S_ISGID | S_ISVTX | S_IXGRP);
+    let mode = attr.mode & BITS;
     Told { uid: attr.uid, gid: attr.gid, mode }
 }

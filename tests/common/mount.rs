@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
-use super::files::{chown, put_dir};
+use super::files::{chown, put_dir, put_file};
 use super::runner::{failing, machine, skip};
 use super::{kernel, raw};
 
@@ -39,8 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A lower directory and its mount. Dropping it unmounts, and checks that the server ends.
 pub(crate) struct Mount {
-    lower: PathBuf,
-    upper: PathBuf,
+    pub(crate) lower: PathBuf,
+    pub(crate) upper: PathBuf,
     server: Option<Child>,
     watchdog: Option<(Sender<()>, thread::JoinHandle<()>)>,
     dir: TempDir,
@@ -78,7 +78,11 @@ impl Mount {
 
     fn start(dir: TempDir, lower: PathBuf, options: &str, descriptors: Option<u64>) -> Self {
         let upper = dir.path().join("upper");
-        put_dir(&upper, 0o755, 0, 0);
+        if lower.is_file() {
+            put_file(&upper, b"", 0o644, 0, 0);
+        } else {
+            put_dir(&upper, 0o755, 0, 0);
+        }
         if machine().kernel_backend {
             kernel::mount(options, &lower, &upper);
             return Self { lower, upper, server: None, watchdog: None, dir };

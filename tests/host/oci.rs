@@ -24,6 +24,7 @@ crate::common::tests!(
     what_fails_leaves_nothing,
     mistakes_reach_the_caller,
     killed_runtimes_are_cleaned_up_after,
+    mounts_outlive_the_control_group,
     a_hundred_containers_leave_nothing,
 );
 
@@ -417,6 +418,76 @@ fn killed_runtimes_are_cleaned_up_after() {
     bundle.nothing_is_left();
 }
 
+/// A control group of a test, in this hierarchy.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(hierarchy: &Path) -> Self {
+        let group = Self(hierarchy.join(format!("idshift-test-{}", std::process::id())));
+        fs::create_dir(&group.0).unwrap();
+        group
+    }
+
+    fn members(&self) -> Vec<u32> {
+        let text = fs::read_to_string(self.0.join("cgroup.procs")).unwrap();
+        text.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// As engines do that remove a container's group.
+    fn kill(&self) {
+        eventually("nobody is left", || {
+            for pid in self.members() {
+                raw::kill(pid, libc::SIGKILL).ok();
+            }
+            self.members().is_empty()
+        });
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+/// Engines kill all that is in a container's control group, or in that of conmon or a containerd shim.
+fn mounts_outlive_the_control_group() {
+    let mut bundle = Bundle::new();
+    let served = bindfs(&bundle);
+    bundle.mount(&served.0, &["bind"]);
+    bundle.config["annotations"]["idshift"] = "/work".into();
+    let second = Mounted(bundle.path("cgroup2"));
+    fs::create_dir(&second.0).unwrap();
+    output(Command::new("mount").args(["-t", "cgroup2", "none"]).arg(&second.0));
+    let first = Path::new("/sys/fs/cgroup/pids");
+    let hierarchies: Vec<&Path> =
+        [&second.0, first].into_iter().filter(|dir| dir.join("cgroup.procs").exists()).collect();
+    assert!(!hierarchies.is_empty());
+    let groups: Vec<Group> = hierarchies.into_iter().map(Group::new).collect();
+    // The runtime itself, and with it the container, stays where the caller is.
+    let script = bundle.script("cat /proc/self/cgroup > groups; sleep 100 >/dev/null 2>&1 & exit 0");
+    fs::write(bundle.path("config.json"), bundle.config.to_string()).unwrap();
+    let enter = "for dir; do echo $$ > \"$dir/cgroup.procs\"; done; exec ./idshift-runtime create grouped";
+    let mut command = Command::new("timeout");
+    command.args(["60", "sh", "-e", "-c", enter, "sh"]).args(groups.iter().map(|group| &group.0));
+    command.env("IDSHIFT_RUNTIME", &script).current_dir(bundle.dir.path());
+    output(&mut command);
+    let runtime = fs::read_to_string(bundle.path("groups")).unwrap();
+    assert_eq!(runtime.matches("idshift-test-").count(), groups.len(), "{runtime}");
+    for group in &groups {
+        assert_eq!(group.members().len(), 1, "the container alone, in {}", group.0.display());
+    }
+    groups.iter().for_each(Group::kill);
+    let file = Path::new(BASE).join("grouped/0/file");
+    assert_eq!(fs::read(&file).unwrap(), b"hello\n", "the server has not been killed with it");
+    let mut command = Command::new(bundle.path("idshift-runtime"));
+    output(command.env("IDSHIFT_RUNTIME", &script).args(["delete", "grouped"]));
+    bundle.nothing_is_left();
+    let left = groups.iter().filter(|group| group.0.with_file_name("idshift").exists());
+    assert_eq!(left.count(), 0, "no group of its own is left");
+}
+
 fn a_hundred_containers_leave_nothing() {
     let mut bundle = Bundle::new();
     let served = bindfs(&bundle);
@@ -426,7 +497,7 @@ fn a_hundred_containers_leave_nothing() {
     let servers = || {
         let own = |pid: &str| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(BASE)
+            String::from_utf8_lossy(&line).contains(&format!("{BASE}/many-"))
         };
         let all = fs::read_dir("/proc").unwrap();
         all.filter(|entry| own(&entry.as_ref().unwrap().file_name().to_string_lossy())).count()

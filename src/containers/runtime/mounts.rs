@@ -15,7 +15,7 @@ use super::config::Asked;
 use super::request::Container;
 use crate::containers::Problem;
 use crate::containers::shifted::{escaped, run_mount, runtime_dir, take_away};
-use crate::host::privilege;
+use crate::host::{cgroups, privilege};
 use crate::plain;
 
 /// The directory of one container's mounts.
@@ -127,24 +127,19 @@ impl Place {
         let specs = request
             .specs(container, (found.uid(), found.gid()))
             .map_err(|e| of_mount(e.to_string()))?;
-        // A single file is shown through its directory, which nobody but the runtime sees.
-        let (lower, name) = if found.is_dir() {
-            (source.as_path(), None)
-        } else {
-            (source.parent().unwrap_or(Path::new("/")), source.file_name())
-        };
         let at = self.path.join(number.to_string());
-        fs::DirBuilder::new().mode(0o755).create(&at).map_err(|e| failed("make", &at, &e))?;
+        let made = if found.is_dir() {
+            fs::DirBuilder::new().mode(0o755).create(&at)
+        } else {
+            fs::File::create_new(&at).map(drop)
+        };
+        made.map_err(|e| failed("make", &at, &e))?;
         let maps: Vec<String> = specs.iter().map(|spec| format!("map={}", escaped(spec))).collect();
         let maps = maps.join(",");
-        let kernel = run_mount(&format!("{maps},backend=kernel"), lower, &at);
-        if kernel.is_err() {
-            // A server that is killed with its control group would leave a dead mount behind.
-            let restart = if privilege::in_initial_namespace() { ",restart=on" } else { "" };
-            let others = if privilege::in_initial_namespace() { ",allow_other" } else { "" };
-            run_mount(&format!("{maps}{restart}{others}"), lower, &at).map_err(of_mount)?;
-        }
-        Ok(name.map_or(at.clone(), |name| at.join(name)))
+        // A server of root's is replaced if it is killed. Who may not mount on the host cannot have that.
+        let restart = if privilege::in_initial_namespace() { ",restart=on" } else { "" };
+        run_mount(&format!("{maps},backend=auto{restart}"), source, &at).map_err(of_mount)?;
+        Ok(at)
     }
 
     /// Takes the mounts and the directory of this runtime's container away; they need not be there.
@@ -181,8 +176,10 @@ impl Place {
                 continue;
             }
             take_away(&path).map_err(|errno| failed("unmount", &path, &errno.into()))?;
-            fs::remove_dir(&path).map_err(|error| failed("remove", &path, &error))?;
+            let removed = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
+            removed.map_err(|error| failed("remove", &path, &error))?;
         }
+        cgroups::tidy();
         let file = self.path.join("runtime");
         match fs::remove_file(&file) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
