@@ -28,6 +28,7 @@ use crate::sys::process;
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = help::mount_options())]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct Args {
     /// Mount options, separated by commas; may be given several times
     #[arg(short = 'o', value_name = "OPTS", allow_hyphen_values = true)]
@@ -60,6 +61,7 @@ pub struct Args {
 
 /// A mount command in whichever syntax it came.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct Call {
     /// The stored directory.
     pub lower: PathBuf,
@@ -145,7 +147,9 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         && !call.fake
         && let Err(why) = cgroups::leave()
     {
-        tracing::warn!("the server stays in the control group of its caller, and ends with it: {why}");
+        tracing::warn!(
+            "the server stays in the control group of its caller, and ends with it: {why}"
+        );
     }
     let (config, dirs) = check::check(Request {
         lower: call.lower,

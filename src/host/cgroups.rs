@@ -67,7 +67,8 @@ fn understand(own: &str, mounts: &[Mount]) -> Vec<Hierarchy> {
             .find_map(|mount| Some(Hierarchy { own: own(mount)?, top: mount.mountpoint.clone() }))
     };
     let all = own.lines().filter_map(line);
-    all.filter(|one| one.own.components().all(|part| matches!(part, Component::Normal(_)))).collect()
+    all.filter(|one| one.own.components().all(|part| matches!(part, Component::Normal(_))))
+        .collect()
 }
 
 /// The groups from the top down to this process' own, without that one.
@@ -99,7 +100,7 @@ fn enter(group: &Path) -> io::Result<()> {
         Err(error) if Errno::from_io_error(&error) == Some(Errno::BUSY) => {
             let below = group.join(NAME);
             match fs::create_dir(&below) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
                 _ => fs::write(below.join(MEMBERS), "0"),
             }
         }

@@ -466,9 +466,11 @@ fn mounts_outlive_the_control_group() {
     assert!(!hierarchies.is_empty());
     let groups: Vec<Group> = hierarchies.into_iter().map(Group::new).collect();
     // The runtime itself, and with it the container, stays where the caller is.
-    let script = bundle.script("cat /proc/self/cgroup > groups; sleep 100 >/dev/null 2>&1 & exit 0");
+    let script =
+        bundle.script("cat /proc/self/cgroup > groups; sleep 100 >/dev/null 2>&1 & exit 0");
     fs::write(bundle.path("config.json"), bundle.config.to_string()).unwrap();
-    let enter = "for dir; do echo $$ > \"$dir/cgroup.procs\"; done; exec ./idshift-runtime create grouped";
+    let enter =
+        "for dir; do echo $$ > \"$dir/cgroup.procs\"; done; exec ./idshift-runtime create grouped";
     let mut command = Command::new("timeout");
     command.args(["60", "sh", "-e", "-c", enter, "sh"]).args(groups.iter().map(|group| &group.0));
     command.env("IDSHIFT_RUNTIME", &script).current_dir(bundle.dir.path());

@@ -70,9 +70,8 @@ fn others_than_its_owner() {
     eventually("the mode shows", || !reads(&Caller::user(1001)));
     assert!(reads(&Caller::user(1000)));
     assert!(reads(&Caller::user(1001).groups(&[1000])));
-    let writes = |caller: &Caller| {
-        caller.run(|| OpenOptions::new().append(true).open(&mount.upper).is_ok())
-    };
+    let writes =
+        |caller: &Caller| caller.run(|| OpenOptions::new().append(true).open(&mount.upper).is_ok());
     assert!(writes(&Caller::user(1000)) && !writes(&Caller::user(1001).groups(&[1000])));
     // Writing takes set-ID bits away, as below.
     set_mode(&mount.upper, 0o6777).unwrap();
@@ -89,13 +88,14 @@ fn alone_is_shown() {
     let mount = mounted("");
     put_file(&mount.beside().join("secret"), b"x", 0o600, 0, 0);
     let pid = mount.server_pid();
+    let room = || fs::read_dir(format!("/proc/{pid}/root")).unwrap().count();
+    eventually("an empty room, but for /proc", || room() == 1);
     let seen: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
         .filter(|path| path.starts_with(mount.beside()))
         .collect();
     assert_eq!(seen, [] as [std::path::PathBuf; 0], "only the file itself, on a mount of its own");
-    assert_eq!(fs::read_dir(format!("/proc/{pid}/root")).unwrap().count(), 1, "an empty room");
     let below = fs::metadata(mount.upper.join("x")).unwrap_err();
     assert_eq!(Errno::from_io_error(&below), Some(Errno::NOTDIR));
 }
