@@ -30,6 +30,7 @@ mod statfs;
 mod store;
 #[cfg(test)]
 mod tests;
+mod times;
 mod usage;
 mod validity;
 mod writing;
@@ -86,6 +87,8 @@ pub struct FileSystem {
     protected_hardlinks: bool,
     /// What the lower file system keeps for root.
     reserve: writing::Reserve,
+    /// Times that the kernel keeps, while it writes.
+    kept: times::Kept,
 }
 
 /// How the lower tree is shown.
@@ -128,6 +131,7 @@ impl FileSystem {
             callers,
             protected_hardlinks,
             reserve,
+            kept: times::Kept::default(),
         }
     }
 

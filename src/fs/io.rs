@@ -152,13 +152,29 @@ impl FileSystem {
         call: &Call<'_>,
         file: Contents,
         mode: u32,
-        offset: u64,
-        length: u64,
+        (offset, length): (u64, u64),
     ) -> Result<(), FsError> {
         let fd = self.contents_fd(file, Access::Write)?;
         let mode = FallocateFlags::from_bits_retain(mode);
         self.changing(call.caller, fd.as_fd(), || {
             rustix::fs::fallocate(&fd, mode, offset, length).call("fallocate")
+        })
+    }
+
+    /// The same where the kernel keeps size and times: what fails changes neither.
+    pub fn fallocate_whole(
+        &self,
+        call: &Call<'_>,
+        file: Contents,
+        mode: u32,
+        range: (u64, u64),
+    ) -> Result<(), FsError> {
+        self.keeping_time(file, || {
+            if mode == 0 {
+                // On a full disk the file would have grown by what there was room for.
+                self.fallocate(call, file, FallocateFlags::KEEP_SIZE.bits(), range)?;
+            }
+            self.fallocate(call, file, mode, range)
         })
     }
 

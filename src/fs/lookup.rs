@@ -102,7 +102,8 @@ impl FileSystem {
         handle: Option<u64>,
     ) -> Result<KnownAttr, FsError> {
         let Some(watch) = self.watch() else {
-            return Ok(KnownAttr { attr: self.attr_of(nodeid, handle)?, valid: self.valid_set() });
+            let valid = self.valid_read_of(nodeid, self.valid_set());
+            return Ok(KnownAttr { attr: self.attr_of(nodeid, handle)?, valid });
         };
         let mut ticket = watch.ticket();
         let mut attr = self.attr_of(nodeid, handle)?;

@@ -61,7 +61,7 @@ impl FileSystem {
         set: &SetAttr,
     ) -> Result<KnownAttr, FsError> {
         let attr = self.set(call.caller, nodeid, set)?;
-        Ok(KnownAttr { attr, valid: self.valid_set() })
+        Ok(KnownAttr { attr, valid: self.valid_set_of(nodeid) })
     }
 
     fn set(&self, caller: Caller, nodeid: u64, set: &SetAttr) -> Result<Attr, FsError> {

@@ -103,7 +103,9 @@ impl FileSystem {
         attr: &mut Attr,
     ) -> Valid {
         let (Since(Some(heard)), Some(watch)) = (since, self.watch()) else {
-            return self.always();
+            let Valid { name, attr } = self.always();
+            let nodeid = lookup.nodeid();
+            return Valid { name, attr: self.valid_read_of(nodeid, attr) };
         };
         let Some(inode) = lookup.inode() else { return self.always() };
         if !self.is_watched(inode) {
@@ -211,7 +213,9 @@ impl FileSystem {
         }
         // Writing through a mapping causes no events.
         let is_long = matches!(trust, Trust::Near | Trust::Long);
-        let open = is_long && self.lower.open_files.any_writer(inode.nodeid);
+        let open = is_long
+            && (self.lower.open_files.any_writer(inode.nodeid)
+                || self.may_change_unseen(inode.nodeid));
         let trust = if open { Trust::Short } else { trust };
         call.note_trust(trust);
         match trust {

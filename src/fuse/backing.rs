@@ -226,11 +226,16 @@ impl Backings {
         drop(gone); // tells the kernel, outside the lock
     }
 
+    /// Whether passthrough is on.
+    pub(super) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
     /// Whether passthrough is on; how many lower files the kernel holds for it, and how many of
     /// these nobody has open.
     pub(super) fn usage(&self) -> (bool, usize, usize) {
         let table = self.table();
-        (self.on.load(Ordering::Relaxed), table.busy.len() + table.idle.len(), table.idle.len())
+        (self.is_on(), table.busy.len() + table.idle.len(), table.idle.len())
     }
 
     /// The kernel has forgotten the inode.

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::backing::{Backing, Backings};
 use super::counters::{AllCounters, Served};
 use super::device::Device;
-use super::negotiate::{Agreed, FUSE_SETXATTR_EXT};
+use super::negotiate::{Agreed, FUSE_SETXATTR_EXT, FUSE_WRITEBACK_CACHE};
 use super::reply::{self, Payload};
 use super::report::About;
 use super::request::Request;
@@ -239,7 +239,17 @@ impl Server {
     ) -> Done<'_> {
         let args: wire::SetattrIn = request.take()?;
         let set = set_attr(&args);
-        let known = self.fs.setattr(call, request.nodeid(), &set)?;
+        let nodeid = request.nodeid();
+        let change = || self.fs.setattr(call, nodeid, &set);
+        let known = if self.agreed.has(FUSE_WRITEBACK_CACHE) {
+            self.fs.setting_time(nodeid, &set, change)?
+        } else {
+            if !self.backings.is_on() && self.fs.may_be_written_late(nodeid, &set) {
+                // The kernel writes it now, and asks other workers.
+                let _known = self.device.forget_contents(nodeid);
+            }
+            change()?
+        };
         payload.push(&reply::attr_out(&known));
         done()
     }

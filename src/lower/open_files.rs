@@ -202,6 +202,11 @@ impl OpenFiles {
         self.any(nodeid, |file| file.flags & OFlags::ACCMODE != OFlags::RDONLY)
     }
 
+    /// Whether somebody has this inode open so that it can be changed through a mapping.
+    pub fn any_mappable(&self, nodeid: u64) -> bool {
+        self.any(nodeid, |file| file.flags & OFlags::ACCMODE == OFlags::RDWR)
+    }
+
     fn any(&self, nodeid: u64, is: impl Fn(&OpenFile) -> bool) -> bool {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let Some(handles) = tables.by_node.get(&nodeid) else { return false };

@@ -33,6 +33,8 @@ const OWNER: usize = 8;
 const TYPE: u64 = 0xf000;
 const MODE: u64 = 0x0fff;
 const TOLD: u64 = 1 << 16;
+/// It may be changed through mappings of the lower file.
+const MAPPABLE: u64 = 1 << 17;
 
 /// A row in use.
 #[derive(Clone, Copy)]
@@ -217,6 +219,15 @@ impl<'a> Row<'a> {
         self.set(KIND, self.get(KIND) & LOW | u64::from(doubts) << 32);
     }
 
+    /// Whether it may be changed through mappings of the lower file.
+    pub(super) fn is_mappable(self) -> bool {
+        self.get(KIND) & MAPPABLE != 0
+    }
+
+    pub(super) fn set_mappable(self) {
+        self.set(KIND, self.get(KIND) | MAPPABLE);
+    }
+
     /// The descriptor that keeps the inode reachable.
     pub(super) fn pinned(self) -> Option<i32> {
         i32::try_from(self.get(PINNED).checked_sub(1)?).ok()
@@ -319,6 +330,11 @@ mod tests {
         assert_eq!((row.told(), row.doubts()), (Some(told), u32::MAX));
         assert_eq!(row.inode().identity, identity);
         assert_eq!(row.inode().kind, FileType::RegularFile);
+        assert!(!row.is_mappable());
+        row.set_mappable();
+        row.tell(told);
+        row.set_doubts(3);
+        assert!(row.is_mappable() && row.told() == Some(told) && row.doubts() == 3);
         row.pin(4);
         row.unpin(5);
         assert_eq!(row.pinned(), Some(4));

@@ -15,11 +15,12 @@ mod open_flags;
 mod rename;
 mod setattr;
 mod statfs;
+mod times;
 mod xattr;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(common::modules!(
         create, dir, idmap, io, ioctl, ids, locks, lookup, open_flags, rename, setattr, statfs,
-        xattr
+        times, xattr
     ))
 }

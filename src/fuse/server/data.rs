@@ -39,7 +39,7 @@ impl Server {
             if writes { self.fs.set_id_bits(call.caller, nodeid) } else { SetIdBits::Cleared };
         let backing = self.backing(nodeid, bits)?;
         let opened = self.fs.open(call, nodeid, args.flags, backing.is_some())?;
-        payload.push(&self.open_out(nodeid, &opened, backing.as_ref()));
+        payload.push(&self.open_out((nodeid, args.flags), &opened, backing.as_ref()));
         Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
     }
 
@@ -53,7 +53,7 @@ impl Server {
         let new = NewFile { mode: args.mode, umask: args.umask };
         let at = place(request.nodeid(), request)?;
         let (entry, opened) = self.fs.create(call, at, new, args.flags)?;
-        self.created(call, entry, (opened, true), payload)
+        self.created(call, entry, (opened, Made { flags: args.flags, named: true }), payload)
     }
 
     pub(super) fn tmpfile<'c>(
@@ -65,7 +65,7 @@ impl Server {
         let args: wire::CreateIn = request.take()?;
         let new = NewFile { mode: args.mode, umask: args.umask };
         let (entry, opened) = self.fs.tmpfile(call, request.nodeid(), new, args.flags)?;
-        self.created(call, entry, (opened, false), payload)
+        self.created(call, entry, (opened, Made { flags: args.flags, named: false }), payload)
     }
 
     /// The lower file for the kernel; anew where set-ID bits make a difference.
@@ -78,13 +78,13 @@ impl Server {
         &'s self,
         call: &Call<'s>,
         Entry { lookup, attr, valid }: Entry<'s>,
-        (opened, named): (Opened<'s>, bool),
+        (opened, made): (Opened<'s>, Made),
         payload: &mut Payload,
     ) -> Done<'s> {
         let nodeid = lookup.nodeid();
         if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
             // Once it has heard that files need not be opened, the kernel closes none either.
-            self.fs.use_unopened(&opened, named)?;
+            self.fs.use_unopened(&opened, made.named)?;
             drop(opened);
             payload.push(&wire::CreateOut {
                 entry: entry_out(nodeid, &attr, valid),
@@ -100,7 +100,7 @@ impl Server {
         let backing = self.backing(nodeid, bits)?;
         payload.push(&wire::CreateOut {
             entry: entry_out(nodeid, &attr, valid),
-            open: self.open_out(nodeid, &opened, backing.as_ref()),
+            open: self.open_out((nodeid, made.flags), &opened, backing.as_ref()),
         });
         Ok(Outcome::Reply(Handover {
             lookup: Some(lookup),
@@ -112,13 +112,16 @@ impl Server {
 
     fn open_out(
         &self,
-        nodeid: u64,
+        (nodeid, flags): (u64, u32),
         opened: &Opened<'_>,
         backing: Option<&Backing<'_>>,
     ) -> wire::OpenOut {
         let (open_flags, backing_id) = match backing {
             Some(backing) => {
                 opened.set_backed();
+                if self.fs.used_by_the_kernel(nodeid, flags) {
+                    let _known = self.device.forget_attributes(nodeid);
+                }
                 (fopen::PASSTHROUGH, backing.id())
             }
             // What the kernel has of the contents is as good as what it has of the attributes.
@@ -143,7 +146,9 @@ impl Server {
         payload: &mut Payload,
     ) -> Done<'_> {
         let (file, write) = take_write(request)?;
-        let written = self.fs.write(call, file, write)?;
+        let late = write.whole && self.agreed.has(FUSE_WRITEBACK_CACHE);
+        let write = || self.fs.write(call, file, write);
+        let written = if late { self.fs.keeping_time(file, write)? } else { write()? };
         let size = u32::try_from(written).unwrap_or(u32::MAX);
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
@@ -167,6 +172,7 @@ impl Server {
         let args: wire::ReleaseIn = request.take()?;
         if self.fs.release(args.fh) {
             self.backings.release(request.nodeid());
+            self.forget_if_mapped(request.nodeid());
         }
         self.locks_released(request.nodeid())?;
         done()
@@ -175,12 +181,31 @@ impl Server {
     pub(super) fn fsync(&self, request: &mut Request<'_>) -> Done<'_> {
         let args: wire::FsyncIn = request.take()?;
         self.fs.fsync(contents(request, args.fh), args.fsync_flags & wire::FSYNC_DATA != 0)?;
+        self.forget_if_mapped(request.nodeid());
         done()
+    }
+
+    /// What the kernel knows of a file may be older than what has been done through a mapping.
+    fn forget_if_mapped(&self, nodeid: u64) {
+        if self.fs.may_change_unseen(nodeid) {
+            let _known = self.device.forget_attributes(nodeid);
+        }
     }
 
     pub(super) fn fallocate<'c>(&'c self, call: &Call<'c>, request: &mut Request<'_>) -> Done<'c> {
         let args: wire::FallocateIn = request.take()?;
-        self.fs.fallocate(call, contents(request, args.fh), args.mode, args.offset, args.length)?;
+        let file = contents(request, args.fh);
+        let range = (args.offset, args.length);
+        if self.agreed.has(FUSE_WRITEBACK_CACHE) {
+            self.fs.fallocate_whole(call, file, args.mode, range)?;
+            return done();
+        }
+        let allocated = self.fs.fallocate(call, file, args.mode, range);
+        if allocated.is_err() {
+            // Some of it may have been done. The kernel thinks that nothing has.
+            let _known = self.device.forget_attributes(request.nodeid());
+        }
+        allocated?;
         done()
     }
 
@@ -236,6 +261,13 @@ impl Server {
         payload.bytes.extend_from_slice(result.bytes());
         done()
     }
+}
+
+/// How a file was made.
+struct Made {
+    flags: u32,
+    /// Not with `O_TMPFILE`.
+    named: bool,
 }
 
 /// The file that a request about contents names.

@@ -50,6 +50,19 @@ impl InodeTable {
         }
     }
 
+    /// From now on the file may be changed through mappings of the lower file. Returns whether that is new.
+    pub fn note_mappable(&self, inode: &Inode) -> bool {
+        let _shard = self.shard(inode.nodeid);
+        let row = self.row_of(inode).filter(|row| !row.is_mappable());
+        row.inspect(|row| row.set_mappable()).is_some()
+    }
+
+    /// Whether the file may be changed through mappings of the lower file.
+    pub fn is_mappable(&self, inode: &Inode) -> bool {
+        let _shard = self.shard(inode.nodeid);
+        self.row_of(inode).is_some_and(Row::is_mappable)
+    }
+
     /// Others have changed the file: what the kernel has of it may be old.
     pub fn doubt(&self, nodeid: u64) {
         let shard = self.shard(nodeid);
