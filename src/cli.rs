@@ -3,10 +3,10 @@
 pub mod demo;
 pub mod explain;
 pub mod help;
-pub mod helper;
 pub mod json;
 pub mod map;
 pub mod mount;
+pub mod mount_helper;
 pub mod probe;
 pub mod progress;
 pub mod ranges;
@@ -92,7 +92,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(runtime::stand_in_front(runtime.as_deref(), &args[1..]));
     }
     let outcome = if is_helper_call(&args) {
-        helper::run(&args[1..])
+        mount_helper::run(&args[1..])
     } else {
         match Cli::try_parse_from(&args) {
             Ok(Cli { command: Some(command), .. }) => dispatch(command),

@@ -5,6 +5,7 @@
 //! libraries do not.
 
 mod backing;
+pub mod connection;
 mod counters;
 mod device;
 #[cfg(any(test, fuzzing))]
@@ -18,7 +19,6 @@ mod report;
 mod request;
 pub mod root;
 mod server;
-pub mod session;
 mod unattached;
 mod wire;
 mod workers;

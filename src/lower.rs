@@ -15,19 +15,19 @@ pub mod cred;
 pub mod descriptors;
 pub mod dirents;
 pub mod inode;
-pub mod kept;
-pub mod locks;
+pub mod lock_owners;
 mod made;
 mod mounts;
+pub mod no_open;
 mod numbers;
 pub mod open_files;
 pub mod remote;
 pub mod reopen;
 mod row;
+pub mod shadow;
 pub mod spare;
 pub mod stat;
 pub mod table;
-pub mod unopened;
 pub mod watch;
 
 use std::ffi::OsStr;
@@ -41,22 +41,22 @@ use rustix::mount::OpenTreeFlags;
 
 use crate::error::{CallExt, FsError, StartError};
 use crate::state::State;
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 use crate::sys::handle;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use by_number::Template;
 use descriptors::{Descriptors, Usage};
 use dirents::Dirent;
 use inode::{Inode, Place};
-use locks::LockOwners;
+use lock_owners::LockOwners;
 use made::Made;
 use mounts::Mounts;
+use no_open::NoOpen;
 use numbers::Numbers;
 use open_files::OpenFiles;
 use spare::Spare;
 use stat::{Identity, LowerStat};
 use table::{InodeTable, Lookup};
-use unopened::Unopened;
 use watch::Watch;
 
 /// The lower tree of one mount.
@@ -98,7 +98,7 @@ pub struct LowerTree {
     /// Files that callers have open.
     pub open_files: OpenFiles,
     /// Files whose contents are used without having been opened.
-    unopened: Unopened,
+    no_open: NoOpen,
     /// Callers that hold locks on lower files.
     lock_owners: LockOwners,
     /// What hears of changes that others make.
@@ -171,15 +171,15 @@ impl LowerTree {
     }
 
     /// The same for what another program has left, whose servers have used `state`.
-    pub fn left(
+    pub fn with_state(
         root: OwnedFd,
         path: &Path,
         submounts: bool,
         max_descriptors: usize,
         state: State,
     ) -> Result<Self, StartError> {
-        let unread = |state, root, _| Ok(InodeTable::unread(state, root));
-        Self::with(root, path, submounts, max_descriptors, Arc::new(state), unread)
+        let supervised = |state, root, _| Ok(InodeTable::for_supervisor(state, root));
+        Self::with(root, path, submounts, max_descriptors, Arc::new(state), supervised)
     }
 
     fn with(
@@ -237,7 +237,7 @@ impl LowerTree {
             max_descriptors,
             spare: Spare::new(),
             open_files: OpenFiles::new(Arc::clone(&state)),
-            unopened: Unopened::default(),
+            no_open: NoOpen::default(),
             lock_owners: LockOwners::new(spare::limit()),
             watch: None,
             state,
@@ -476,7 +476,7 @@ impl LowerTree {
         if gone {
             // The row that named a descriptor is free by now.
             drop(self.descriptors.remove(nodeid));
-            self.unopened.remove(nodeid);
+            self.no_open.remove(nodeid);
             if let Some(watch) = &self.watch {
                 watch.forget(nodeid);
             }

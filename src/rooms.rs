@@ -53,6 +53,9 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 /// What only tests and fuzz targets have, and the list of the rooms.
 const NO_PART: [&str; 5] = ["lib", "rooms", "fuzz", "fuse::driver", "fuse::hostile"];
 
+/// More files than these must not import each other in a circle.
+const CIRCLE: usize = 3;
+
 /// The modules with a file of their own, and what each imports of the others.
 struct Imports(BTreeMap<String, BTreeSet<String>>);
 
@@ -62,6 +65,23 @@ impl Imports {
         collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut texts);
         let names: BTreeSet<String> = texts.keys().cloned().collect();
         Self(texts.iter().map(|(name, text)| (name.clone(), imports(name, text, &names))).collect())
+    }
+
+    /// What can be reached from `start`, in any number of steps. A file belongs to those it lies
+    /// below: its imports of them do not count.
+    fn reached(&self, start: &str) -> BTreeSet<&str> {
+        let mut found = BTreeSet::new();
+        let mut next = vec![start];
+        while let Some(module) = next.pop() {
+            for to in self.0.get(module).into_iter().flatten() {
+                let is_above =
+                    module.strip_prefix(to.as_str()).is_some_and(|rest| rest.starts_with("::"));
+                if !is_above && found.insert(to.as_str()) {
+                    next.push(to);
+                }
+            }
+        }
+        found
     }
 }
 
@@ -186,4 +206,26 @@ fn the_list_of_rooms_has_no_circle() {
             );
         }
     }
+}
+
+#[test]
+fn no_more_than_three_files_import_each_other() {
+    let imports = Imports::read();
+    let mut circles = BTreeSet::new();
+    for module in imports.0.keys() {
+        let reached = imports.reached(module);
+        let circle: BTreeSet<&str> = reached
+            .iter()
+            .copied()
+            .filter(|other| imports.reached(other).contains(module.as_str()))
+            .collect();
+        if circle.len() > CIRCLE {
+            circles.insert(circle.into_iter().collect::<Vec<_>>().join(", "));
+        }
+    }
+    assert!(
+        circles.is_empty(),
+        "in a circle:\n{}",
+        circles.into_iter().collect::<Vec<_>>().join("\n")
+    );
 }

@@ -12,7 +12,7 @@ pub mod acl;
 pub mod attr;
 pub mod capability;
 pub mod deny_groups;
-pub mod explain;
+pub mod describe;
 pub mod foreign;
 pub mod ownership;
 pub mod set_id;

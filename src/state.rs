@@ -6,14 +6,14 @@
 //!
 //! - A row is filled first and then *published* by one store. What is not published is free.
 //! - What takes two stores that belong together (a lookup count, and for whom it was counted) is
-//!   written down first, so that it can be undone ([`slot`]).
+//!   written down first, so that it can be undone ([`in_flight`]).
 //! - Which room is free is not recorded: it is what no published row uses, and is found out anew.
 //!
 //! Locks are not here. They end with the server that holds them.
 
-pub mod arena;
+pub mod in_flight;
 pub mod rows;
-pub mod slot;
+pub mod slab;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
@@ -21,12 +21,12 @@ use std::sync::atomic::AtomicU64;
 use rustix::io::Errno;
 
 use crate::sys::shared::{self, Bytes, PAGE_BYTES, Words};
-use arena::Arena;
+use in_flight::Records;
 use rows::Rows;
-use slot::Slots;
+use slab::Slabs;
 
 /// The version of the layout, and of all else that a server leaves to the next one: what is in these
-/// words, sizes that were agreed on with the kernel, what the keeper is asked. A server of another
+/// words, sizes that were agreed on with the kernel, what the helper is asked. A server of another
 /// version cannot go on with it, so this changes with any of them.
 pub const VERSION: u64 = 4;
 
@@ -35,7 +35,7 @@ pub const BUFFER: usize = (1 << 20) + PAGE_BYTES;
 /// The most threads that answer requests.
 pub const WORKERS: usize = 256;
 /// One for each, and one for what takes over what another server has left.
-const SLOTS: usize = WORKERS + 1;
+const RECORDS: usize = WORKERS + 1;
 const OPENS: usize = if SMALL { 1 << 8 } else { 1 << 22 };
 const BACKINGS: usize = if SMALL { 1 << 8 } else { 1 << 20 };
 /// How many pages of rows and names to reserve: the first number that the system allows. A page
@@ -67,13 +67,13 @@ pub struct State {
     header: Words,
     buffers_at: usize,
     /// What each thread is doing.
-    pub slots: Slots,
+    pub in_flight: Records,
     /// Open files: handle, nodeid, flags, descriptor.
     pub opens: Rows<4>,
     /// Lower files that are registered with the kernel: nodeid, id.
     pub backings: Rows<2>,
     /// Inodes and names.
-    pub arena: Arena,
+    pub slabs: Slabs,
 }
 
 impl State {
@@ -84,7 +84,7 @@ impl State {
             let layout = Layout::new(pages);
             match shared::create("idshift", layout.end).and_then(|file| Self::map(file, &layout)) {
                 Ok(state) => {
-                    state.number(Number::Version).store(VERSION, slot::PUT);
+                    state.number(Number::Version).store(VERSION, in_flight::PUT);
                     return Ok(state);
                 }
                 Err(errno) => last = errno,
@@ -95,12 +95,12 @@ impl State {
 
     /// The memory that another program has made, which has left it to this one. `INVAL` if it is not
     /// of this version.
-    pub fn left(file: OwnedFd) -> Result<Self, Errno> {
+    pub fn adopt(file: OwnedFd) -> Result<Self, Errno> {
         let length = u64::try_from(rustix::fs::fstat(&file)?.st_size).unwrap_or(0);
         let mut layouts = PAGES.into_iter().map(Layout::new);
         let layout = layouts.find(|layout| layout.end as u64 == length).ok_or(Errno::INVAL)?;
         let state = Self::map(file, &layout)?;
-        let version = state.number(Number::Version).load(slot::GET);
+        let version = state.number(Number::Version).load(in_flight::GET);
         if version == VERSION { Ok(state) } else { Err(Errno::INVAL) }
     }
 
@@ -114,12 +114,12 @@ impl State {
         Ok(Self {
             header: words(0, PAGE_BYTES / 8)?,
             buffers_at: layout.buffers,
-            slots: Slots::new(words(layout.slots, SLOTS * slot::WORDS)?),
+            in_flight: Records::new(words(layout.in_flight, RECORDS * in_flight::WORDS)?),
             opens: Rows::new(words(layout.opens, OPENS * 4)?),
             backings: Rows::new(words(layout.backings, BACKINGS * 2)?),
-            arena: Arena::new(
-                words(layout.pages, layout.page_count * arena::PAGE_WORDS)?,
-                words(layout.table, layout.page_count * arena::ENTRY_WORDS)?,
+            slabs: Slabs::new(
+                words(layout.pages, layout.page_count * slab::PAGE_WORDS)?,
+                words(layout.table, layout.page_count * slab::ENTRY_WORDS)?,
             ),
             file,
         })
@@ -130,15 +130,15 @@ impl State {
         &self.header[number as usize]
     }
 
-    /// The buffer of a thread, for the owner of its slot.
-    pub fn buffer(&self, slot: usize) -> Result<Bytes, Errno> {
-        Bytes::map(&self.file, self.buffers_at + slot * BUFFER, BUFFER)
+    /// The buffer of a thread, for the owner of its record.
+    pub fn buffer(&self, record: usize) -> Result<Bytes, Errno> {
+        Bytes::map(&self.file, self.buffers_at + record * BUFFER, BUFFER)
     }
 }
 
 /// Where things are, in bytes.
 struct Layout {
-    slots: usize,
+    in_flight: usize,
     buffers: usize,
     opens: usize,
     backings: usize,
@@ -150,13 +150,13 @@ struct Layout {
 
 impl Layout {
     fn new(page_count: usize) -> Self {
-        let slots = PAGE_BYTES;
-        let buffers = slots + (SLOTS * slot::WORDS * 8).next_multiple_of(PAGE_BYTES);
-        let opens = buffers + SLOTS * BUFFER;
+        let in_flight = PAGE_BYTES;
+        let buffers = in_flight + (RECORDS * in_flight::WORDS * 8).next_multiple_of(PAGE_BYTES);
+        let opens = buffers + RECORDS * BUFFER;
         let backings = opens + OPENS * 4 * 8;
         let table = backings + BACKINGS * 2 * 8;
-        let pages = table + page_count * arena::ENTRY_WORDS * 8;
+        let pages = table + page_count * slab::ENTRY_WORDS * 8;
         let end = pages + page_count * PAGE_BYTES;
-        Self { slots, buffers, opens, backings, table, pages, page_count, end }
+        Self { in_flight, buffers, opens, backings, table, pages, page_count, end }
     }
 }

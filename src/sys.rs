@@ -8,7 +8,7 @@ pub mod cred;
 pub mod dirents;
 pub mod fanotify;
 pub mod file;
-pub mod fuse;
+pub mod fuse_device;
 pub mod handle;
 pub mod idmapped;
 pub mod ioctl;

@@ -11,7 +11,7 @@ use crate::error::StartError;
 use crate::host::namespaces;
 use crate::host::sources::Host;
 use crate::shift::algebra;
-use crate::shift::explain::explain;
+use crate::shift::describe::describe;
 use crate::shift::id::Kind;
 use crate::shift::idmap::{IdMap, Maps};
 use crate::shift::map_error::MapError;
@@ -97,7 +97,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
             if *json {
                 say!("{}", explained(&maps));
             } else {
-                tell!("{}", explain(&maps));
+                tell!("{}", describe(&maps));
             }
         }
         Command::Check(args) => return check::run(args),
@@ -115,7 +115,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
 
 fn explained(maps: &Maps) -> Json {
     Json::Object(vec![
-        ("words", explain(maps).lines().map(Json::from).collect()),
+        ("words", describe(maps).lines().map(Json::from).collect()),
         ("written", show::json(maps)),
         (
             "joined",

@@ -11,18 +11,18 @@ use crate::cli::help;
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::config::{Backend, MountFlags};
 use crate::daemon::background::{self, Background, ServiceManager};
-use crate::daemon::{log, serve, upgrade};
+use crate::daemon::{log, resume, serve};
 use crate::error::StartError;
 use crate::host::cgroups;
 use crate::host::privilege::Standing;
-use crate::mount::check::{self, Request};
+use crate::mount::check::{self, MountRequest};
 use crate::mount::config::MountConfig;
-use crate::mount::kernel::{self, Choice};
+use crate::mount::kernel_backend::{self, Choice};
 use crate::mount::options::{Options, Origin};
-use crate::mount::{policies, remount};
+use crate::mount::{policy_check, remount};
 use crate::plain;
 use crate::report::Question;
-use crate::shift::explain::explain_with;
+use crate::shift::describe::describe_with;
 use crate::sys::process;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
@@ -49,8 +49,8 @@ pub struct Args {
     #[arg(long)]
     leave_cgroup: bool,
     /// Go on with what another program has left: `idshift upgrade` gives this
-    #[arg(long, hide = true, value_name = "LEFT", require_equals = true)]
-    go_on: Option<String>,
+    #[arg(long = "go-on", hide = true, value_name = "LEFT", require_equals = true)]
+    resume: Option<String>,
     /// The directory as it is stored
     #[arg(value_hint = clap::ValueHint::DirPath)]
     lower: PathBuf,
@@ -81,8 +81,8 @@ pub struct Call {
     pub leave_cgroup: bool,
     /// Stay in the foreground.
     pub foreground: bool,
-    /// Go on with what another program has left ([`upgrade::OPTION`]).
-    pub go_on: Option<String>,
+    /// Go on with what another program has left ([`crate::daemon::upgrade::OPTION`]).
+    pub resume: Option<String>,
     /// Enter this mount namespace first: a process id or the path of a namespace file.
     pub namespace: Option<PathBuf>,
 }
@@ -98,7 +98,7 @@ impl From<Args> for Call {
             verbose: args.verbose,
             quiet: args.quiet,
             leave_cgroup: args.leave_cgroup,
-            go_on: args.go_on,
+            resume: args.resume,
             ..Self::default()
         }
     }
@@ -113,8 +113,8 @@ pub fn run(args: Args) -> Result<u8, StartError> {
 pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     // Wrong usage is found before a second process is started.
     let mut options = Options::parse(&call.options, origin, MountFlags::default())?;
-    if let Some(how) = &call.go_on {
-        upgrade::go_on(how, options)?;
+    if let Some(how) = &call.resume {
+        resume::resume(how, options)?;
         return Ok(0);
     }
     options.maps.extend(call.maps.iter().cloned());
@@ -141,7 +141,11 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     if options.remount {
         return change(&call, origin);
     }
-    let place = if background.is_some() { log::Place::Background } else { log::Place::Foreground };
+    let place = if background.is_some() {
+        log::Destination::Background
+    } else {
+        log::Destination::Foreground
+    };
     log::start(options.log.as_deref(), place, call.quiet)?;
     if call.leave_cgroup
         && !call.fake
@@ -151,7 +155,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
             "the server stays in the control group of its caller, and ends with it: {why}"
         );
     }
-    let (config, dirs) = check::check(Request {
+    let (config, dirs) = check::check(MountRequest {
         lower: call.lower,
         mountpoint: call.mountpoint,
         options,
@@ -164,7 +168,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     {
         tracing::debug!("the server inherits open descriptors: {errno}");
     }
-    let choice = kernel::choose(&config, &dirs.lower)?;
+    let choice = kernel_backend::choose(&config, &dirs.lower)?;
     if config.options.backend == Backend::Auto && !call.quiet {
         complain!("idshift: {choice}");
     }
@@ -184,12 +188,12 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
             plain::path(&config.mountpoint)
         );
     }
-    if let Some(warning) = policies::set_id_warning(&config) {
+    if let Some(warning) = policy_check::set_id_warning(&config) {
         tracing::warn!("{warning}");
     }
     if is_kernel {
         // Nothing has to keep running.
-        kernel::mount_at(&config, &dirs)?;
+        kernel_backend::mount_at(&config, &dirs)?;
         say(call.verbose, &config, "is shown");
         return Ok(0);
     }
@@ -219,7 +223,7 @@ fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<Ba
         plain::path(&config.mountpoint)
     );
     let policies = config.options.policies;
-    for line in explain_with(&config.maps, policies.unmapped, policies.creators).lines() {
+    for line in describe_with(&config.maps, policies.unmapped, policies.creators).lines() {
         tracing::info!("{line}");
     }
     manager.tell(&format!(

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::containers::Problem;
 use crate::containers::runtime::command_line::{Command, CommandLine};
 use crate::containers::runtime::config::Config;
-use crate::containers::runtime::mounts::Place;
+use crate::containers::runtime::mounts::ContainerDir;
 use crate::containers::runtime::wrapper;
 use crate::error::StartError;
 use crate::plain;
@@ -64,7 +64,7 @@ fn serve(named: Option<&str>, args: &[OsString], line: &CommandLine) -> Result<u
     let runtime = wrapper::find(named)?;
     let place = match (&line.id, line.command) {
         (None, _) | (_, Command::Other) => None,
-        (Some(id), _) => Place::of(id)?,
+        (Some(id), _) => ContainerDir::of(id)?,
     };
     let Some(place) = place else { return Err(wrapper::become_it(&runtime, args)) };
     let known: Vec<&OsStr> = std::iter::once(runtime.as_os_str())
@@ -122,7 +122,7 @@ fn log(line: &CommandLine, problem: &Problem) {
 
 /// Takes the mounts of containers away that have gone.
 fn clean_up() -> Result<u8, Problem> {
-    for left in Place::all()? {
+    for left in ContainerDir::all()? {
         let known = left.runtime.split_first().is_some_and(|(program, global)| {
             let mut state = std::process::Command::new(Path::new(program));
             state.args(global).arg("state").arg(&left.id);

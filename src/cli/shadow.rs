@@ -13,9 +13,9 @@ use super::progress::Progress;
 use crate::error::{CallExt, FsError, StartError};
 use crate::host::privilege::Standing;
 use crate::lower::stat::LowerStat;
-use crate::lower::{kept, proc_path};
+use crate::lower::{proc_path, shadow};
 use crate::plain;
-use crate::shift::set_id::{Kept, SET_ID};
+use crate::shift::set_id::{SET_ID, Shadow};
 
 /// Move set-ID bits and capabilities between files and the attributes of suid=shadow
 #[derive(Debug, clap::Args)]
@@ -59,7 +59,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, &tree.lower, flags, Mode::empty())
         .map_err(|errno| wrong(format!("cannot be opened: {errno}")))?;
-    kept::supported(root.as_fd()).map_err(|errno| {
+    shadow::supported(root.as_fd()).map_err(|errno| {
         wrong(format!("its file system has no trusted.* attributes to keep bits in ({errno})"))
     })?;
     let device = LowerStat::of(&root).map_err(|error| wrong(error.to_string()))?.identity().dev;
@@ -175,10 +175,10 @@ fn open_below(root: &OwnedFd, below: &Path) -> Result<OwnedFd, FsError> {
 /// Makes the kept privileges of a file real; what was done, `None` for nothing. The attribute
 /// goes last: at no time is a privilege in neither place.
 fn export(fd: BorrowedFd<'_>, stat: &LowerStat, dry: bool) -> Result<Option<String>, FsError> {
-    let Some(stored) = kept::read(fd)? else { return Ok(None) };
-    if stored.written != kept::written(stat) {
+    let Some(stored) = shadow::read(fd)? else { return Ok(None) };
+    if stored.written != shadow::written(stat) {
         if !dry {
-            kept::store(fd, &Kept::default())?;
+            shadow::store(fd, &Shadow::default())?;
         }
         return Ok(Some("written since its bits were kept: they count no more".to_owned()));
     }
@@ -187,9 +187,9 @@ fn export(fd: BorrowedFd<'_>, stat: &LowerStat, dry: bool) -> Result<Option<Stri
             chmod(fd, stat.mode | stored.bits)?;
         }
         if !stored.capability.is_empty() {
-            kept::set_capability(fd, &stored.capability)?;
+            shadow::set_capability(fd, &stored.capability)?;
         }
-        kept::store(fd, &Kept::default())?;
+        shadow::store(fd, &Shadow::default())?;
     }
     let mode = stat.mode & 0o7777;
     Ok(Some(words(mode, mode | stored.bits, !stored.capability.is_empty())))
@@ -197,14 +197,14 @@ fn export(fd: BorrowedFd<'_>, stat: &LowerStat, dry: bool) -> Result<Option<Stri
 
 /// Keeps the real privileges of a file in the attribute; what was done, `None` for nothing.
 fn import(fd: BorrowedFd<'_>, stat: &LowerStat, dry: bool) -> Result<Option<String>, FsError> {
-    let Some(all) = kept::with_real(fd, stat)? else { return Ok(None) };
-    let capability = kept::capability(fd)?.is_some();
+    let Some(all) = shadow::with_real(fd, stat)? else { return Ok(None) };
+    let capability = shadow::capability(fd)?.is_some();
     if !dry {
-        kept::store(fd, &all)?;
+        shadow::store(fd, &all)?;
         if stat.mode & SET_ID != 0 {
             chmod(fd, stat.mode & !SET_ID)?;
         }
-        kept::remove_capability(fd)?;
+        shadow::remove_capability(fd)?;
     }
     let mode = stat.mode & 0o7777;
     Ok(Some(words(mode, mode & !SET_ID, capability)))

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
             "upgrade: only root of the machine may have another program serve a mount".to_owned(),
         ));
     }
-    let mount = Mount { path: &args.mountpoint };
+    let mount = Target { path: &args.mountpoint };
     let before = mount.report(Instant::now() + PATIENCE)?;
     let supervisor = mount.supervisor(&before)?;
     let binary = mount.program(args.binary.as_deref())?;
@@ -76,11 +76,11 @@ struct Supervisor {
     handle: OwnedFd,
 }
 
-struct Mount<'a> {
+struct Target<'a> {
     path: &'a Path,
 }
 
-impl Mount<'_> {
+impl Target<'_> {
     fn wrong(&self, why: impl Into<String>) -> StartError {
         StartError::Path { role: "mount point", path: self.path.to_owned(), why: why.into() }
     }

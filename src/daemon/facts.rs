@@ -5,7 +5,7 @@ use crate::fs::{FileSystem, Role};
 use crate::mount::config::MountConfig;
 use crate::mount::flags;
 use crate::mount::options::table;
-use crate::shift::explain::explain_with;
+use crate::shift::describe::describe_with;
 
 /// Of a map with many extents so many lines are told, and no line is longer than that.
 const MAP_LINES: usize = 12;
@@ -37,7 +37,7 @@ fn cut(text: String) -> String {
 }
 
 fn map(config: &MountConfig) -> String {
-    let text = explain_with(
+    let text = describe_with(
         &config.maps,
         config.options.policies.unmapped,
         config.options.policies.creators,

@@ -27,7 +27,7 @@ const DAEMON: u8 = 3 << 3;
 
 /// Where the log is to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Destination {
     /// To stderr, everything.
     Foreground,
     /// To syslog; warnings also to stderr, as long as that leads anywhere.
@@ -41,7 +41,7 @@ pub fn check(level: &str) -> Result<(), String> {
 
 /// Starts logging for the rest of the process. `level` is what `log=` said; with `quiet` stderr gets
 /// errors alone.
-pub fn start(level: Option<&str>, place: Place, quiet: bool) -> Result<(), StartError> {
+pub fn start(level: Option<&str>, place: Destination, quiet: bool) -> Result<(), StartError> {
     let loudest = if quiet { LevelFilter::ERROR } else { LevelFilter::TRACE };
     let filter = match (level, std::env::var(VARIABLE)) {
         (Some(level), _) => filter(level).map_err(|why| format!("option 'log={level}': {why}")),
@@ -58,11 +58,13 @@ pub fn start(level: Option<&str>, place: Place, quiet: bool) -> Result<(), Start
     // most detailed level, and pass over the others (one or more for each request) without asking.
     let started = match place {
         // Under systemd each line gets its time from the journal.
-        Place::Foreground if std::env::var_os("JOURNAL_STREAM").is_some() => {
+        Destination::Foreground if std::env::var_os("JOURNAL_STREAM").is_some() => {
             registry.with(terminal.without_time().with_filter(loudest)).with(filter).try_init()
         }
-        Place::Foreground => registry.with(terminal.with_filter(loudest)).with(filter).try_init(),
-        Place::Background => {
+        Destination::Foreground => {
+            registry.with(terminal.with_filter(loudest)).with(filter).try_init()
+        }
+        Destination::Background => {
             IN_BACKGROUND.store(true, Ordering::Relaxed);
             let syslog = tracing_subscriber::fmt::layer()
                 .with_writer(Syslog::new().map_err(|source| StartError::System {

@@ -8,20 +8,20 @@
 //! | part | what is left |
 //! |---|---|
 //! | descriptors | those that the server has opened itself |
-//! | `room`, or `landlock` for an ordinary user | no file but the lower tree's can be opened |
-//! | [`rights`] | the capabilities that the options need; no others ever |
+//! | `namespace`, or `landlock` for an ordinary user | no file but the lower tree's can be opened |
+//! | [`capabilities`] | the capabilities that the options need; no others ever |
 //! | `filter` | the system calls in [`calls`]; no program, socket, process, mount |
 //! | process | `no_new_privs`, no core dump, not to be traced, no environment |
 //!
-//! What must be done outside ([`super::keeper`]) is done by a process that stays there.
+//! What must be done outside ([`super::helper`]) is done by a process that stays there.
 //!
 //! All of it holds for threads that are started later, and nothing is checked in a request's way.
 
 pub mod calls;
+pub mod capabilities;
 mod filter;
 pub mod landlock;
-pub mod rights;
-mod room;
+mod namespace;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -66,7 +66,7 @@ pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, keys: Keys<'_>) {
 }
 
 /// Takes away the standard streams of this process that may lead to a terminal or to a file of the
-/// host. What is written there goes to the keeper, if anybody is to read it.
+/// host. What is written there goes to the helper, if anybody is to read it.
 pub fn shut_streams() {
     let shut = || {
         let null = apart::open("/dev/null", OFlags::RDWR)?;
@@ -114,18 +114,18 @@ fn leave_host(lower: BorrowedFd<'_>, standing: Standing) -> Result<(), String> {
     if standing == Standing::Ordinary {
         return landlock::keep_beneath(lower);
     }
-    let private = room::is_private(lower);
-    room::move_in()?;
+    let private = namespace::is_private(lower);
+    namespace::move_in()?;
     if !private {
         return Err("the lower directory is no private clone of its mount (Linux 5.2)".to_owned());
     }
-    room::close_devices(lower)
+    namespace::close_devices(lower)
 }
 
 fn give_up_rights(config: &MountConfig, standing: Standing) -> Result<(), String> {
-    let needs = rights::needs(&config.options.ownership, standing == Standing::Root);
+    let needs = capabilities::needs(&config.options.ownership, standing == Standing::Root);
     let kept = needs.iter().fold(CapabilitySet::empty(), |set, need| set | need.capability);
-    said(rights::keep(kept))
+    said(capabilities::keep(kept))
 }
 
 fn filter_calls(pins: &Pins) -> Result<(), String> {

@@ -13,28 +13,28 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use super::keeper::{Keeper, Line, mount_id};
+use super::adopt::Adopted;
+use super::helper::{Helper, Line, mount_id};
 use super::supervise::{self, SERVERS_SIGNALS, Supervised};
-use super::upgrade::{Connected, Taken};
 use super::{background, facts, log, sandbox};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
+use crate::fuse::connection::{Connection, Facts, Machine, Settings};
 use crate::fuse::notify;
-use crate::fuse::session::{Connection, Facts, Machine, Settings};
 use crate::host::mountinfo;
 use crate::lower::LowerTree;
 use crate::lower::cred::{self, Keep};
 use crate::lower::watch::{Unheard, Who};
 use crate::mount::config::MountConfig;
 use crate::mount::dirs::{Dir, Dirs};
-use crate::mount::fuse::{self, Mounted};
+use crate::mount::fuse_backend::{self, Mounted};
 use crate::mount::inherit::{self, Below};
-use crate::mount::{acting, guard, ownership, policies, times};
+use crate::mount::{acting, guard, ownership, policy_check, times};
 use crate::plain;
 use crate::report::Report;
 use crate::shift::acl::Unmapped;
-use crate::state::{State, WORKERS};
+use crate::state::WORKERS;
 use crate::sys;
 
 /// Descriptors that are left for callers' open files and the server's own needs.
@@ -46,7 +46,7 @@ const MAX_CACHED: u64 = 4096;
 /// unmounted. SIGTERM, SIGINT and SIGHUP unmount it, SIGUSR1 writes a report into the log.
 ///
 /// From the sandbox on there are no paths, and no other process can be started: whatever needs one
-/// is done before, or by the keeper. `ready` is called before, so that what it tells others by is
+/// is done before, or by the helper. `ready` is called before, so that what it tells others by is
 /// not open inside; requests that come then wait a moment. No thread may be started before it.
 pub fn serve(
     config: &MountConfig,
@@ -64,93 +64,40 @@ pub fn serve(
     lower.know_mounts(paths);
     times::prepare(config, &lower);
     // Kept to the end: then the guard is undone.
-    let keeper = Keeper::start(config, guard, lower.private_mount())?;
+    let helper = Helper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower, keeping)?;
     let connection = connect(fs, config, (mountpoint, &below), cache)?;
     let mount = mount_id(&config.mountpoint);
-    keeper.line().mounted(mount).map_err(gone)?;
+    helper.line().mounted(mount).map_err(gone)?;
     if log::is_in_background() {
         background::leave_session();
     }
     let notifies = matches!(keeping, Keeping::Notified(_));
-    run(config, Running { connection, keeper, mount, notifies, taken: None }, ready)
-}
-
-/// Whether [`go_on`] would succeed, as far as that can be found out beside a server that runs.
-/// Takes what was left, for good.
-pub(super) fn could_go_on(config: &MountConfig, taken: &Taken) -> Result<(), StartError> {
-    let connection = connection_left(config, taken)?;
-    // Not even what dropping it would do.
-    std::mem::forget(connection);
-    Ok(())
-}
-
-/// Goes on with a mount whose server has ended, in the place of the program that made it, as
-/// [`serve`] does with a new one.
-pub(super) fn go_on(config: &MountConfig, taken: Taken) -> Result<(), StartError> {
-    let connection = match connection_left(config, &taken) {
-        Ok(connection) => connection,
-        Err(error) => {
-            // Nobody will answer: callers get an error, and no dead mount is left.
-            supervise::Unmounter::new(config, taken.handover.mount).detach();
-            return Err(error);
-        }
-    };
-    let keeper = Keeper::left(taken.kept()?);
-    let mount = taken.handover.mount;
-    let taken = Some(taken);
-    let running = Running { connection, keeper, mount, notifies: false, taken };
-    run(config, running, Box::new(|_: &MountConfig| ()))
-}
-
-fn connection_left(config: &MountConfig, taken: &Taken) -> Result<Connection, StartError> {
-    let failed = |what: &str| {
-        let what = what.to_owned();
-        move |errno: Errno| StartError::System { what, source: errno.into() }
-    };
-    let cached = prepare_limits()?;
-    let Connected { device, root, memory, group } = taken.connected()?;
-    let state = State::left(memory).map_err(failed("cannot use what the servers know"))?;
-    let mut lower = LowerTree::left(root, &config.lower, config.options.submounts, cached, state)?;
-    lower.know_mounts(mounts_below(config));
-    let keeping = match (group, config.options.cache) {
-        (Some(group), _) => {
-            lower.go_on_watching(group).map_err(failed("cannot go on listening"))?;
-            Keeping::Notified(notify::abilities())
-        }
-        (None, CacheMode::None) => Keeping::For(Duration::ZERO),
-        (None, CacheMode::Ttl(time)) => Keeping::For(time),
-        (None, CacheMode::Exclusive) => Keeping::For(FOR_GOOD),
-        (None, CacheMode::Auto | CacheMode::Coherent) => Keeping::For(DEFAULT_TTL),
-    };
-    let fs = file_system(config, lower, keeping)?;
-    let settings = settings(&fs, config, taken.handover.cache.clone());
-    Connection::left(fs, device, settings, taken.handover.agreed)
-        .map_err(failed("what was agreed with the kernel is not what this program knows"))
+    run(config, Running { connection, helper, mount, notifies, adopted: None }, ready)
 }
 
 /// All that serving a mount takes.
-struct Running {
-    connection: Connection,
-    keeper: Keeper,
+pub(super) struct Running {
+    pub(super) connection: Connection,
+    pub(super) helper: Helper,
     /// The mount's number.
-    mount: u64,
+    pub(super) mount: u64,
     /// Whether the kernel is told of changes below.
-    notifies: bool,
+    pub(super) notifies: bool,
     /// Where this program goes on after another.
-    taken: Option<Taken>,
+    pub(super) adopted: Option<Adopted>,
 }
 
-fn run(
+pub(super) fn run(
     config: &MountConfig,
     running: Running,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
-    let Running { connection, keeper, mount, notifies, taken } = running;
-    let line = keeper.line();
+    let Running { connection, helper, mount, notifies, adopted } = running;
+    let line = helper.line();
     connection.look_callers_up_by(move |tid, fact| line.fact(tid, fact));
-    let line = keeper.line();
+    let line = helper.line();
     connection.change_times_by(move |bits| line.times(bits));
     let failed = |what: &str, errno: Errno| StartError::System {
         what: what.to_owned(),
@@ -170,7 +117,7 @@ fn run(
     let begin = |connection: &mut Connection, left: Option<&HashSet<RawFd>>| {
         connection.begin(left).map_err(|errno| failed("the server cannot begin", errno))?;
         if left.is_some() {
-            keeper.line().resume().map_err(gone)?;
+            helper.line().resume().map_err(gone)?;
         }
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1]).map_err(no_signals)?;
         sys::process::unblock(&SERVERS_SIGNALS)
@@ -178,7 +125,7 @@ fn run(
         if config.options.sandbox == Sandbox::On {
             sandbox::enter(config, connection.lower(), connection.keys());
         }
-        let unmount = unmounting(config, keeper.line());
+        let unmount = unmounting(config, helper.line());
         wait_for_signals(signals, connection.reporter(), unmount)
     };
     let serve = |connection: Connection| {
@@ -191,43 +138,43 @@ fn run(
         let serve = |mut connection: Connection, left: Option<&HashSet<RawFd>>| {
             begin(&mut connection, left)?;
             let served = serve(connection);
-            // Else the supervisor has the keeper undo what was done outside.
+            // Else the supervisor has the helper undo what was done outside.
             if std::os::unix::process::parent_id() != supervisor {
-                keeper.line().finish();
+                helper.line().finish();
             }
             served
         };
-        let supervised = Supervised { config, keeper: &keeper, mount, taken };
+        let supervised = Supervised { config, helper: &helper, mount, adopted };
         close_up();
         supervise::run(connection, supervised, serve)
     } else {
         let mut connection = connection;
         if notifies {
-            keeper.line().notifies().map_err(gone)?;
+            helper.line().notifies().map_err(gone)?;
         }
         close_up();
         begin(&mut connection, None).and_then(|()| serve(connection))
     };
     if served.is_err() {
         // Nobody answers any more: no dead mount is left.
-        keeper.line().unmount();
+        helper.line().unmount();
     }
     match &served {
         Ok(()) => tracing::info!("unmounted"),
-        // With the keeper goes the way to whoever reads what this process writes.
+        // With the helper goes the way to whoever reads what this process writes.
         Err(error) if config.options.sandbox == Sandbox::On => complain!("idshift: {error}"),
         Err(_) => {}
     }
-    drop(keeper);
+    drop(helper);
     served
 }
 
 fn gone(errno: Errno) -> StartError {
-    StartError::System { what: "the keeper has gone".into(), source: errno.into() }
+    StartError::System { what: "the helper has gone".into(), source: errno.into() }
 }
 
 /// Everything that requests ask for.
-fn file_system(
+pub(super) fn file_system(
     config: &MountConfig,
     lower: LowerTree,
     keeping: Keeping,
@@ -242,13 +189,13 @@ fn file_system(
         acting: acting::of(config, &lower)?,
         ids: if lower.is_remote() { Keep::OneCall } else { Keep::UntilOthers },
     };
-    policies::check_lower(config.options.policies, &lower)?;
+    policy_check::check_lower(config.options.policies, &lower)?;
     prepare_credentials();
     Ok(FileSystem::new(lower, options))
 }
 
 /// What is mounted below the lower directory and will be shown, by its path from there.
-fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
+pub(super) fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
     if !config.options.submounts {
         return Vec::new();
     }
@@ -260,7 +207,7 @@ fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
 }
 
 /// Remembered for good, as far as the kernel's clock goes.
-const FOR_GOOD: Duration = Duration::from_secs(86_400);
+pub(super) const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
 /// How what the kernel remembers is kept true, and that in words. For notifications, starts to
 /// watch the lower tree.
@@ -294,7 +241,7 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
     })
 }
 
-fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
+pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
     Settings {
         flush: fs.is_remote(),
         read_only: config.options.flags.read_only,
@@ -330,11 +277,11 @@ fn connect(
     cache: String,
 ) -> Result<Connection, StartError> {
     let settings = settings(&fs, config, cache);
-    let Mounted { device, detached } = fuse::mount(config, mountpoint, below)?;
+    let Mounted { device, detached } = fuse_backend::mount(config, mountpoint, below)?;
     let is_shown = detached.is_none();
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         if is_shown {
-            fuse::detach_own(&config.mountpoint, mount_id(&config.mountpoint));
+            fuse_backend::detach_own(&config.mountpoint, mount_id(&config.mountpoint));
         }
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
@@ -343,7 +290,7 @@ fn connect(
         })
     })?;
     if let Some(detached) = detached {
-        fuse::attach(&connection, detached, config, below)?;
+        fuse_backend::attach(&connection, detached, config, below)?;
     }
     Ok(connection)
 }
@@ -353,7 +300,7 @@ fn default_threads() -> usize {
 }
 
 /// Lifts limits as far as that is possible; returns how many descriptors may be cached.
-fn prepare_limits() -> Result<usize, StartError> {
+pub(super) fn prepare_limits() -> Result<usize, StartError> {
     lift_file_size_limit()?;
     Ok(raise_descriptor_limit())
 }
@@ -436,12 +383,12 @@ fn no_signals(source: std::io::Error) -> StartError {
     StartError::System { what: "cannot wait for signals".into(), source }
 }
 
-/// Has the keeper take the mount away.
-fn unmounting(config: &MountConfig, keeper: Arc<Line>) -> impl Fn(i32) + Send + 'static {
+/// Has the helper take the mount away.
+fn unmounting(config: &MountConfig, helper: Arc<Line>) -> impl Fn(i32) + Send + 'static {
     let mountpoint = config.mountpoint.clone();
     move |signal| {
         tracing::info!(signal, "unmounting '{}'", plain::path(&mountpoint));
-        keeper.unmount();
+        helper.unmount();
     }
 }
 

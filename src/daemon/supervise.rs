@@ -23,14 +23,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use super::keeper::Keeper;
+use super::adopt::Adopted;
+use super::helper::Helper;
+use super::upgrade;
 use super::upgrade::handover::Handover;
-use super::upgrade::{self, Taken};
 use crate::config::Sandbox;
 use crate::error::StartError;
-use crate::fuse::session::{Connection, WORKER};
+use crate::fuse::connection::{Connection, WORKER};
 use crate::mount::config::MountConfig;
-use crate::mount::fuse;
+use crate::mount::fuse_backend;
 use crate::state::{Number, State};
 use crate::sys::process::{self, Arrived, Forked, Signals};
 
@@ -72,14 +73,14 @@ impl Unmounter {
     /// Detaches the mount: it ends with its last open file. While no server lives: the descriptor for
     /// the mount point leads up to the host's root.
     pub(super) fn detach(&self) {
-        fuse::detach_own(&self.mountpoint, self.own);
+        fuse_backend::detach_own(&self.mountpoint, self.own);
     }
 
     /// The same beside a server, in a copy of this process whose descriptors that does not share.
     fn detach_apart(&self) {
         let ended = match process::fork() {
             Ok(Forked::Child) => {
-                fuse::detach_own(&self.mountpoint, self.own);
+                fuse_backend::detach_own(&self.mountpoint, self.own);
                 std::process::exit(0)
             }
             Ok(Forked::Parent(copy)) => {
@@ -96,11 +97,11 @@ impl Unmounter {
 /// What a supervisor must know beside the connection.
 pub(super) struct Supervised<'a> {
     pub(super) config: &'a MountConfig,
-    pub(super) keeper: &'a Keeper,
+    pub(super) helper: &'a Helper,
     /// The number of the mount.
     pub(super) mount: u64,
     /// Where another program has supervised before.
-    pub(super) taken: Option<Taken>,
+    pub(super) adopted: Option<Adopted>,
 }
 
 /// Has servers serve the connection until it ends. `serve` is what a server does, in its own process;
@@ -114,7 +115,7 @@ pub(super) fn run(
         what: "cannot start a server process".into(),
         source: errno.into(),
     };
-    let Supervised { config, keeper, mount, taken } = supervised;
+    let Supervised { config, helper, mount, adopted } = supervised;
     if !config.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
@@ -137,7 +138,7 @@ pub(super) fn run(
     }
     let mut base = process::open_descriptors().map_err(system)?;
     // What is left of servers of the program before this one is no part of it.
-    let left = taken.as_ref().map(|taken| &taken.of_servers);
+    let left = adopted.as_ref().map(|adopted| &adopted.of_servers);
     base.retain(|number| left.is_none_or(|left| !left.contains(number)));
     let mut is_first = true;
     let mut early = 0;
@@ -146,7 +147,7 @@ pub(super) fn run(
         let started = Instant::now();
         let pid = match process::fork_sharing_descriptors().map_err(system)? {
             Forked::Child => {
-                let left = (!is_first || taken.is_some()).then_some(&base);
+                let left = (!is_first || adopted.is_some()).then_some(&base);
                 std::process::exit(be_server(config, || {
                     serve(ManuallyDrop::into_inner(connection), left)
                 }))
@@ -154,11 +155,11 @@ pub(super) fn run(
             Forked::Parent(pid) => pid,
         };
         if is_first {
-            taken.iter().for_each(Taken::tell);
+            adopted.iter().for_each(Adopted::tell);
         }
         is_first = false;
         stuck.retain(|&pid| matches!(ended(pid), Ok(None)));
-        let left = || upgrade::handover(config, &connection, keeper, mount);
+        let left = || upgrade::handover(config, &connection, helper, mount);
         let server = Attended { pid, state: &state, unmounter: &unmounter };
         let (end, wanted_by) = match attend(&server, &signals, left) {
             Ok(attended) => attended,
@@ -295,7 +296,8 @@ fn attend(
 impl Attended<'_> {
     /// Whether a thread that answers requests may still be changing the lower tree.
     fn is_changing(&self) -> bool {
-        let begun = self.state.slots.all().any(|slot| slot.unique() != 0 && slot.is_changing());
+        let begun =
+            self.state.in_flight.all().any(|record| record.unique() != 0 && record.is_changing());
         begun && process::thread_names(self.pid).iter().any(|name| name.starts_with(WORKER))
     }
 

@@ -3,7 +3,7 @@
 //!
 //! The supervisor executes the new program in its own place, so that it keeps its number, its
 //! descriptors and its children; the program reads what it must know ([`handover`]), and starts a
-//! server that takes over, as one does after a kill. The keeper stays the one that it was.
+//! server that takes over, as one does after a kill. The helper stays the one that it was.
 //!
 //! Who asks must have all rights that the supervisor has, for his program gets them. He sends
 //! SIGUSR2 and waits; what he wants stands in a file without a name that he has open (`asked`).
@@ -13,7 +13,6 @@
 
 mod asked;
 pub mod handover;
-mod taking;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -24,16 +23,15 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, WaitOptions, getpid};
 
-use super::keeper::Keeper;
-use crate::fuse::session::Connection;
+use super::helper::Helper;
+use crate::fuse::connection::Connection;
 use crate::mount::config::MountConfig;
 use crate::state::{self, State};
 use crate::sys::process::{self, Forked};
 use asked::Asked;
+pub(super) use asked::tell;
 pub use asked::{ANSWER, BINARY, REQUEST, SUPERVISOR};
 use handover::Handover;
-pub use taking::go_on;
-pub(super) use taking::{Connected, Kept, Taken};
 
 /// By which the supervisor is asked.
 pub const SIGNAL: Signal = Signal::USR2;
@@ -73,7 +71,7 @@ pub(super) fn end_server(server: Pid, state: &State) -> Result<(), Errno> {
         rustix::process::kill_process(server, Signal::STOP)?;
         let stopped = has_stopped(server)?;
         // One that has been read and not begun is none: nothing has been done for it yet.
-        let busy = state.slots.all().filter(|slot| slot.unique() != 0).count();
+        let busy = state.in_flight.all().filter(|record| record.unique() != 0).count();
         if (stopped && busy == 0) || start.elapsed() > PATIENCE {
             tracing::debug!(busy, stopped, waited = ?start.elapsed(), "the server is ended");
             return rustix::process::kill_process(server, Signal::KILL);
@@ -125,14 +123,14 @@ fn execute(asked: &Asked) -> Result<std::convert::Infallible, std::io::Error> {
 pub(super) fn handover(
     config: &MountConfig,
     connection: &Connection,
-    keeper: &Keeper,
+    helper: &Helper,
     mount: u64,
 ) -> Handover {
-    let leaves = connection.leaves();
+    let leaves = connection.handles();
     let number = |fd: BorrowedFd<'_>| fd.as_raw_fd();
-    let keeps = keeper.leaves();
+    let keeps = helper.handles();
     Handover {
-        version: connection.state().number(state::Number::Version).load(state::slot::GET),
+        version: connection.state().number(state::Number::Version).load(state::in_flight::GET),
         lower: config.lower.clone(),
         mountpoint: config.mountpoint.clone(),
         maps: handover::specs(&config.maps),
@@ -144,7 +142,7 @@ pub(super) fn handover(
         root: number(leaves.root),
         memory: number(leaves.memory),
         group: leaves.group.map(number),
-        keeper: (keeps.process.as_raw_nonzero().get(), number(keeps.line.as_fd()), keeps.log),
+        helper: (keeps.process.as_raw_nonzero().get(), number(keeps.line.as_fd()), keeps.log),
         answer: -1,
     }
 }

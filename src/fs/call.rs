@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use crate::lower::watch::Trust;
 use crate::shift::id::{Id, UpperGid, UpperUid};
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 
 use super::FileSystem;
 

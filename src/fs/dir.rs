@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 use rustix::fs::{FileType, OFlags};
 
 use crate::error::FsError;
-use crate::lower::open_files::{OpenFile, UNOPENED};
+use crate::lower::open_files::{NO_OPEN, OpenFile};
 use crate::lower::stat::LowerStat;
 
 use super::attr::Of;
@@ -28,13 +28,13 @@ pub struct DirEntry<'a> {
 }
 
 impl FileSystem {
-    /// The open directory behind a handle; for [`UNOPENED`], the directory opened for this once.
+    /// The open directory behind a handle; for [`NO_OPEN`], the directory opened for this once.
     pub fn open_dir(&self, nodeid: u64, handle: u64) -> Result<Arc<OpenFile>, FsError> {
-        if handle != UNOPENED {
+        if handle != NO_OPEN {
             return self.lower.open_files.get(handle);
         }
         let inode = self.lower.inode(nodeid)?;
-        Ok(Arc::new(OpenFile::unopened(inode, OFlags::RDONLY | OFlags::DIRECTORY)))
+        Ok(Arc::new(OpenFile::no_open(inode, OFlags::RDONLY | OFlags::DIRECTORY)))
     }
 
     /// Lists names from `offset` on, until `add` returns false because its buffer is full.

@@ -8,9 +8,9 @@ use rustix::fs::{FallocateFlags, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::error::{CallExt, FsError};
-use crate::lower::open_files::UNOPENED;
+use crate::lower::no_open::Access;
+use crate::lower::open_files::NO_OPEN;
 use crate::lower::stat::LowerStat;
-use crate::lower::unopened::Access;
 use crate::sys::file::append_at;
 
 use super::{Call, FileSystem};
@@ -23,13 +23,13 @@ const MAX_COPY: u64 = 0x7fff_f000;
 pub struct Contents {
     /// Its inode.
     pub nodeid: u64,
-    /// The open file, or [`UNOPENED`] where the kernel opens files without asking.
+    /// The open file, or [`NO_OPEN`] where the kernel opens files without asking.
     pub handle: u64,
 }
 
 /// One end of a copy.
 #[derive(Debug, Clone, Copy)]
-pub struct Range {
+pub struct CopyEnd {
     /// The file.
     pub file: Contents,
     /// The offset in bytes.
@@ -126,7 +126,7 @@ impl FileSystem {
     /// Brings a file's contents to the disk, and its attributes unless `data_only`.
     pub fn fsync(&self, file: Contents, data_only: bool) -> Result<(), FsError> {
         let inode = self.lower.inode(file.nodeid)?;
-        let fd = if file.handle == UNOPENED && inode.is_dir() {
+        let fd = if file.handle == NO_OPEN && inode.is_dir() {
             self.lower.file_fd(&*self.open_dir(file.nodeid, file.handle)?)?
         } else {
             self.contents_fd(file, Access::Read)?
@@ -196,16 +196,16 @@ impl FileSystem {
         file: Contents,
         access: Access,
     ) -> Result<Arc<OwnedFd>, FsError> {
-        if file.handle != UNOPENED {
+        if file.handle != NO_OPEN {
             return self.open_fd(file.handle);
         }
-        self.lower.unopened_fd(&self.regular(file.nodeid)?, access)
+        self.lower.no_open_fd(&self.regular(file.nodeid)?, access)
     }
 
     /// The descriptor for writing where the request says, or at the end if it appends.
     fn target_fd(&self, file: Contents, append: bool) -> Result<Arc<OwnedFd>, FsError> {
         let fd = self.contents_fd(file, Access::Write)?;
-        let appends = file.handle != UNOPENED
+        let appends = file.handle != NO_OPEN
             && self.lower.open_files.get(file.handle)?.was_opened_for_appending();
         if appends && !append {
             end_appending(fd.as_fd())?;
@@ -217,8 +217,8 @@ impl FileSystem {
     pub fn copy_file_range(
         &self,
         call: &Call<'_>,
-        from: Range,
-        to: Range,
+        from: CopyEnd,
+        to: CopyEnd,
         length: u64,
     ) -> Result<u32, FsError> {
         let source = self.contents_fd(from.file, Access::Read)?;

@@ -41,7 +41,7 @@ const BITS: u32 = S_ISUID | S_ISGID | S_ISVTX | S_IXGRP;
 const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
 /// Whether the kernel lets only those link to a file who may read and write it
-/// (`/proc/sys/fs/protected_hardlinks`). Taken for so where it does not say.
+/// (`/proc/sys/fs/protected_hardlinks`). Adopted for so where it does not say.
 pub(super) fn protected_hardlinks() -> bool {
     let value = std::fs::read_to_string("/proc/sys/fs/protected_hardlinks");
     value.map_or(true, |value| value.trim() != "0")

@@ -1,7 +1,7 @@
 //! Locks of flock(2) and fcntl(2) that are held on the lower files (`locks=lower`).
 
 use crate::error::FsError;
-use crate::lower::locks::{Attempt, Wanted};
+use crate::lower::lock_owners::{Attempt, Wanted};
 use crate::sys::lock::RangeLock;
 
 use super::{Caller, FileSystem};

@@ -105,14 +105,14 @@ impl FileSystem {
             let valid = self.valid_read_of(nodeid, self.valid_set());
             return Ok(KnownAttr { attr: self.attr_of(nodeid, handle)?, valid });
         };
-        let mut ticket = watch.ticket();
+        let mut epoch = watch.epoch();
         let mut attr = self.attr_of(nodeid, handle)?;
         if let Some(marked) = self.lower.hear_inode(watch, nodeid, attr.ctime) {
-            ticket = watch.ticket();
+            epoch = watch.epoch();
             attr = self.attr_of(nodeid, handle)?;
             watch.confirm(&marked, attr.ctime);
         }
-        let valid = self.valid_attr(call, watch, (ticket, nodeid), &attr);
+        let valid = self.valid_attr(call, watch, (epoch, nodeid), &attr);
         Ok(KnownAttr { attr, valid })
     }
 

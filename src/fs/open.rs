@@ -115,8 +115,8 @@ impl FileSystem {
 
     /// From now on the kernel uses this new file as it does all others with `io=cached`: as if it had never
     /// opened it, and without closing it.
-    pub fn use_unopened(&self, opened: &Opened<'_>, named: bool) -> Result<(), FsError> {
-        self.lower.use_unopened(&*self.lower.open_files.get(opened.handle())?, named)
+    pub fn use_without_open(&self, opened: &Opened<'_>, named: bool) -> Result<(), FsError> {
+        self.lower.use_without_open(&*self.lower.open_files.get(opened.handle())?, named)
     }
 
     /// Whether a file or directory is open under this handle number.

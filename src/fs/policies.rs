@@ -8,7 +8,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use crate::error::FsError;
-use crate::lower::kept;
+use crate::lower::shadow;
 use crate::lower::stat::LowerStat;
 use crate::shift::foreign::is_harmless_node;
 use crate::shift::id::INVALID;
@@ -106,7 +106,7 @@ impl FileSystem {
             // What is shown stays the same.
             return Self::shadow_real(fd, stat).map(|()| false);
         }
-        let without_capability = kept::remove_capability(fd)?;
+        let without_capability = shadow::remove_capability(fd)?;
         if stat.mode & SET_ID == 0 {
             return Ok(without_capability);
         }

@@ -14,9 +14,9 @@ use rustix::fs::{AtFlags, FileType, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::lower::open_files::UNOPENED;
+use crate::lower::open_files::NO_OPEN;
 use crate::lower::stat::{LowerStat, Timestamp};
-use crate::state::slot::Begun;
+use crate::state::in_flight::Begun;
 
 use super::{Call, Contents, FileSystem, Place, Write};
 
@@ -160,7 +160,7 @@ impl FileSystem {
         let mut found = Vec::new();
         let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
         // The open file may be for writing only.
-        let file = Contents { handle: UNOPENED, ..file };
+        let file = Contents { handle: NO_OPEN, ..file };
         self.read(file, offset, size, &mut found)?;
         Ok(if data.starts_with(&found) { found.len() } else { 0 })
     }

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
 use crate::lower::inode::Inode;
+use crate::lower::no_open::Access;
 use crate::lower::stat::{LowerStat, Timestamp};
-use crate::lower::unopened::Access;
 use crate::lower::{THIS_FILE, proc_path};
 use crate::shift::foreign::Outside;
 use crate::shift::id::{UpperGid, UpperUid};

@@ -10,10 +10,10 @@ use rustix::fs::{FileType, XattrFlags};
 use rustix::io::Errno;
 
 use crate::error::FsError;
-use crate::lower::kept::{self, CAPABILITY};
 use crate::lower::proc_path;
+use crate::lower::shadow::{self, CAPABILITY};
 use crate::lower::stat::LowerStat;
-use crate::shift::set_id::{Kept, SET_ID, SetIdPolicy};
+use crate::shift::set_id::{SET_ID, SetIdPolicy, Shadow};
 
 use super::FileSystem;
 use super::attr::Of;
@@ -31,18 +31,18 @@ impl FileSystem {
         }
         if let Of::Listed { dir, name, .. } = of
             && let Some(name) = name.to_str()
-            && !kept::exists(&format!("{}/{name}", proc_path(dir)))
+            && !shadow::exists(&format!("{}/{name}", proc_path(dir)))
         {
             // That the name has none may be about another file, and then gives nobody a right.
             return Ok(0);
         }
-        let kept = self.reach(of, |fd| kept::valid(fd, stat))?;
-        Ok(kept.map_or(0, |kept| kept.bits))
+        let shadow = self.reach(of, |fd| shadow::valid(fd, stat))?;
+        Ok(shadow.map_or(0, |shadow| shadow.bits))
     }
 
     /// Takes all kept privileges away.
     pub(super) fn drop_kept(&self, fd: BorrowedFd<'_>, kind: FileType) -> Result<(), FsError> {
-        if self.shadows(kind) { kept::store(fd, &Kept::default()) } else { Ok(()) }
+        if self.shadows(kind) { shadow::store(fd, &Shadow::default()) } else { Ok(()) }
     }
 
     /// Takes the kept S_ISGID away, as an ACL does that is set from outside the group.
@@ -55,9 +55,9 @@ impl FileSystem {
         if !self.shadows(stat.kind()) {
             return Ok(());
         }
-        match kept::valid(fd, stat)? {
-            Some(kept) if kept.bits & S_ISGID != 0 => {
-                kept::store(fd, &Kept { bits: kept.bits & !S_ISGID, ..kept })
+        match shadow::valid(fd, stat)? {
+            Some(shadow) if shadow.bits & S_ISGID != 0 => {
+                shadow::store(fd, &Shadow { bits: shadow.bits & !S_ISGID, ..shadow })
             }
             _ => Ok(()),
         }
@@ -68,10 +68,10 @@ impl FileSystem {
     pub(super) fn shadow_mode(fd: BorrowedFd<'_>, open: bool, mode: u32) -> Result<(), FsError> {
         let stat = LowerStat::of(fd)?;
         let bits = mode & SET_ID;
-        let before = kept::valid(fd, &stat)?.unwrap_or_default();
+        let before = shadow::valid(fd, &stat)?.unwrap_or_default();
         let keep = |bits| {
-            let written = kept::written(&stat);
-            kept::store(fd, &Kept { bits, capability: before.capability.clone(), written })
+            let written = shadow::written(&stat);
+            shadow::store(fd, &Shadow { bits, capability: before.capability.clone(), written })
         };
         if before.bits & !bits != 0 {
             keep(before.bits & bits)?;
@@ -82,15 +82,15 @@ impl FileSystem {
 
     /// Keeps the set-ID bits of a file that has just been made.
     pub(super) fn shadow_birth(fd: BorrowedFd<'_>, bits: u32) -> Result<(), FsError> {
-        let written = kept::written(&LowerStat::of(fd)?);
-        kept::store(fd, &Kept { bits, capability: Vec::new(), written })
+        let written = shadow::written(&LowerStat::of(fd)?);
+        shadow::store(fd, &Shadow { bits, capability: Vec::new(), written })
     }
 
     /// Moves real privileges, which came from the lower side, to where they are inert outside.
     pub(super) fn shadow_real(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<(), FsError> {
-        let Some(all) = kept::with_real(fd, stat)? else { return Ok(()) };
-        kept::store(fd, &all)?;
-        kept::remove_capability(fd)?;
+        let Some(all) = shadow::with_real(fd, stat)? else { return Ok(()) };
+        shadow::store(fd, &all)?;
+        shadow::remove_capability(fd)?;
         if stat.mode & SET_ID != 0 {
             Self::set_mode(fd, false, stat.mode & !SET_ID)
         } else {
@@ -106,24 +106,24 @@ impl FileSystem {
         kind: FileType,
         change: impl FnOnce() -> Result<T, FsError>,
     ) -> Result<T, FsError> {
-        let counted = self.shadows(kind) && kept::valid(fd, &LowerStat::of(fd)?)?.is_some();
+        let counted = self.shadows(kind) && shadow::valid(fd, &LowerStat::of(fd)?)?.is_some();
         let done = change()?;
-        if counted && let Some(kept) = kept::read(fd)? {
-            let written = kept::written(&LowerStat::of(fd)?);
-            kept::store(fd, &Kept { written, ..kept })?;
+        if counted && let Some(shadow) = shadow::read(fd)? {
+            let written = shadow::written(&LowerStat::of(fd)?);
+            shadow::store(fd, &Shadow { written, ..shadow })?;
         }
         Ok(done)
     }
 
     /// The capabilities that are kept of a regular file, `None` for none.
-    pub(super) fn kept_capability(&self, nodeid: u64) -> Result<Option<Vec<u8>>, FsError> {
+    pub(super) fn shadow_capability(&self, nodeid: u64) -> Result<Option<Vec<u8>>, FsError> {
         let inode = self.lower.inode(nodeid)?;
         if !self.shadows(inode.kind) {
             return Ok(None);
         }
         let fd = self.lower.path_fd(&inode)?;
-        let kept = kept::valid(fd.as_fd(), &LowerStat::of(&fd)?)?;
-        Ok(kept.map(|kept| kept.capability).filter(|capability| !capability.is_empty()))
+        let shadow = shadow::valid(fd.as_fd(), &LowerStat::of(&fd)?)?;
+        Ok(shadow.map(|shadow| shadow.capability).filter(|capability| !capability.is_empty()))
     }
 
     /// Sets the capabilities of a regular file, with a lower root id; with the flags of setxattr(2).
@@ -136,26 +136,26 @@ impl FileSystem {
             return Err(FsError::Refused(Errno::INVAL));
         }
         let stat = LowerStat::of(fd)?;
-        let before = kept::valid(fd, &stat)?.unwrap_or_default();
-        let there = !before.capability.is_empty() || kept::capability(fd)?.is_some();
+        let before = shadow::valid(fd, &stat)?.unwrap_or_default();
+        let there = !before.capability.is_empty() || shadow::capability(fd)?.is_some();
         if there && flags.contains(XattrFlags::CREATE) {
             return Err(FsError::Refused(Errno::EXIST));
         }
         if !there && flags.contains(XattrFlags::REPLACE) {
             return Err(FsError::Refused(Errno::NODATA));
         }
-        let written = kept::written(&stat);
-        kept::store(fd, &Kept { bits: before.bits, capability: value, written })?;
-        kept::remove_capability(fd).map(drop)
+        let written = shadow::written(&stat);
+        shadow::store(fd, &Shadow { bits: before.bits, capability: value, written })?;
+        shadow::remove_capability(fd).map(drop)
     }
 
     /// Takes the capabilities of a regular file away; `ENODATA` where it has none.
     pub(super) fn drop_capability(fd: BorrowedFd<'_>) -> Result<(), FsError> {
         let stat = LowerStat::of(fd)?;
-        let real = kept::remove_capability(fd)?;
-        match kept::valid(fd, &stat)? {
-            Some(kept) if !kept.capability.is_empty() => {
-                kept::store(fd, &Kept { capability: Vec::new(), ..kept })
+        let real = shadow::remove_capability(fd)?;
+        match shadow::valid(fd, &stat)? {
+            Some(shadow) if !shadow.capability.is_empty() => {
+                shadow::store(fd, &Shadow { capability: Vec::new(), ..shadow })
             }
             _ if real => Ok(()),
             _ => Err(FsError::Refused(Errno::NODATA)),
@@ -167,15 +167,15 @@ impl FileSystem {
         if self.policies.set_id != SetIdPolicy::Shadow {
             return Ok(names);
         }
-        let ours = |name: &&[u8]| name.strip_suffix(b"\0") == Some(kept::NAME.as_bytes());
+        let ours = |name: &&[u8]| name.strip_suffix(b"\0") == Some(shadow::NAME.as_bytes());
         let is_capability = |name: &[u8]| name.strip_suffix(b"\0") == Some(CAPABILITY.as_bytes());
         if !names.split_inclusive(|&b| b == 0).any(|name| ours(&name)) {
             return Ok(names);
         }
         let shown = names.split_inclusive(|&b| b == 0).filter(|name| !ours(name));
         let mut shown: Vec<&[u8]> = shown.collect();
-        let kept = self.kept_capability(nodeid)?.is_some();
-        if kept && !shown.iter().any(|name| is_capability(name)) {
+        let shadow = self.shadow_capability(nodeid)?.is_some();
+        if shadow && !shown.iter().any(|name| is_capability(name)) {
             shown.push(b"security.capability\0");
         }
         Ok(shown.concat())

@@ -10,7 +10,7 @@ use crate::lower::cred::Keep;
 use crate::lower::table::ROOT_ID;
 use crate::shift::id::Id;
 use crate::shift::idmap::{Extent, IdMap};
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 
 /// A lower directory whose owner, this process's user, is shown as 5000.
 fn shifted() -> (tempfile::TempDir, FileSystem) {

@@ -20,8 +20,8 @@ use super::setattr::{SetTime, set_times};
 use super::{Contents, FileSystem, SetAttr};
 use crate::config::IoMode;
 use crate::error::FsError;
+use crate::lower::no_open::Access;
 use crate::lower::stat::{LowerStat, Timestamp};
-use crate::lower::unopened::Access;
 use crate::lower::watch::SHORT;
 
 /// The times of files that the kernel is just writing back to, or whose times it is just setting.

@@ -10,7 +10,7 @@ use crate::lower::Keys;
 use crate::lower::adopt::Adopted;
 use crate::lower::watch::Watch;
 use crate::state::State;
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
 
 use super::FileSystem;
 
@@ -129,10 +129,10 @@ impl FileSystem {
 
     /// Takes back what a thread of the killed server had done for an answer that the kernel has not got.
     /// Returns the inode of a file that was opened for it with a backing id.
-    pub fn take_back(&self, slot: &Slot) -> Option<u64> {
-        self.lower.inodes.take_back_counted(slot);
-        let file = self.lower.open_files.get(slot.opened()).ok()?;
+    pub fn undo(&self, record: &Record) -> Option<u64> {
+        self.lower.inodes.undo_counted(record);
+        let file = self.lower.open_files.get(record.opened()).ok()?;
         // Not the request's: what CREATE opens is another one.
-        self.release(slot.opened()).then_some(file.inode.nodeid)
+        self.release(record.opened()).then_some(file.inode.nodeid)
     }
 }

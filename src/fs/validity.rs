@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::lower::inode::Inode;
 use crate::lower::table::Lookup;
+use crate::lower::watch::{Epoch, NEAR, SHORT, Trust, Watch};
 pub use crate::lower::watch::{LONG, Unheard};
-use crate::lower::watch::{NEAR, SHORT, Ticket, Trust, Watch};
 
 use super::{Attr, Call, Entry, FileSystem, Name};
 
@@ -50,7 +50,7 @@ pub(super) struct Since(Option<Heard>);
 
 #[derive(Debug, Clone, Copy)]
 struct Heard {
-    since: Ticket,
+    since: Epoch,
     /// Whether changes of names in the directory in question are heard of since then.
     names: bool,
 }
@@ -72,7 +72,7 @@ impl FileSystem {
     pub(super) fn since(&self, dir: u64) -> Since {
         Since(self.watch().map(|watch| {
             let names = self.lower.hear_names(watch, dir);
-            Heard { since: watch.ticket(), names }
+            Heard { since: watch.epoch(), names }
         }))
     }
 
@@ -117,7 +117,7 @@ impl FileSystem {
         let name = if checking || lost || !heard.names { SHORT } else { LONG };
         let mut since = heard.since;
         if how != How::Made && self.lower.hear_found(watch, inode) {
-            since = watch.ticket();
+            since = watch.epoch();
             match self.attr_of(inode.nodeid, None) {
                 Ok(now) => *attr = now,
                 Err(_) => return Valid { name, attr: MOMENT },
@@ -152,7 +152,7 @@ impl FileSystem {
         &self,
         call: &Call<'_>,
         watch: &Watch,
-        (since, nodeid): (Ticket, u64),
+        (since, nodeid): (Epoch, u64),
         attr: &Attr,
     ) -> Duration {
         match self.lower.inodes.get(nodeid) {
@@ -203,7 +203,7 @@ impl FileSystem {
         &self,
         call: &Call<'_>,
         watch: &Watch,
-        (since, inode): (Ticket, &Inode),
+        (since, inode): (Epoch, &Inode),
         attr: &Attr,
     ) -> Duration {
         let trust = self.lower.trust(watch, since, inode, attr.nlink);

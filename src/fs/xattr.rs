@@ -50,7 +50,7 @@ enum Content {
     AccessAcl,
     DefaultAcl,
     Capability,
-    /// What `suid=shadow` keeps ([`crate::lower::kept`]): not shown there.
+    /// What `suid=shadow` keeps ([`crate::lower::shadow`]): not shown there.
     Kept,
     /// What a file system answers for by itself (NFSv4 and SMB ACLs, NTFS attributes): the kernel
     /// above asks for no right, the file system would ask for the server's, and ids in it are not
@@ -88,7 +88,7 @@ impl FileSystem {
             Content::Kept => return Err(FsError::Refused(Errno::NODATA)),
             Content::System => return Err(FsError::Refused(Errno::NOTSUP)),
             Content::Capability => {
-                if let Some(value) = self.kept_capability(nodeid)? {
+                if let Some(value) = self.shadow_capability(nodeid)? {
                     return XattrReply::fit(capability::up(&value, &self.maps), size);
                 }
             }

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use super::device::Device;
 use crate::error::FsError;
 use crate::fs::BackingFile;
+use crate::state::in_flight::GET;
 use crate::state::rows::Free;
-use crate::state::slot::GET;
 use crate::state::{Number, State};
-use crate::sys::fuse::{backing_close, backing_open};
+use crate::sys::fuse_device::{backing_close, backing_open};
 
 /// Each idle id holds a lower file open in the kernel.
 const MAX_IDLE: NonZeroUsize = NonZeroUsize::new(1024).unwrap();

@@ -29,7 +29,7 @@ use crate::lower::LowerTree;
 use crate::lower::cred::Keep;
 use crate::shift::acl::Unmapped;
 use crate::shift::idmap::{Extent, IdMap, Maps};
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
 
 /// The upper ids of whoever runs this, who owns what the driver makes.
 pub(crate) const UID: u32 = 5000;
@@ -38,7 +38,7 @@ pub(crate) const GID: u32 = 6000;
 /// A server on a lower directory, and a file in the place of its connection.
 pub(crate) struct Driver {
     server: Server,
-    slot: Slot,
+    record: Record,
     /// What the server writes.
     written: File,
     payload: Payload,
@@ -89,16 +89,16 @@ impl Driver {
             about: About::new(Facts::default()),
             device,
         };
-        let slot = server.fs.state().slots.take().unwrap();
-        slot.enter();
+        let record = server.fs.state().in_flight.take().unwrap();
+        record.enter();
         let payload = Payload::default();
-        Self { server, slot, written: written.into(), payload, unique: 0 }
+        Self { server, record, written: written.into(), payload, unique: 0 }
     }
 
     /// Serves one message, whatever it is, and returns all that was written for it.
     pub(crate) fn serve(&mut self, message: &[u8]) -> Vec<u8> {
-        self.slot.await_message(&mut [0; 4]);
-        self.server.serve(&self.slot, message, &mut self.payload);
+        self.record.await_message(&mut [0; 4]);
+        self.server.serve(&self.record, message, &mut self.payload);
         self.written()
     }
 
@@ -153,12 +153,12 @@ impl Driver {
 
     /// Asks, and once more as the kernel does after the server was killed when it had done what was
     /// asked and not answered. Returns the second answer.
-    pub(crate) fn ask_again(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> Answer {
-        self.ask_again_after(opcode, nodeid, args, || ())
+    pub(crate) fn resend(&mut self, opcode: u32, nodeid: u64, args: &[u8]) -> Answer {
+        self.resend_after(opcode, nodeid, args, || ())
     }
 
     /// The same; what somebody does between the two is `meanwhile`.
-    pub(crate) fn ask_again_after(
+    pub(crate) fn resend_after(
         &mut self,
         opcode: u32,
         nodeid: u64,
@@ -170,7 +170,7 @@ impl Driver {
         let unique = self.unique | wire::UNIQUE_RESEND;
         let message = message((UID, GID), unique, opcode, nodeid, args);
         let request = Request::parse(&message).expect("a request");
-        self.server.serve_again(&self.slot, &request, &mut self.payload);
+        self.server.replay(&self.record, &request, &mut self.payload);
         let written = self.written();
         let (header, payload) = ReplyHeader::read_from_prefix(&written).expect("a whole header");
         assert_eq!(header.unique, unique);

@@ -282,14 +282,14 @@ fn fifos_sockets_links_and_devices_are_never_opened() {
             server.refuses(Errno::NXIO, SETLKW, nodeid, &lock_args(0, 0));
             server.refuses(Errno::BADF, SETLKW, nodeid, &lock_args(0, 1)); // of an open file
             // A file that the kernel uses without opening it has the handle 0.
-            let unopened = [
+            let no_open = [
                 (READ, read_args(0, 0, 10)),
                 (WRITE, Args(read_args(0, 0, 1).0).text(b"")),
                 (FSYNC, Args::new().longs(&[0]).words(&[0, 0])),
                 (FALLOCATE, Args::new().longs(&[0, 0, 1]).words(&[0, 0])),
                 (LSEEK, Args::new().longs(&[0, 0]).words(&[4, 0])),
             ];
-            for (opcode, args) in unopened {
+            for (opcode, args) in no_open {
                 assert_ne!(server.errno(opcode, nodeid, &args.0), 0, "{name}: opcode {opcode}");
             }
         }

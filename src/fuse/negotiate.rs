@@ -115,7 +115,7 @@ impl Agreed {
 
     /// What another program has agreed on. `None` if it is more than this one knows, or a feature
     /// that it would have left out.
-    pub(super) fn left(bits: u64, left_out: u64) -> Option<Self> {
+    pub(super) fn adopt(bits: u64, left_out: u64) -> Option<Self> {
         let known = FEATURES.iter().fold(0, |all, feature| all | feature.bits);
         (bits & !known == 0 && bits & left_out == 0).then_some(Self(bits))
     }
@@ -190,9 +190,9 @@ mod tests {
     #[test]
     fn what_was_agreed_is_taken_over_whole_or_not_at_all() {
         let all = FEATURES.iter().fold(0, |all, f| all | f.bits);
-        assert_eq!(Agreed::left(all, 0).map(Agreed::bits), Some(all));
-        assert_eq!(Agreed::left(all, FUSE_POSIX_LOCKS), None);
-        assert_eq!(Agreed::left(all | 1 << 63, 0), None);
+        assert_eq!(Agreed::adopt(all, 0).map(Agreed::bits), Some(all));
+        assert_eq!(Agreed::adopt(all, FUSE_POSIX_LOCKS), None);
+        assert_eq!(Agreed::adopt(all | 1 << 63, 0), None);
     }
 
     #[test]

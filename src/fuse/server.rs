@@ -14,18 +14,18 @@ use super::request::Request;
 use super::wire::{self, Opcode};
 use crate::error::FsError;
 use crate::fs::{Call, Entry, FileSystem, Opened, Place, SetAttr, XattrReply};
-use crate::lower::open_files::UNOPENED;
+use crate::lower::open_files::NO_OPEN;
 use crate::lower::table::Lookup;
-use crate::state::slot::{InFlight, Slot};
+use crate::state::in_flight::{InFlight, Record};
 
 mod ask;
 mod data;
 mod listing;
-mod locks;
+mod lock_requests;
 mod names;
 mod resume;
 
-pub(super) use locks::LockWaiters;
+pub(super) use lock_requests::LockWaiters;
 pub(super) use resume::Resumed;
 
 /// Everything that a request needs.
@@ -47,14 +47,14 @@ pub(super) struct Server {
 /// What a reply hands over to the kernel. If the reply cannot be delivered, because the caller has
 /// been killed meanwhile, dropping it takes everything back.
 #[derive(Default)]
-struct Handover<'s> {
+struct Delivery<'s> {
     lookup: Option<Lookup<'s>>,
     listed: Vec<Lookup<'s>>,
     opened: Option<Opened<'s>>,
     backing: Option<Backing<'s>>,
 }
 
-impl Handover<'_> {
+impl Delivery<'_> {
     fn keep(self) {
         self.listed.into_iter().chain(self.lookup).for_each(Lookup::give_to_kernel);
         self.opened.into_iter().for_each(Opened::keep);
@@ -65,7 +65,7 @@ impl Handover<'_> {
 /// How a request ends.
 enum Outcome<'s> {
     /// With the payload, which hands this over.
-    Reply(Handover<'s>),
+    Reply(Delivery<'s>),
     /// The kernel waits for no answer.
     Silent,
 }
@@ -73,22 +73,22 @@ enum Outcome<'s> {
 /// An answer that hands nothing over.
 #[allow(clippy::unnecessary_wraps)] // the last word of every handler
 fn done<'s>() -> Done<'s> {
-    Ok(Outcome::Reply(Handover::default()))
+    Ok(Outcome::Reply(Delivery::default()))
 }
 
 type Done<'s> = Result<Outcome<'s>, FsError>;
 
 impl Server {
-    /// Serves one message, which has come to a thread with this slot. `payload` is reused from request
+    /// Serves one message, which has come to a thread with this record. `payload` is reused from request
     /// to request.
-    pub(super) fn serve(&self, slot: &Slot, message: &[u8], payload: &mut Payload) -> Served {
+    pub(super) fn serve(&self, record: &Record, message: &[u8], payload: &mut Payload) -> Served {
         let Some(request) = Request::parse(message) else {
             tracing::error!(length = message.len(), "a message that is no request");
             return Served { opcode: None, failed: true, trusted: [0; 3] };
         };
-        slot.begin(request.unique());
-        let served = self.answer(&request, slot.in_flight(), payload);
-        slot.end();
+        record.begin(request.unique());
+        let served = self.answer(&request, record.in_flight(), payload);
+        record.end();
         served
     }
 
@@ -207,7 +207,7 @@ impl Server {
     #[allow(clippy::unnecessary_wraps)] // as `done`
     fn entry<'s>(Entry { lookup, attr, valid }: Entry<'s>, payload: &mut Payload) -> Done<'s> {
         payload.push(&reply::entry_out(lookup.nodeid(), &attr, valid));
-        Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
+        Ok(Outcome::Reply(Delivery { lookup: Some(lookup), ..Delivery::default() }))
     }
 
     fn getattr(
@@ -354,7 +354,7 @@ fn set_attr(args: &wire::SetattrIn) -> SetAttr {
 /// The handle that a request brings along; the kernel also sends one for a file that it used without
 /// opening it.
 fn opened(has_handle: bool, handle: u64) -> Option<u64> {
-    (has_handle && handle != UNOPENED).then_some(handle)
+    (has_handle && handle != NO_OPEN).then_some(handle)
 }
 
 /// Whether a request rests on a file that is open, or on nothing: then it says whose it is only by

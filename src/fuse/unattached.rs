@@ -17,7 +17,7 @@ use super::wire::Opcode;
 use crate::fs::{LONG, Valid};
 use crate::lower::table::ROOT_ID;
 use crate::state::BUFFER;
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 
 /// Answers requests while another thread does `work` with a mount that nobody else can see;
 /// returns what that comes to. [`root::NAME`](super::root::NAME) in the root directory is the root directory.

@@ -4,7 +4,7 @@
 //! 40–70 µs if an idle CPU has to be woken for it. So a *reader* looks for the next request for a
 //! moment before it sleeps, as long as that pays, and as few threads as possible read:
 //!
-//! - Looking pays only while the machine has a CPU to spare: on a busy one, or with as many callers
+//! - Polling pays only while the machine has a CPU to spare: on a busy one, or with as many callers
 //!   as there are CPUs, sleeping at once is both quickest and cheapest ([`looking`]).
 //! - One reader serves one request after the other. It gets company when requests queue up while a
 //!   CPU is idle (so it waits for the disk now and then), or when it is stuck in one (fsync) while
@@ -30,15 +30,15 @@ use super::request::Request;
 use super::server::Server;
 use crate::fs::Caller;
 use crate::shift::id::{INVALID, Id};
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
 use crate::sys::shared::Bytes;
-pub use looking::Machine;
-use looking::{Callers, Crowd, Looking};
-use placing::Placing;
+use affinity::Affinity;
+pub use polling::Machine;
+use polling::{Callers, Crowd, Polling};
 use shares::{Fate, SHARE, Serving, Shares, Who};
 
-mod looking;
-mod placing;
+mod affinity;
+mod polling;
 mod shares;
 
 /// How the names of the threads begin.
@@ -107,7 +107,7 @@ pub(super) struct Most {
 
 /// What one thread works with.
 struct Desk {
-    slot: Slot,
+    record: Record,
     buffer: Bytes,
     payload: Payload,
     counters: Arc<Counters>,
@@ -244,11 +244,11 @@ impl Workers {
 
     fn desk(&self) -> Result<Desk, Errno> {
         let state = self.server.fs.state();
-        let slot = state.slots.take().ok_or(Errno::AGAIN)?;
-        let buffer = state.buffer(slot.number())?;
-        slot.enter();
+        let record = state.in_flight.take().ok_or(Errno::AGAIN)?;
+        let buffer = state.buffer(record.number())?;
+        record.enter();
         Ok(Desk {
-            slot,
+            record,
             buffer,
             payload: Payload::default(),
             counters: self.server.counters.of_new_worker(),
@@ -258,9 +258,9 @@ impl Workers {
 
     /// Reads and serves requests until there is nothing to do and another reader waits.
     fn read_requests(&self, desk: &mut Desk) -> Result<Turn, Errno> {
-        let mut looking = Looking::default();
+        let mut looking = Polling::default();
         let mut callers = Callers::default();
-        let mut placing = Placing::on(self.crowd.cpus());
+        let mut placing = Affinity::on(self.crowd.cpus());
         let mut without_gap = 0;
         let mut ended = Instant::now();
         self.waiting.fetch_add(1, Ordering::Relaxed);
@@ -272,7 +272,7 @@ impl Workers {
             }
             // While requests flow, one look at the clock serves for the end of one and this.
             let begun = if without_gap >= FLOW { ended } else { Instant::now() };
-            desk.slot.await_message(&mut desk.buffer);
+            desk.record.await_message(&mut desk.buffer);
             let length = match self.server.device.read(&mut desk.buffer)? {
                 Read::Request(length) => length,
                 Read::Ended => return Ok(Turn::Ended),
@@ -289,7 +289,7 @@ impl Workers {
                 without_gap = FLOW;
                 self.backlog.store(true, Ordering::Relaxed);
             }
-            let Desk { slot, buffer, payload, counters, serving } = desk;
+            let Desk { record, buffer, payload, counters, serving } = desk;
             let message = &buffer[..length];
             let request = Request::parse(message);
             let who = request.as_ref().and_then(who);
@@ -300,7 +300,7 @@ impl Workers {
             }
             counters.begin();
             serving.begin(who);
-            let served = self.serve(slot, message, payload);
+            let served = self.serve(record, message, payload);
             serving.end();
             ended = Instant::now();
             counters.end(served, ended - came);
@@ -337,13 +337,13 @@ impl Workers {
     }
 
     /// Serves requests that had to wait.
-    fn serve_waiting(&self, Desk { slot, buffer, payload, counters, serving }: &mut Desk) {
+    fn serve_waiting(&self, Desk { record, buffer, payload, counters, serving }: &mut Desk) {
         while let Some(message) = self.shares.next(|who| self.person(who)) {
             let came = Instant::now();
-            slot.await_message(buffer);
+            record.await_message(buffer);
             counters.begin();
             serving.begin(Request::parse(&message).as_ref().and_then(who));
-            let served = self.serve(slot, &message, payload);
+            let served = self.serve(record, &message, payload);
             serving.end();
             counters.end(served, came.elapsed());
         }
@@ -351,13 +351,13 @@ impl Workers {
 
     /// Where it may not move, a reader is slower, and nothing else.
     fn move_on() {
-        if let Err(errno) = placing::move_on() {
+        if let Err(errno) = affinity::move_on() {
             tracing::debug!(%errno, "cannot move to another CPU");
         }
     }
 
     /// Looks for the next request until it is there or looking does not pay any more.
-    fn look(&self, callers: &Callers, looking: &mut Looking) -> Result<Next, Errno> {
+    fn look(&self, callers: &Callers, looking: &mut Polling) -> Result<Next, Errno> {
         if self.crowd.is_dense(callers) {
             return Ok(Next::Unknown);
         }
@@ -374,13 +374,13 @@ impl Workers {
         Ok(Next::Unknown)
     }
 
-    fn serve(&self, slot: &Slot, message: &[u8], payload: &mut Payload) -> Served {
+    fn serve(&self, record: &Record, message: &[u8], payload: &mut Payload) -> Served {
         self.waiting.fetch_sub(1, Ordering::Relaxed);
         self.begun.fetch_add(1, Ordering::Relaxed);
         if self.referee_sleeps.load(Ordering::SeqCst) {
             self.referee.unpark();
         }
-        let served = self.server.serve(slot, message, payload);
+        let served = self.server.serve(record, message, payload);
         if payload.bytes.capacity() > KEPT_PAYLOAD {
             *payload = Payload::default();
         }
@@ -403,8 +403,8 @@ impl Workers {
         let mut bench = self.bench.lock().unwrap_or_else(PoisonError::into_inner);
         if bench.started - bench.gone > self.most.usual.max(1) && bench.sitting > 0 {
             bench.gone += 1;
-            desk.slot.await_message(&mut desk.buffer);
-            self.server.fs.state().slots.give_back(&desk.slot);
+            desk.record.await_message(&mut desk.buffer);
+            self.server.fs.state().in_flight.give_back(&desk.record);
             return false;
         }
         bench.sitting += 1;

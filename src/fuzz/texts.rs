@@ -8,7 +8,7 @@ use crate::host::{mountinfo, subids};
 use crate::mount::options::split::{Word, split};
 use crate::mount::options::{Options, Origin};
 use crate::shift::algebra;
-use crate::shift::explain::explain;
+use crate::shift::describe::describe;
 use crate::shift::id::{Id, Kind, Lower, Upper};
 use crate::shift::idmap::{IdMap, Maps};
 use crate::shift::map_error::RawExtent;
@@ -30,7 +30,7 @@ pub(super) fn map_specs(input: &[u8]) {
     let Ok(maps) = Maps::from_parsed(&specs, &world) else { return };
     both_ways(&maps.uids);
     both_ways(&maps.gids);
-    assert!(!explain(&maps).is_empty());
+    assert!(!describe(&maps).is_empty());
 }
 
 /// What specs name: one file, and accounts and namespaces made of the first range in it.

@@ -7,7 +7,7 @@ use crate::shift::deny_groups::DenyGroups;
 use crate::shift::id::Kind;
 use crate::shift::idmap::{Extent, IdMap, Maps};
 use crate::shift::ownership::{self, Stored};
-use crate::shift::set_id::Kept;
+use crate::shift::set_id::Shadow;
 use crate::shift::unmapped::UnmappedOwners;
 
 /// Maps of several shapes: an offset with holes, the end of all ids, everything.
@@ -97,9 +97,9 @@ pub(super) fn override_stat(input: &[u8]) {
 
 /// Kept set-ID bits: exactly one text for each value, and never other bits.
 pub(super) fn kept(input: &[u8]) {
-    if let Some(kept) = Kept::parse(input) {
-        assert_eq!(kept.to_string().as_bytes(), input);
-        assert_eq!(kept.bits & !0o6000, 0);
+    if let Some(shadow) = Shadow::parse(input) {
+        assert_eq!(shadow.to_string().as_bytes(), input);
+        assert_eq!(shadow.bits & !0o6000, 0);
     }
 }
 

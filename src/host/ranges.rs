@@ -102,7 +102,7 @@ pub struct UserNamespace {
 
 /// A running mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mount {
+pub struct MountClaim {
     /// Where it is mounted.
     pub mountpoint: PathBuf,
     /// The process that serves it.
@@ -121,14 +121,14 @@ pub struct Ranges {
     /// The namespaces that claims refer to.
     pub namespaces: Vec<UserNamespace>,
     /// The mounts that claims refer to.
-    pub mounts: Vec<Mount>,
+    pub mounts: Vec<MountClaim>,
     /// What could not be seen, and why.
     pub notes: Vec<String>,
 }
 
 /// Looks at everything but the mounts, which the caller has found and asked. `tell` hears how many processes have been looked at, of how
 /// many.
-pub fn collect(mounts: Vec<Mount>, tell: &mut dyn FnMut(usize, usize)) -> Ranges {
+pub fn collect(mounts: Vec<MountClaim>, tell: &mut dyn FnMut(usize, usize)) -> Ranges {
     let mut ranges = Ranges { mounts, ..Ranges::default() };
     ranges.add_accounts();
     ranges.add_grants();

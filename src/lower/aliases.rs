@@ -31,7 +31,7 @@ impl Aliases {
     }
 
     /// The inode goes by none any more.
-    pub(super) fn take_back(&mut self, identity: Identity) {
+    pub(super) fn undo(&mut self, identity: Identity) {
         let Some(nodeid) = self.by_identity.remove(&identity) else { return };
         let Entry::Occupied(mut same) = self.by_number.entry(identity.ino) else { return };
         same.get_mut().retain(|&other| other != nodeid);

@@ -15,7 +15,7 @@ use super::stat::LowerStat;
 use super::table::{Lookup, ROOT_ID};
 use super::{Births, LowerTree, open_path_at};
 use crate::error::{CallExt, FsError};
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 use crate::sys::handle::{self, FileHandle};
 
 /// A handle in which only the number has to be filled in.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use lru::LruCache;
 
 use super::inode::Inode;
-use crate::state::arena::Piece;
+use crate::state::slab::Piece;
 
 /// Descriptors by nodeid. One that is in use lives on after it has left the cache.
 pub(super) struct Descriptors(Mutex<Caches>);

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use rustix::fs::FileType;
 
 use super::stat::Identity;
-use crate::state::arena::Piece;
+use crate::state::slab::Piece;
 
 /// An inode: who it is. How to find it again once its descriptor has been closed is in its row, which
 /// [`super::table`] looks after.

@@ -14,8 +14,8 @@ use super::LowerTree;
 use super::dirents::DirStream;
 use super::inode::Inode;
 use super::table::InodeTable;
+use crate::state::in_flight::{GET, InFlight, PUT};
 use crate::state::rows::Free;
-use crate::state::slot::{GET, InFlight, PUT};
 use crate::state::{Number, State};
 use crate::sys::process::take_descriptor;
 
@@ -75,11 +75,11 @@ impl Drop for Opened<'_> {
 }
 
 /// The handle number of what the kernel has not opened.
-pub const UNOPENED: u64 = 0;
+pub const NO_OPEN: u64 = 0;
 
 impl OpenFile {
     /// A file that is opened when a request needs it ([`LowerTree::file_fd`]), in no table.
-    pub fn unopened(inode: Inode, flags: OFlags) -> Self {
+    pub fn no_open(inode: Inode, flags: OFlags) -> Self {
         Self { fd: OnceLock::new(), flags, inode, dir: Mutex::default(), row: None }
     }
 

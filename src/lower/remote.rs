@@ -75,7 +75,7 @@ impl LowerTree {
 
     fn close_kept(&self, inode: &Inode) {
         drop(self.descriptors.remove(inode.nodeid));
-        self.unopened.remove(inode.nodeid);
+        self.no_open.remove(inode.nodeid);
     }
 
     /// What somebody else makes of this process's root. Changes nothing: it asks for rights that modes

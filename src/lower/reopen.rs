@@ -178,7 +178,7 @@ impl LowerTree {
     /// Closes what can be opened again.
     pub fn shed(&self) {
         self.descriptors.shed();
-        self.unopened.shed();
+        self.no_open.shed();
     }
 }
 

@@ -11,8 +11,8 @@ use rustix::fs::FileType;
 
 use super::inode::{Inode, Place, Told};
 use super::stat::Identity;
-use crate::state::arena::{Arena, LONGEST, Piece, ROW_WORDS, Slabs};
-use crate::state::slot::{GET, PUT};
+use crate::state::in_flight::{GET, PUT};
+use crate::state::slab::{LONGEST, OwnSlabs, Piece, ROW_WORDS, Slabs};
 
 const LOOKUPS: usize = 0;
 const NODEID: usize = 1;
@@ -39,22 +39,22 @@ const MAPPABLE: u64 = 1 << 17;
 /// A row in use.
 #[derive(Clone, Copy)]
 pub(super) struct Row<'a> {
-    arena: &'a Arena,
+    arena: &'a Slabs,
     piece: Piece,
     words: &'a [AtomicU64],
 }
 
 impl<'a> Row<'a> {
     /// The row of this number.
-    pub(super) fn at(arena: &'a Arena, piece: Piece) -> Option<Self> {
+    pub(super) fn at(arena: &'a Slabs, piece: Piece) -> Option<Self> {
         let words = arena.words(piece, ROW_WORDS);
         (words.len() == ROW_WORDS).then_some(Self { arena, piece, words })
     }
 
     /// Fills a row that is free. It is published by counting the first lookup.
     pub(super) fn fill(
-        arena: &'a Arena,
-        slabs: &mut Slabs,
+        arena: &'a Slabs,
+        slabs: &mut OwnSlabs,
         nodeid: u64,
         identity: Identity,
         kind: FileType,
@@ -73,7 +73,7 @@ impl<'a> Row<'a> {
     }
 
     /// Gives the row, which has no lookups any more, and all that it points to back.
-    pub(super) fn free(self, slabs: &mut Slabs) {
+    pub(super) fn free(self, slabs: &mut OwnSlabs) {
         let [name, handle] = self.pieces();
         for piece in [name, handle, self.piece].into_iter().filter(|&piece| piece != 0) {
             self.arena.free(slabs, piece);
@@ -148,7 +148,7 @@ impl<'a> Row<'a> {
 
     /// Takes a newer name. Returns the one that the inode was seen under before, if that was
     /// another one.
-    pub(super) fn move_to(self, slabs: &mut Slabs, parent: u64, name: &OsStr) -> Option<Place> {
+    pub(super) fn move_to(self, slabs: &mut OwnSlabs, parent: u64, name: &OsStr) -> Option<Place> {
         let [old, handle] = self.pieces();
         let name = name.as_bytes();
         let same = |words: &[AtomicU64]| {
@@ -184,7 +184,7 @@ impl<'a> Row<'a> {
     }
 
     /// Takes the file handle; it never changes.
-    pub(super) fn set_handle(self, slabs: &mut Slabs, kind: i32, data: &[u8]) {
+    pub(super) fn set_handle(self, slabs: &mut OwnSlabs, kind: i32, data: &[u8]) {
         let [name, old] = self.pieces();
         if old != 0 || data.len() > usize::from(u8::MAX) {
             return;
@@ -301,9 +301,9 @@ mod tests {
     #[test]
     fn names_and_handles_of_every_length_are_kept() {
         let state = State::create().unwrap();
-        let mut slabs = Slabs::new(0);
+        let mut slabs = OwnSlabs::new(0);
         let identity = Identity { mount: u32::MAX, dev: LOW, ino: 2, born: -3 };
-        let row = Row::fill(&state.arena, &mut slabs, 7, identity, FileType::RegularFile).unwrap();
+        let row = Row::fill(&state.slabs, &mut slabs, 7, identity, FileType::RegularFile).unwrap();
         let mut former = None;
         for length in (0..=255).rev() {
             let name = vec![b'x'; length];

@@ -22,10 +22,10 @@ use super::inode::{Inode, Locator, Place};
 use super::row::Row;
 use super::stat::Identity;
 use crate::state::State;
-use crate::state::arena::{Piece, Slabs};
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
+use crate::state::slab::{OwnSlabs, Piece};
 
-mod left;
+mod adopt;
 mod lookup;
 mod survey;
 mod told;
@@ -43,7 +43,7 @@ const SHARDS: u8 = 16;
 struct Shard {
     rows: HashMap<u64, Piece>,
     /// Where its rows and names are.
-    slabs: Slabs,
+    slabs: OwnSlabs,
 }
 
 /// Every inode that the kernel knows.
@@ -78,7 +78,7 @@ struct Counted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     /// Another file has the nodeid.
-    Taken,
+    Adopted,
     /// There is no room for more.
     Full,
 }
@@ -89,7 +89,7 @@ impl InodeTable {
         let table = Self::empty(state, root);
         // The kernel never forgets the root, so its count is never to reach zero.
         let mut shard = table.shard(ROOT_ID);
-        let row = Row::fill(&table.state.arena, &mut shard.slabs, ROOT_ID, root, kind)?;
+        let row = Row::fill(&table.state.slabs, &mut shard.slabs, ROOT_ID, root, kind)?;
         InFlight::NOWHERE.count(row.piece(), row.lookups())?;
         shard.rows.insert(ROOT_ID, row.piece());
         drop(shard);
@@ -98,12 +98,12 @@ impl InodeTable {
 
     /// A table for a process that starts servers and serves nothing: it knows nothing, and changes
     /// nothing of what a server has left.
-    pub fn unread(state: Arc<State>, root: Identity) -> Self {
+    pub fn for_supervisor(state: Arc<State>, root: Identity) -> Self {
         Self::empty(state, root)
     }
 
     fn empty(state: Arc<State>, root: Identity) -> Self {
-        let shard = |owner| Mutex::new(Shard { rows: HashMap::new(), slabs: Slabs::new(owner) });
+        let shard = |owner| Mutex::new(Shard { rows: HashMap::new(), slabs: OwnSlabs::new(owner) });
         Self {
             state,
             root,
@@ -162,10 +162,10 @@ impl InodeTable {
             let counted = if has_own_number(identity) {
                 self.count(identity.ino, found, place, false)
             } else {
-                Err(Refusal::Taken)
+                Err(Refusal::Adopted)
             };
             match counted {
-                Err(Refusal::Taken) => self.count_alias(found, place),
+                Err(Refusal::Adopted) => self.count_alias(found, place),
                 counted => counted,
             }
         };
@@ -194,12 +194,14 @@ impl InodeTable {
     ) -> Result<Counted, Refusal> {
         let mut shard = self.shard(nodeid);
         let Shard { rows, slabs } = &mut *shard;
-        let arena = &self.state.arena;
+        let arena = &self.state.slabs;
         let known = rows.get(&nodeid).and_then(|&row| Row::at(arena, row));
         let row = match known {
-            Some(row) if row.identity() != identity => return Err(Refusal::Taken),
+            Some(row) if row.identity() != identity => return Err(Refusal::Adopted),
             Some(row) => row,
-            None if !sure && self.some_alias.load(Ordering::SeqCst) => return Err(Refusal::Taken),
+            None if !sure && self.some_alias.load(Ordering::SeqCst) => {
+                return Err(Refusal::Adopted);
+            }
             None => Row::fill(arena, slabs, nodeid, identity, kind).ok_or(Refusal::Full)?,
         };
         let former = place.and_then(|(parent, name)| row.move_to(slabs, parent, name));
@@ -228,7 +230,7 @@ impl InodeTable {
         let known = aliases.of(identity);
         if known.is_none() && has_own_number(identity) {
             match self.count(identity.ino, found, place, true) {
-                Err(Refusal::Taken) => {}
+                Err(Refusal::Adopted) => {}
                 counted => return counted,
             }
         }
@@ -237,7 +239,7 @@ impl InodeTable {
         // number from the counter is taken by nobody else.
         let counted = self.count(nodeid, found, place, true);
         if counted.is_err() && !self.knows(nodeid) {
-            aliases.take_back(identity);
+            aliases.undo(identity);
         }
         counted
     }
@@ -255,10 +257,10 @@ impl InodeTable {
     }
 
     /// A lookup was not told; `at` is where it is recorded.
-    fn take_back(&self, in_flight: InFlight<'_>, nodeid: u64, at: usize) {
+    fn undo(&self, in_flight: InFlight<'_>, nodeid: u64, at: usize) {
         self.less(nodeid, |row| {
             if let Some(row) = row {
-                in_flight.take_back(row.piece(), row.lookups(), at);
+                in_flight.undo(row.piece(), row.lookups(), at);
             }
         });
     }
@@ -281,7 +283,7 @@ impl InodeTable {
         known.remove();
         row.free(slabs);
         if let Some(aliases) = aliases.as_mut() {
-            aliases.take_back(row.identity());
+            aliases.undo(row.identity());
         }
         true
     }
@@ -340,7 +342,7 @@ impl InodeTable {
     }
 
     fn row(&self, piece: Piece) -> Option<Row<'_>> {
-        Row::at(&self.state.arena, piece)
+        Row::at(&self.state.slabs, piece)
     }
 
     /// The inode's row, unless it is another's by now. Under the lock of the shard.
@@ -372,7 +374,7 @@ impl InodeTable {
                 let room = 2 * shard.rows.len();
                 shard.rows.shrink_to(room);
             }
-            self.state.arena.give_back(&mut shard.slabs);
+            self.state.slabs.give_back(&mut shard.slabs);
         }
     }
 

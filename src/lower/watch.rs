@@ -31,7 +31,7 @@
 //! Each answer that was read from the
 //! lower tree before a change must be taken back after it. What an answer is about is watched *before* the
 //! lower tree is asked, or the answer is trusted for [`SHORT`] only. An event comes after its change, and
-//! [`Watch::read`] gives it a number ([`Clock`]) before the notification goes out. Take an answer
+//! [`Watch::read`] gives it a number ([`Epochs`]) before the notification goes out. Take an answer
 //! that was read before a change whose event comes later, and look at when the notification meets
 //! it:
 //!
@@ -43,7 +43,7 @@
 //! - *Attributes of an inode that the kernel does not know yet* are on their way. Either the inode
 //!   was in the table when the event was handled: then the notification fails with `ENOENT` and is
 //!   repeated until the kernel knows the inode or the table does not. Or it was entered in the
-//!   table after that: then the event has a number later than the answer's [`Ticket`], which was
+//!   table after that: then the event has a number later than the answer's [`Epoch`], which was
 //!   taken before the lower tree was asked, and the answer goes out with [`Trust::None`].
 //! - *A name* is on its way from a lookup, a listing, or something made: the kernel holds the
 //!   directory's lock until it has the answer, and the notification waits for that lock.
@@ -63,7 +63,7 @@
 //! closed. So answers about files that somebody has open for writing through the
 //! mount get [`Trust::Short`], and no answer is trusted for longer than [`LONG`].
 
-mod clock;
+mod epoch;
 mod event;
 mod marking;
 mod marks;
@@ -78,7 +78,7 @@ use std::time::Duration;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-pub use clock::{Clock, Ticket};
+pub use epoch::{Epoch, Epochs};
 #[cfg(any(test, fuzzing))]
 pub(crate) use event::fuzz as fuzz_events;
 pub use marking::Marked;
@@ -156,7 +156,7 @@ pub struct Watch {
     own_pid: u32,
     /// Whether what this process changes is news all the same.
     hears_own: AtomicBool,
-    clock: Clock,
+    epochs: Epochs,
     told: Told,
     /// Whether the kernel is still to be told of a change that was heard of long ago.
     late: AtomicBool,
@@ -202,7 +202,7 @@ impl LowerTree {
     }
 
     /// Goes on listening where another program has, with its group.
-    pub fn go_on_watching(&mut self, group: OwnedFd) -> Result<(), Errno> {
+    pub fn adopt_watch(&mut self, group: OwnedFd) -> Result<(), Errno> {
         self.watch = Some(Watch::with(group)?);
         Ok(())
     }
@@ -210,8 +210,8 @@ impl LowerTree {
     /// Whether every change of the inode's attributes by others is heard of, soon after it: also what is
     /// done by another way than its name.
     pub fn is_heard(&self, inode: &Inode) -> bool {
-        let heard = |watch: &Watch| watch.marks.hears(inode, watch.ticket());
-        self.watch.as_ref().is_some_and(|watch| heard(watch) && !watch.clock.has_stopped())
+        let heard = |watch: &Watch| watch.marks.hears(inode, watch.epoch());
+        self.watch.as_ref().is_some_and(|watch| heard(watch) && !watch.epochs.has_stopped())
     }
 
     /// What listens, if anything does.
@@ -254,7 +254,7 @@ impl Watch {
             group,
             own_pid: std::process::id(),
             hears_own: AtomicBool::new(false),
-            clock: Clock::default(),
+            epochs: Epochs::default(),
             told: Told::new()?,
             late: AtomicBool::new(false),
             marks: Marks::allowed(),
@@ -289,14 +289,14 @@ impl Watch {
     }
 
     /// To be taken before the lower tree is asked for what an answer will hold.
-    pub fn ticket(&self) -> Ticket {
-        self.clock.ticket()
+    pub fn epoch(&self) -> Epoch {
+        self.epochs.now()
     }
 
-    /// Whether events have been lost since the ticket was taken. To be asked after a name was
+    /// Whether events have been lost since the epoch was taken. To be asked after a name was
     /// entered in the table.
-    pub fn has_lost(&self, since: Ticket) -> bool {
-        self.clock.all_disturbed(since) || self.is_late()
+    pub fn has_lost(&self, since: Epoch) -> bool {
+        self.epochs.all_disturbed(since) || self.is_late()
     }
 
     /// All names that the kernel may take to be missing for long, which are not kept any more.
@@ -332,7 +332,7 @@ impl Watch {
 
     /// Nobody will read events any more: from now on no answer is trusted.
     pub fn stop(&self) {
-        self.clock.stop();
+        self.epochs.stop();
     }
 
     /// An inode's name comes or goes; or the inode was found by a name, and something happened to it
@@ -375,7 +375,7 @@ impl Watch {
     }
 
     fn lost(&self, tell: &mut dyn FnMut(Change<'_>)) {
-        self.clock.happened_to_all();
+        self.epochs.happened_to_all();
         tell(Change::Lost { missing: self.told.take_missing() });
     }
 
@@ -399,16 +399,16 @@ impl Watch {
             _ => return self.lost(tell),
         };
         if let Some((dir, name)) = place.filter(|_| is_of_name) {
-            self.clock.happened(dir);
+            self.epochs.happened(dir);
             if let Some(ino) = object {
-                self.clock.happened(ino);
+                self.epochs.happened(ino);
             }
             tell(Change::Name { dir, name, object });
         }
         if event.mask.intersects(OF_INODES) {
             // Of a directory itself there is its own handle, with the name `.`.
             let Some(ino) = object.or(place.map(|(dir, _)| dir)) else { return self.lost(tell) };
-            self.clock.happened(ino);
+            self.epochs.happened(ino);
             if event.mask.intersects(CONTENTS) {
                 tell(Change::Contents(ino));
             }

@@ -19,7 +19,7 @@ use crate::mount::flags::{self, Helper};
 use crate::mount::guard;
 use crate::mount::intent;
 use crate::mount::options::Options;
-use crate::mount::policies;
+use crate::mount::policy_check;
 use crate::plain;
 use crate::shift::idmap::Maps;
 
@@ -31,7 +31,7 @@ pub const DEVICE: &str = "/dev/fuse";
 
 /// A mount as it was asked for.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct MountRequest {
     /// The stored directory.
     pub lower: PathBuf,
     /// Where to show it.
@@ -50,8 +50,8 @@ pub struct Request {
 /// the lower directory where the server has a mount of its own, which does not contain the new one.
 ///
 /// Returns the directories with it, as they were checked: by their paths others might be found.
-pub fn check(request: Request) -> Result<(MountConfig, Dirs), StartError> {
-    let Request { lower, mountpoint, options, foreground } = request;
+pub fn check(request: MountRequest) -> Result<(MountConfig, Dirs), StartError> {
+    let MountRequest { lower, mountpoint, options, foreground } = request;
     let (lower, lower_is) = checked_lower(&lower)?;
     if !lower_is.is_dir() {
         refuse_of_one_file(&options)?;
@@ -76,7 +76,7 @@ pub fn check(request: Request) -> Result<(MountConfig, Dirs), StartError> {
     }
     options.check_conflicts()?;
     let standing = Standing::of_this_process();
-    policies::check(options.policies, &maps, &lower_is, standing)?;
+    policy_check::check(options.policies, &maps, &lower_is, standing)?;
     if standing != Standing::Root {
         options.check_without_root()?;
     }
@@ -369,7 +369,7 @@ mod tests {
         let maps = vec!["b:0:1000:1".to_owned()];
         // Without, a mount point inside may do.
         let options = Options { maps, submounts: true, ..Options::default() };
-        let request = Request {
+        let request = MountRequest {
             lower: lower.to_owned(),
             mountpoint: mountpoint.to_owned(),
             options,

@@ -11,7 +11,7 @@
 //! Both are private: what is mounted on them later goes nowhere else. Several mounts of one lower
 //! directory share the two: the strongest guard that a running one asks for is in force, and there
 //! is no moment without one while any asks. Who asks is kept in a register (`register`) whose
-//! entries are locked by the servers' keepers, so that those of a killed server are known to be void. They
+//! entries are locked by the servers' helpers, so that those of a killed server are known to be void. They
 //! are cleared by the next mount, the next unmount, and `idshift unguard`.
 //!
 //! What this cannot do: a process that had a directory or program of the lower tree open before,
@@ -30,7 +30,7 @@ use crate::lower::LowerTree;
 use crate::mount::config::MountConfig;
 use crate::mount::dirs::Dir;
 use crate::plain;
-use register::{Place, Register};
+use register::{GuardedDir, Register};
 
 /// A server's part in the guard of its lower directory. Dropping it gives the part back and undoes
 /// what nobody else asks for.
@@ -38,7 +38,7 @@ use register::{Place, Register};
 pub struct Guard {
     claim: PathBuf,
     /// The lock that says that the guard is asked for; the kernel lets go of it when the process
-    /// that holds it ends, which is the server's keeper. Unset where that is another process.
+    /// that holds it ends, which is the server's helper. Unset where that is another process.
     alive: Option<File>,
 }
 
@@ -117,7 +117,7 @@ pub fn open_lower(
     }
 }
 
-fn raise(place: &Place, config: &MountConfig, lower: &Dir) -> Result<Guard, StartError> {
+fn raise(place: &GuardedDir, config: &MountConfig, lower: &Dir) -> Result<Guard, StartError> {
     let refused = |why: String| StartError::Path {
         role: "lower directory",
         path: config.lower.clone(),

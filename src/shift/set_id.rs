@@ -28,13 +28,13 @@ pub enum SetIdPolicy {
 /// and the value of `security.capability` in hexadecimal, `-` for none.
 ///
 /// ```
-/// use idshift::shift::set_id::Kept;
-/// let kept = Kept { bits: 0o4000, capability: vec![], written: (1_700_000_000, 5) };
+/// use idshift::shift::set_id::Shadow;
+/// let kept = Shadow { bits: 0o4000, capability: vec![], written: (1_700_000_000, 5) };
 /// assert_eq!(kept.to_string(), "1 4000 1700000000.000000005 -");
-/// assert_eq!(Kept::parse(kept.to_string().as_bytes()), Some(kept));
+/// assert_eq!(Shadow::parse(kept.to_string().as_bytes()), Some(kept));
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Kept {
+pub struct Shadow {
     /// The set-ID bits.
     pub bits: u32,
     /// What `security.capability` of the lower file would hold (a lower root id); empty for none.
@@ -45,7 +45,7 @@ pub struct Kept {
     pub written: (i64, u32),
 }
 
-impl Kept {
+impl Shadow {
     /// Whether there is nothing to keep.
     pub fn is_empty(&self) -> bool {
         self.bits == 0 && self.capability.is_empty()
@@ -65,12 +65,13 @@ impl Kept {
             "-" => Vec::new(),
             hex => from_hex(hex)?,
         };
-        let kept = Self { bits, capability, written };
-        (words.next().is_none() && bits & !SET_ID == 0 && kept.to_string() == text).then_some(kept)
+        let shadow = Self { bits, capability, written };
+        (words.next().is_none() && bits & !SET_ID == 0 && shadow.to_string() == text)
+            .then_some(shadow)
     }
 }
 
-impl fmt::Display for Kept {
+impl fmt::Display for Shadow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (sec, nsec) = self.written;
         write!(f, "1 {:o} {sec}.{nsec:09} ", self.bits)?;
@@ -102,14 +103,14 @@ mod tests {
             capability: Vec<u8>,
             written in (any::<i64>(), 0..1_000_000_000_u32),
         ) {
-            let kept = Kept { bits, capability, written };
-            prop_assert_eq!(Kept::parse(kept.to_string().as_bytes()), Some(kept));
+            let shadow = Shadow { bits, capability, written };
+            prop_assert_eq!(Shadow::parse(shadow.to_string().as_bytes()), Some(shadow));
         }
 
         #[test]
         fn noise_gives_no_rights(value: Vec<u8>) {
-            if let Some(kept) = Kept::parse(&value) {
-                prop_assert_eq!(kept.to_string().into_bytes(), value);
+            if let Some(shadow) = Shadow::parse(&value) {
+                prop_assert_eq!(shadow.to_string().into_bytes(), value);
             }
         }
     }
@@ -130,7 +131,7 @@ mod tests {
             "1 4000 1.000000000 0",
             "1 4000 1.000000000 AB",
         ] {
-            assert_eq!(Kept::parse(text.as_bytes()), None, "{text:?}");
+            assert_eq!(Shadow::parse(text.as_bytes()), None, "{text:?}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use super::slot::{GET, PUT};
+use super::in_flight::{GET, PUT};
 use crate::sys::shared::Words;
 
 /// Rows of `N` words.

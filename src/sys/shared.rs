@@ -99,7 +99,7 @@ unsafe impl Sync for Bytes {}
 
 impl Bytes {
     /// Maps a part of a file. While the value lives, nobody else in this process or another may use
-    /// the same part; `state::slot` sees to that.
+    /// the same part; `state::in_flight` sees to that.
     pub fn map(file: impl AsFd, offset: usize, length: usize) -> Result<Self, Errno> {
         let known = rustix::fs::fstat(&file)?.st_size;
         if u64::try_from(known).unwrap_or(0) < (offset.saturating_add(length)) as u64 {

@@ -209,7 +209,7 @@ fn spawn_server(
     descriptors: Option<u64>,
 ) -> Child {
     let mut log = File::create(dir.path().join("server.log")).unwrap();
-    // Through a pipe, as under a service manager: what is written to a file goes by way of the keeper.
+    // Through a pipe, as under a service manager: what is written to a file goes by way of the helper.
     let (mut written, to) = std::io::pipe().unwrap();
     thread::spawn(move || std::io::copy(&mut written, &mut log).ok());
     let mut command = server_command(options, lower, upper);

@@ -63,19 +63,19 @@ pub(crate) fn call(mut command: Command) -> Called {
 }
 
 /// Whether it is the process that stays outside of a server's sandbox, with its command line.
-fn is_keeper(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"idshift-keeper\n")
+fn is_helper(pid: u32) -> bool {
+    std::fs::read(format!("/proc/{pid}/comm")).is_ok_and(|name| name == b"idshift-helper\n")
 }
 
 /// The servers that a process has started.
 pub(crate) fn children_of(parent: u32) -> Vec<u32> {
-    let is_child = |pid: &u32| parent_of(*pid) == Some(parent) && !is_keeper(*pid);
+    let is_child = |pid: &u32| parent_of(*pid) == Some(parent) && !is_helper(*pid);
     processes().into_iter().filter(is_child).collect()
 }
 
 /// The process that works outside of the sandbox for the servers that a process has started.
-pub(crate) fn keeper_of(parent: u32) -> Option<u32> {
-    processes().into_iter().find(|&pid| parent_of(pid) == Some(parent) && is_keeper(pid))
+pub(crate) fn helper_of(parent: u32) -> Option<u32> {
+    processes().into_iter().find(|&pid| parent_of(pid) == Some(parent) && is_helper(pid))
 }
 
 /// The parent of a process that is not just being reaped.
@@ -108,7 +108,7 @@ pub(crate) fn processes_of(point: &Path) -> Vec<u32> {
         let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
         let is_server = words[0].ends_with(b"idshift") || words[0].ends_with(b"mount.fuse.idshift");
         let is_of_point = words.contains(&point.as_os_str().as_encoded_bytes());
-        if is_server && is_of_point && !is_keeper(pid) {
+        if is_server && is_of_point && !is_helper(pid) {
             found.push(pid);
         }
     }

@@ -17,7 +17,7 @@ crate::common::tests! {
     none_is_on_a_mount_of_the_host,
     none_leads_to_another_file_system,
     those_that_count_stay_where_they_are,
-    keeper_does_not_believe_that_the_mount_has_ended,
+    helper_does_not_believe_that_the_mount_has_ended,
     guard_does_not_outlive_its_line,
 }
 
@@ -78,7 +78,7 @@ fn none_is_on_a_mount_of_the_host() {
             assert!(!host.contains(&on), "{options}: {number} is {}", leads_to.display());
         }
     }
-    // A terminal, or a file to which the log is written, is the keeper's.
+    // A terminal, or a file to which the log is written, is the helper's.
     let dir = temp_dir();
     let [lower, upper, log] = ["lower", "upper", "log"].map(|name| dir.path().join(name));
     fs::create_dir(&lower).unwrap();
@@ -170,9 +170,9 @@ fn is_guarded(mount: &Mount) -> bool {
     is_mounted(&mount.low("").canonicalize().unwrap())
 }
 
-/// A server that was taken over tells the keeper that the mount has ended, so that the guard be
+/// A server that was taken over tells the helper that the mount has ended, so that the guard be
 /// undone while it goes on.
-fn keeper_does_not_believe_that_the_mount_has_ended() {
+fn helper_does_not_believe_that_the_mount_has_ended() {
     for options in ["guard=hide", "restart=on,guard=hide,"] {
         let (mount, server) = serving(options);
         assert!(is_guarded(&mount));
@@ -187,7 +187,7 @@ fn keeper_does_not_believe_that_the_mount_has_ended() {
     }
 }
 
-/// It closes what leads to the keeper, with which the lock of the guard would end.
+/// It closes what leads to the helper, with which the lock of the guard would end.
 fn guard_does_not_outlive_its_line() {
     let (mount, server) = serving("restart=on,guard=hide,");
     let inside = stopped(server);

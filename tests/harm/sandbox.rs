@@ -21,9 +21,9 @@ tests! {
     no_environment_and_no_dumps,
     nothing_inherited,
     work_outside_goes_on,
-    keeper_ends_with_its_server,
-    keeper_is_waited_for,
-    keeper_stays_when_everybody_is_to_report,
+    helper_ends_with_its_server,
+    helper_is_waited_for,
+    helper_stays_when_everybody_is_to_report,
 }
 
 // capabilities(7)
@@ -467,49 +467,49 @@ fn work_outside_goes_on() {
 }
 
 /// No zombie is left where nobody waits for the children of others.
-fn keeper_is_waited_for() {
+fn helper_is_waited_for() {
     let (mount, server) = serving(MAP);
-    let keeper = keeper_of(server);
+    let helper = helper_of(server);
     mount.unmount();
-    assert!(!Path::new(&format!("/proc/{keeper}")).exists(), "it is gone when the server is");
+    assert!(!Path::new(&format!("/proc/{helper}")).exists(), "it is gone when the server is");
 }
 
-fn keeper_of(server: u32) -> u32 {
+fn helper_of(server: u32) -> u32 {
     let children = format!("/proc/{server}/task/{server}/children");
     let Ok(children) = fs::read_to_string(children) else {
         common::skip("needs /proc/PID/task/TID/children")
     };
-    let keepers: Vec<&str> = children.split_whitespace().collect();
-    assert_eq!(keepers.len(), 1, "one process works for it outside");
-    keepers[0].parse().unwrap()
+    let helpers: Vec<&str> = children.split_whitespace().collect();
+    assert_eq!(helpers.len(), 1, "one process works for it outside");
+    helpers[0].parse().unwrap()
 }
 
-/// A server that is killed takes its keeper with it.
-fn keeper_ends_with_its_server() {
+/// A server that is killed takes its helper with it.
+fn helper_ends_with_its_server() {
     let (mount, server) = serving(MAP);
-    let keeper = keeper_of(server);
-    let comm = format!("/proc/{keeper}/comm");
-    assert_eq!(fs::read_to_string(&comm).unwrap(), "idshift-keeper\n");
+    let helper = helper_of(server);
+    let comm = format!("/proc/{helper}/comm");
+    assert_eq!(fs::read_to_string(&comm).unwrap(), "idshift-helper\n");
     raw::kill(server, libc::SIGKILL).unwrap();
-    let state = format!("/proc/{keeper}/stat");
-    eventually("the keeper has ended", || {
+    let state = format!("/proc/{helper}/stat");
+    eventually("the helper has ended", || {
         // A zombie has ended too.
         fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "))
     });
     rustix::mount::unmount(mount.up(""), rustix::mount::UnmountFlags::DETACH).unwrap();
 }
 
-/// `pkill -USR1 idshift` asks the server for its report, and finds the keeper too.
-fn keeper_stays_when_everybody_is_to_report() {
+/// `pkill -USR1 idshift` asks the server for its report, and finds the helper too.
+fn helper_stays_when_everybody_is_to_report() {
     let (mount, server) = serving(MAP);
-    let keeper = keeper_of(server);
-    for pid in [server, keeper] {
+    let helper = helper_of(server);
+    for pid in [server, helper] {
         raw::kill(pid, libc::SIGUSR1).unwrap();
     }
     let log = mount.beside().join("server.log");
     let told = || fs::read_to_string(&log).unwrap().contains("is shown at");
     eventually("the server has told", told);
-    // It unmounts, which only a keeper that is there can do.
+    // It unmounts, which only a helper that is there can do.
     let point = mount.up("").canonicalize().unwrap();
     raw::kill(server, libc::SIGTERM).unwrap();
     eventually("it has gone", || !common::mount::is_mounted(&point));

@@ -55,7 +55,7 @@ impl Side {
             Self { shown, options, lower, upper, between: None, server: None, second: None };
         match shown {
             Shown::Kernel => {
-                idshift::mount::kernel::mount(&side.config(map.maps()))
+                idshift::mount::kernel_backend::mount(&side.config(map.maps()))
                     .map_err(|e| e.to_string())?;
             }
             Shown::Bind => rustix::mount::mount_bind(&side.lower, &side.upper)
@@ -82,7 +82,7 @@ impl Side {
         std::fs::create_dir_all(&between).map_err(|e| format!("{}: {e}", between.display()))?;
         self.between = Some(between);
         self.serve(inner)?;
-        idshift::mount::kernel::mount(&self.config(outer)).map_err(|e| e.to_string())
+        idshift::mount::kernel_backend::mount(&self.config(outer)).map_err(|e| e.to_string())
     }
 
     /// Where idshift's own mount is.

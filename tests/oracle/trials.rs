@@ -111,7 +111,7 @@ fn against() -> Shown {
     if std::env::var("IDSHIFT_ORACLE_AGAINST").as_deref() == Ok("recorded") {
         return Shown::Recorded;
     }
-    match idshift::mount::kernel::supported(&std::env::temp_dir()) {
+    match idshift::mount::kernel_backend::supported(&std::env::temp_dir()) {
         Ok(()) => Shown::Kernel,
         Err(why) => {
             println!("against the recording: {why}");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::program::{children_of, idshift, keeper_of, processes_of};
+use crate::common::program::{children_of, helper_of, idshift, processes_of};
 use crate::common::restart::{Tar, kill, mounted, needs_resending};
 use crate::common::runner::needs_real_root;
 use crate::common::status::{number, report};
@@ -30,7 +30,7 @@ crate::common::tests!(
     waiting_for_locks_goes_on,
     lower_changes_are_still_heard_of,
     report_is_asked_of_the_main_process,
-    keeper_is_killed,
+    helper_is_killed,
     supervisor_is_killed,
     server_that_always_dies,
     killed_while_it_tells_the_kernel,
@@ -318,13 +318,13 @@ fn report_is_asked_of_the_main_process() {
 
 /// The mount goes on without it. What it would have undone stays until somebody undoes it: any other
 /// mount or unmount by idshift, too.
-fn keeper_is_killed() {
+fn helper_is_killed() {
     for options in ["", "guard=nosuid,"] {
         let mount = mounted(options);
         fs::write(mount.up("file"), "content").unwrap();
         let main = mount.main_pid();
-        raw::kill(keeper_of(main).expect("a keeper"), libc::SIGKILL).unwrap();
-        eventually("it is gone", || keeper_of(main).is_none());
+        raw::kill(helper_of(main).expect("a helper"), libc::SIGKILL).unwrap();
+        eventually("it is gone", || helper_of(main).is_none());
         assert_eq!(fs::read(mount.up("file")).unwrap(), b"content");
         fs::write(mount.up("more"), "more").unwrap();
         rustix::mount::unmount(mount.up(""), UnmountFlags::empty()).unwrap();

@@ -251,7 +251,7 @@ fn ends(upper: &Path) {
     eventually("all processes end", || common::program::processes_of(upper).is_empty());
 }
 
-/// The keeper, which stays, undoes the guard.
+/// The helper, which stays, undoes the guard.
 fn guarded_mount_in_the_background() {
     let (_dir, lower, upper) = in_background(None, "guard=hide");
     for _ in 0..2 {

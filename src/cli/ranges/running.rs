@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::host::mountinfo;
-use crate::host::ranges::{Mount, scan::process_ids};
+use crate::host::ranges::{MountClaim, scan::process_ids};
 use crate::plain;
 use crate::report::{MapPart, Question};
 use crate::shift::id::Kind;
@@ -19,7 +19,7 @@ use crate::shift::idmap::{Extent, IdMap, Maps};
 /// What was found.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    pub(super) mounts: Vec<Mount>,
+    pub(super) mounts: Vec<MountClaim>,
     pub(super) notes: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ pub(super) fn mounts() -> Running {
             Ok((pid, maps)) => {
                 // In a container it has another number there.
                 let pid = seen_by.filter(|_| !is_of_this_program(pid)).unwrap_or(pid);
-                running.mounts.push(Mount { mountpoint: mount.mountpoint, pid, maps });
+                running.mounts.push(MountClaim { mountpoint: mount.mountpoint, pid, maps });
             }
             Err(why) => running.notes.push(format!(
                 "the map of the mount at {} cannot be told: {why}",

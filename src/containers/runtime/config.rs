@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use idmap::map::Maps;
 use serde_json::Value;
 
-use super::request::{self, Container, Request};
+use super::request::{self, Container, MapRequest};
 use crate::containers::Problem;
 
 /// The annotation that asks for a mount of idshift.
@@ -33,7 +33,7 @@ pub struct Asked {
     /// What is mounted there.
     pub source: PathBuf,
     /// With which map.
-    pub request: Request,
+    pub request: MapRequest,
 }
 
 impl Config {
@@ -74,7 +74,7 @@ impl Config {
             let of_mount =
                 |problem: Problem| Problem::new(format!("mount '{destination}': {problem}"));
             let is_named =
-                |(name, _): &(String, Request)| Path::new(name) == Path::new(&destination);
+                |(name, _): &(String, MapRequest)| Path::new(name) == Path::new(&destination);
             let request = match named.iter().position(is_named) {
                 Some(found) => Some(named.swap_remove(found).1),
                 None => of_mount_entry(mount, container).map_err(of_mount)?,
@@ -161,7 +161,7 @@ fn is_about_ids(option: &str) -> bool {
     })
 }
 
-fn of_mount_entry(mount: &Value, container: &Container) -> Result<Option<Request>, Problem> {
+fn of_mount_entry(mount: &Value, container: &Container) -> Result<Option<MapRequest>, Problem> {
     let list =
         |key: &str| mount.get(key).filter(|list| list.as_array().is_some_and(|l| !l.is_empty()));
     if let (uids @ Some(_), gids) | (uids, gids @ Some(_)) =
@@ -172,7 +172,7 @@ fn of_mount_entry(mount: &Value, container: &Container) -> Result<Option<Request
         if uids.is_empty() || gids.is_empty() {
             return Err(Problem::new("uidMappings and gidMappings belong together"));
         }
-        return Ok(Some(Request::Maps(Maps { uids, gids })));
+        return Ok(Some(MapRequest::Maps(Maps { uids, gids })));
     }
     for option in mount.get("options").and_then(Value::as_array).into_iter().flatten() {
         if let Some(request) = request::of_option(option.as_str().unwrap_or_default(), container)? {
@@ -249,7 +249,10 @@ mod tests {
         let (_dir, config) = bundle(r#"{"process":{"user":{"uid":33,"gid":33}}}"#);
         let container = config.container().unwrap();
         assert!(container.maps.is_identity());
-        assert_eq!(Request::MatchUser.specs(&container, (1, 2)).unwrap(), ["u:1:33:1", "g:2:33:1"]);
+        assert_eq!(
+            MapRequest::MatchUser.specs(&container, (1, 2)).unwrap(),
+            ["u:1:33:1", "g:2:33:1"]
+        );
         assert!(config.asked(&container).unwrap().is_empty());
     }
 }

@@ -20,7 +20,7 @@ use crate::plain;
 
 /// The directory of one container's mounts.
 #[derive(Debug)]
-pub struct Place {
+pub struct ContainerDir {
     path: PathBuf,
 }
 
@@ -28,7 +28,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Left {
     /// Its mounts.
-    pub place: Place,
+    pub place: ContainerDir,
     /// Its id.
     pub id: String,
     /// How its runtime is asked about it: the program, and the arguments before the command.
@@ -45,7 +45,7 @@ fn is_a_name(id: &str) -> bool {
     !id.is_empty() && id != "." && id != ".." && !id.contains('/') && id.len() <= 255
 }
 
-impl Place {
+impl ContainerDir {
     /// The place of a container, whether it is there or not. `None` for an id that no container can have.
     pub fn of(id: &str) -> Result<Option<Self>, Problem> {
         if !is_a_name(id) {

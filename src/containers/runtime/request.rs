@@ -28,7 +28,7 @@ pub struct Container {
 
 /// Which map a mount asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum MapRequest {
     /// These maps.
     Maps(Maps),
     /// The owner of the source is shown as the container's user.
@@ -37,13 +37,13 @@ pub enum Request {
     Spec(String),
 }
 
-impl Request {
+impl MapRequest {
     /// The map specs for a source that belongs to these ids.
     pub fn specs(&self, container: &Container, owner: (u32, u32)) -> Result<Vec<String>, Problem> {
         match self {
-            Request::Maps(maps) => Ok(specs(maps)),
-            Request::Spec(spec) => Ok(vec![spec.clone()]),
-            Request::MatchUser => {
+            MapRequest::Maps(maps) => Ok(specs(maps)),
+            MapRequest::Spec(spec) => Ok(vec![spec.clone()]),
+            MapRequest::MatchUser => {
                 let (uid, gid) = container.user;
                 let missing = |kind: &str, id: u32| {
                     Problem::new(format!(
@@ -89,12 +89,12 @@ pub fn mappings<K: Kind>(list: Option<&Value>, what: &str) -> Result<IdMap<K>, P
 }
 
 /// What an option of a mount asks for, if it is about ids: `idmap`, `ridmap`, `idmap=uids=…;gids=…`.
-pub fn of_option(option: &str, container: &Container) -> Result<Option<Request>, Problem> {
+pub fn of_option(option: &str, container: &Container) -> Result<Option<MapRequest>, Problem> {
     let Some(rest) = option.strip_prefix("ridmap").or_else(|| option.strip_prefix("idmap")) else {
         return Ok(None);
     };
     if rest.is_empty() {
-        return Ok(Some(Request::Maps(container.maps.clone())));
+        return Ok(Some(MapRequest::Maps(container.maps.clone())));
     }
     let Some(lists) = rest.strip_prefix('=') else { return Ok(None) };
     let wrong = |why: &str| {
@@ -126,7 +126,7 @@ pub fn of_option(option: &str, container: &Container) -> Result<Option<Request>,
             IdMap::new(gids).map_err(overlap)?
         },
     };
-    Ok(Some(Request::Maps(maps)))
+    Ok(Some(MapRequest::Maps(maps)))
 }
 
 /// `A-B-N`, or `@A-B-N` where B counts in the container.
@@ -155,12 +155,12 @@ fn triplet<K: Kind>(text: &str, container: &IdMap<K>) -> Result<Vec<Extent<K>>, 
 }
 
 /// What the annotation `idshift` asks for, for each destination: `DEST[=match-user|=SPEC]`, several separated by `;`.
-pub fn of_annotation(text: &str, container: &Container) -> Vec<(String, Request)> {
+pub fn of_annotation(text: &str, container: &Container) -> Vec<(String, MapRequest)> {
     let entries = text.split(';').map(str::trim).filter(|entry| !entry.is_empty());
     let request = |wanted: Option<&str>| match wanted {
-        None | Some("") => Request::Maps(container.maps.clone()),
-        Some("match-user") => Request::MatchUser,
-        Some(spec) => Request::Spec(spec.to_owned()),
+        None | Some("") => MapRequest::Maps(container.maps.clone()),
+        Some("match-user") => MapRequest::MatchUser,
+        Some(spec) => MapRequest::Spec(spec.to_owned()),
     };
     entries
         .map(|entry| match entry.split_once('=') {
@@ -234,8 +234,8 @@ mod tests {
             asked[0].1.specs(&container, (33, 34)).unwrap(),
             ["u:33:100004:1", "g:34:100006:1"]
         );
-        assert_eq!(asked[1], ("/data".to_owned(), Request::Maps(container.maps.clone())));
-        assert_eq!(asked[2].1, Request::Spec("u:0:5:1 g:0:5:1".to_owned()));
+        assert_eq!(asked[1], ("/data".to_owned(), MapRequest::Maps(container.maps.clone())));
+        assert_eq!(asked[2].1, MapRequest::Spec("u:0:5:1 g:0:5:1".to_owned()));
         let nobody = Container { user: (70_000, 0), ..container };
         assert!(asked[0].1.specs(&nobody, (33, 34)).unwrap_err().to_string().contains("70000"));
     }

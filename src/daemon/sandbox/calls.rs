@@ -29,7 +29,7 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use crate::lower::Keys;
 use crate::sys::fanotify::{FORGET_MARKS, MARK_INODE};
-use crate::sys::fuse::{BACKING_CLOSE, BACKING_OPEN};
+use crate::sys::fuse_device::{BACKING_CLOSE, BACKING_OPEN};
 use crate::sys::ioctl::FileIoctl;
 
 /// Calls that a feature needs, whatever their arguments.
@@ -137,7 +137,7 @@ pub const FEATURES: &[Feature] = &[
             SYS_syncfs,
         ],
     },
-    Feature { name: "ending the keeper", calls: &[SYS_shutdown, SYS_wait4] },
+    Feature { name: "ending the helper", calls: &[SYS_shutdown, SYS_wait4] },
     Feature { name: "locks", calls: &[SYS_flock] },
     Feature {
         name: "acting as the caller",

@@ -48,7 +48,7 @@ impl Asked {
     /// to it. `None` if it is nothing, or cannot be; then the process is told why.
     pub(super) fn find(by: Pid, supervisor: Pid, left: Handover) -> Option<Self> {
         let process = PathBuf::from(format!("/proc/{}", by.as_raw_nonzero()));
-        let Some(request) = Request::find(&process) else {
+        let Some(request) = UpgradeRequest::find(&process) else {
             tracing::debug!("{SIGNAL_NAME} from a process that wants nothing");
             return None;
         };
@@ -92,20 +92,20 @@ impl Asked {
 const SIGNAL_NAME: &str = "SIGUSR2";
 
 /// Tells whoever has asked; he may have gone.
-pub(super) fn tell(answer: &mut File, line: &str) {
+pub(in crate::daemon) fn tell(answer: &mut File, line: &str) {
     let line = line.replace('\n', " ") + "\n";
     if let Err(error) = answer.write_all(line.as_bytes()) {
         tracing::debug!("whoever wanted an upgrade has gone: {error}");
     }
 }
 
-struct Request {
+struct UpgradeRequest {
     supervisor: i32,
     binary: RawFd,
     answer: RawFd,
 }
 
-impl Request {
+impl UpgradeRequest {
     fn find(process: &Path) -> Option<Self> {
         let name = format!("/memfd:{REQUEST} (deleted)");
         let open = fs::read_dir(process.join("fd")).ok()?.filter_map(Result::ok);
@@ -180,7 +180,11 @@ impl fmt::Display for Rights {
 }
 
 /// Whether the program can go on; returns it, and what is left to it.
-fn check(process: &Path, request: &Request, left: &Handover) -> Result<(File, File), String> {
+fn check(
+    process: &Path,
+    request: &UpgradeRequest,
+    left: &Handover,
+) -> Result<(File, File), String> {
     let binary = File::open(process.join(format!("fd/{}", request.binary)))
         .map_err(|error| format!("the new program cannot be opened: {error}"))?;
     nobody_else_changes(&binary)?;
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_process_that_wants_nothing_is_not_asked_further() {
-        assert!(Request::find(Path::new("/proc/self")).is_none());
-        assert!(Request::find(Path::new("/proc/none")).is_none());
+        assert!(UpgradeRequest::find(Path::new("/proc/self")).is_none());
+        assert!(UpgradeRequest::find(Path::new("/proc/none")).is_none());
     }
 }

@@ -48,8 +48,8 @@ pub struct Handover {
     pub memory: RawFd,
     /// What tells of changes below.
     pub group: Option<RawFd>,
-    /// The keeper, what leads to it, and to the log through it.
-    pub keeper: (i32, RawFd, RawFd),
+    /// The helper, what leads to it, and to the log through it.
+    pub helper: (i32, RawFd, RawFd),
     /// Where whoever has asked waits for an answer.
     pub answer: RawFd,
 }
@@ -58,7 +58,7 @@ impl Handover {
     /// The descriptors that it names.
     pub fn descriptors(&self) -> Vec<RawFd> {
         let named =
-            [self.device, self.root, self.memory, self.keeper.1, self.keeper.2, self.answer];
+            [self.device, self.root, self.memory, self.helper.1, self.helper.2, self.answer];
         named.into_iter().chain(self.group).collect()
     }
 
@@ -93,13 +93,13 @@ impl Handover {
         number("agreed", self.agreed);
         number("mount", self.mount);
         number("background", self.background.into());
-        let (keeper, line, log) = self.keeper;
+        let (helper, line, log) = self.helper;
         let descriptors = [
             ("device", Some(self.device)),
             ("root", Some(self.root)),
             ("memory", Some(self.memory)),
             ("group", self.group),
-            ("keeper", Some(keeper)),
+            ("keeper", Some(helper)),
             ("line", Some(line)),
             ("log", Some(log)),
             ("answer", Some(self.answer)),
@@ -140,9 +140,9 @@ impl Handover {
                 b"root" => read.root = descriptor()?,
                 b"memory" => read.memory = descriptor()?,
                 b"group" => read.group = Some(descriptor()?),
-                b"keeper" => read.keeper.0 = descriptor()?,
-                b"line" => read.keeper.1 = descriptor()?,
-                b"log" => read.keeper.2 = descriptor()?,
+                b"keeper" => read.helper.0 = descriptor()?,
+                b"line" => read.helper.1 = descriptor()?,
+                b"log" => read.helper.2 = descriptor()?,
                 b"answer" => read.answer = descriptor()?,
                 b"lower" => read.lower = path(),
                 b"mountpoint" => read.mountpoint = path(),
@@ -166,7 +166,7 @@ impl Handover {
                 state::VERSION
             ));
         }
-        let has_all = read.descriptors().iter().all(|fd| *fd > 2) && read.keeper.0 > 0;
+        let has_all = read.descriptors().iter().all(|fd| *fd > 2) && read.helper.0 > 0;
         if is_whole && has_all { Ok(read) } else { Err(missing()) }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
             root: 4,
             memory: 5,
             group: Some(6),
-            keeper: (4711, 8, 9),
+            helper: (4711, 8, 9),
             answer: 10,
         }
     }

@@ -89,7 +89,7 @@ impl FileSystem {
             }
             owners.write(fd.as_fd(), &stored)
         };
-        Self::or_take_back(written(), dir.as_fd(), name, flags)?;
+        Self::or_undo(written(), dir.as_fd(), name, flags)?;
         let stat = LowerStat::of(&fd)?;
         let lookup = self.lower.intern(call.in_flight, &parent, name, &stat);
         let attr = self.shown(Of::Fd(fd.as_fd()), &stat)?;
@@ -107,13 +107,13 @@ impl FileSystem {
         let Some(owners) = &self.owners else { return Ok(()) };
         let written = owners.write(fd.as_fd(), stored);
         match name {
-            Some(name) => Self::or_take_back(written, dir, name, AtFlags::empty()),
+            Some(name) => Self::or_undo(written, dir, name, AtFlags::empty()),
             None => written,
         }
     }
 
     /// A file whose owner could not be written is not left behind.
-    fn or_take_back(
+    fn or_undo(
         written: Result<(), FsError>,
         dir: BorrowedFd<'_>,
         name: &OsStr,

@@ -1,14 +1,14 @@
 //! Requests about open files and their contents.
 
-use super::{Done, Handover, Outcome, Server, done, place};
+use super::{Delivery, Done, Outcome, Server, done, place};
 use crate::error::FsError;
-use crate::fs::{Call, Contents, Entry, NewFile, Opened, Range, SetIdBits, Write};
+use crate::fs::{Call, Contents, CopyEnd, Entry, NewFile, Opened, SetIdBits, Write};
 use crate::fuse::backing::Backing;
 use crate::fuse::negotiate::{FUSE_NO_OPEN_SUPPORT, FUSE_WRITEBACK_CACHE, MAX_WRITE};
 use crate::fuse::reply::{Payload, entry_out};
 use crate::fuse::request::Request;
 use crate::fuse::wire::{self, fopen};
-use crate::lower::open_files::UNOPENED;
+use crate::lower::open_files::NO_OPEN;
 use crate::sys::ioctl::MAX_VALUE;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -32,7 +32,7 @@ impl Server {
             let opened = self.fs.open(call, nodeid, args.flags, false)?;
             let fh = opened.handle();
             payload.push(&wire::OpenOut { fh, open_flags: fopen::DIRECT_IO, backing_id: 0 });
-            return Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }));
+            return Ok(Outcome::Reply(Delivery { opened: Some(opened), ..Delivery::default() }));
         }
         let writes = OFlags::from_bits_retain(args.flags) & OFlags::ACCMODE != OFlags::RDONLY;
         let bits =
@@ -40,7 +40,7 @@ impl Server {
         let backing = self.backing(nodeid, bits)?;
         let opened = self.fs.open(call, nodeid, args.flags, backing.is_some())?;
         payload.push(&self.open_out((nodeid, args.flags), &opened, backing.as_ref()));
-        Ok(Outcome::Reply(Handover { opened: Some(opened), backing, ..Handover::default() }))
+        Ok(Outcome::Reply(Delivery { opened: Some(opened), backing, ..Delivery::default() }))
     }
 
     pub(super) fn create<'c>(
@@ -84,13 +84,13 @@ impl Server {
         let nodeid = lookup.nodeid();
         if self.agreed.has(FUSE_NO_OPEN_SUPPORT) {
             // Once it has heard that files need not be opened, the kernel closes none either.
-            self.fs.use_unopened(&opened, made.named)?;
+            self.fs.use_without_open(&opened, made.named)?;
             drop(opened);
             payload.push(&wire::CreateOut {
                 entry: entry_out(nodeid, &attr, valid),
-                open: wire::OpenOut { fh: UNOPENED, open_flags: fopen::KEEP_CACHE, backing_id: 0 },
+                open: wire::OpenOut { fh: NO_OPEN, open_flags: fopen::KEEP_CACHE, backing_id: 0 },
             });
-            return Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }));
+            return Ok(Outcome::Reply(Delivery { lookup: Some(lookup), ..Delivery::default() }));
         }
         let bits = if attr.mode & 0o6000 == 0 {
             SetIdBits::Cleared
@@ -102,11 +102,11 @@ impl Server {
             entry: entry_out(nodeid, &attr, valid),
             open: self.open_out((nodeid, made.flags), &opened, backing.as_ref()),
         });
-        Ok(Outcome::Reply(Handover {
+        Ok(Outcome::Reply(Delivery {
             lookup: Some(lookup),
             opened: Some(opened),
             backing,
-            ..Handover::default()
+            ..Delivery::default()
         }))
     }
 
@@ -229,9 +229,9 @@ impl Server {
         payload: &mut Payload,
     ) -> Done<'c> {
         let args: wire::CopyFileRangeIn = request.take()?;
-        let from = Range { file: contents(request, args.fh_in), offset: args.off_in };
+        let from = CopyEnd { file: contents(request, args.fh_in), offset: args.off_in };
         let target = Contents { nodeid: args.nodeid_out, handle: args.fh_out };
-        let to = Range { file: target, offset: args.off_out };
+        let to = CopyEnd { file: target, offset: args.off_out };
         let size = self.fs.copy_file_range(call, from, to, args.len)?;
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()

@@ -1,6 +1,6 @@
 //! Requests about open directories.
 
-use super::{Done, Handover, NOT_OFFERED, Outcome, Server, done};
+use super::{Delivery, Done, NOT_OFFERED, Outcome, Server, done};
 use crate::fs::Call;
 use crate::fuse::negotiate::FUSE_NO_OPENDIR_SUPPORT;
 use crate::fuse::reply::{Payload, entry_out, is_dot};
@@ -24,7 +24,7 @@ impl Server {
         let opened = self.fs.opendir(call, request.nodeid())?;
         let open_flags = if keep { fopen::CACHE_DIR | fopen::KEEP_CACHE } else { 0 };
         payload.push(&wire::OpenOut { fh: opened.handle(), open_flags, backing_id: 0 });
-        Ok(Outcome::Reply(Handover { opened: Some(opened), ..Handover::default() }))
+        Ok(Outcome::Reply(Delivery { opened: Some(opened), ..Delivery::default() }))
     }
 
     pub(super) fn readdir(&self, request: &mut Request<'_>, payload: &mut Payload) -> Done<'_> {
@@ -57,7 +57,7 @@ impl Server {
             }
             fits
         })?;
-        Ok(Outcome::Reply(Handover { listed, ..Handover::default() }))
+        Ok(Outcome::Reply(Delivery { listed, ..Delivery::default() }))
     }
 
     pub(super) fn releasedir(&self, request: &mut Request<'_>) -> Done<'_> {

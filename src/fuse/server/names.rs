@@ -1,6 +1,6 @@
 //! Requests about names: lookup, making, moving and removing files.
 
-use super::{Done, Handover, Outcome, Server, done, place};
+use super::{Delivery, Done, Outcome, Server, done, place};
 use crate::fs::{Call, Entry, Found, NewFile};
 use crate::fuse::negotiate::FUSE_EXPORT_SUPPORT;
 use crate::fuse::reply::{Payload, entry_out, is_dot, negative_entry};
@@ -44,7 +44,7 @@ impl Server {
         };
         let nodeid = root::told(lookup.nodeid(), |nodeid| self.device.knows(nodeid));
         payload.push(&entry_out(nodeid, &attr, valid));
-        Ok(Outcome::Reply(Handover { lookup: Some(lookup), ..Handover::default() }))
+        Ok(Outcome::Reply(Delivery { lookup: Some(lookup), ..Delivery::default() }))
     }
 
     pub(super) fn forget(&self, call: &Call<'_>, request: &mut Request<'_>) -> Outcome<'_> {

@@ -1,7 +1,7 @@
 //! Going on where a server that was killed had come to.
 //!
 //! The kernel sends the requests again that it has no answer to. What may have been done already is for
-//! [`crate::fs`] to find out; here they are told apart from new ones, and each is served in the slot of
+//! [`crate::fs`] to find out; here they are told apart from new ones, and each is served in the record of
 //! the thread that had begun it.
 
 use std::collections::HashSet;
@@ -16,7 +16,7 @@ use crate::fuse::device::Read;
 use crate::fuse::reply::Payload;
 use crate::fuse::request::Request;
 use crate::fuse::wire::{Opcode, UNIQUE_RESEND};
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
 
 /// A request that has ended so many servers ends with an error instead.
 const MOST_TRIES: u64 = 3;
@@ -42,52 +42,53 @@ impl Server {
     /// Finishes what the threads of the killed server were about, alone. Returns when only new
     /// requests are left.
     pub(in crate::fuse) fn resume(&self) -> Result<Resumed, Errno> {
-        let slots: Vec<Slot> = self.fs.state().slots.all().filter(Slot::was_used).collect();
+        let records: Vec<Record> =
+            self.fs.state().in_flight.all().filter(Record::was_used).collect();
         let mut payload = Payload::default();
-        for slot in &slots {
-            self.finish_message(slot, &mut payload)?;
+        for record in &records {
+            self.finish_message(record, &mut payload)?;
         }
         let resumed = match self.device.resend() {
-            Ok(()) => self.serve_resent(&slots, &mut payload),
+            Ok(()) => self.serve_resent(&records, &mut payload),
             Err(Errno::NODEV | Errno::CONNABORTED) => Ok(Resumed::Ended),
             Err(errno) => {
                 tracing::warn!(%errno, "this kernel sends no request again: those begun end with EIO");
-                for unique in slots.iter().map(Slot::unique).filter(|&unique| unique != 0) {
+                for unique in records.iter().map(Record::unique).filter(|&unique| unique != 0) {
                     // Some have been answered, some want no answer.
                     self.device.reply_error(unique, Errno::IO).ok();
                 }
                 Ok(Resumed::Serving)
             }
         };
-        slots.iter().for_each(Slot::end);
+        records.iter().for_each(Record::end);
         resumed
     }
 
     /// Forgets what a thread had read that it was to forget: the kernel says that only once. On
     /// kernels that send nothing again, what it had read and not begun is refused.
-    fn finish_message(&self, slot: &Slot, payload: &mut Payload) -> Result<(), Errno> {
-        let mut buffer = self.fs.state().buffer(slot.number())?;
-        slot.enter();
+    fn finish_message(&self, record: &Record, payload: &mut Payload) -> Result<(), Errno> {
+        let mut buffer = self.fs.state().buffer(record.number())?;
+        record.enter();
         if let Some(mut request) = Request::parse(&buffer).filter(|request| request.unique() != 0) {
             match request.opcode() {
                 Some(Opcode::Forget | Opcode::BatchForget) => {
                     payload.bytes.clear();
-                    let call = Call::new(request.caller(), slot.in_flight());
+                    let call = Call::new(request.caller(), record.in_flight());
                     self.dispatch(&call, &mut request, payload).map_err(FsError::errno)?;
                 }
-                _ if slot.unique() == 0 => slot.begin(request.unique()),
+                _ if record.unique() == 0 => record.begin(request.unique()),
                 _ => {}
             }
         }
-        slot.await_message(&mut buffer);
+        record.await_message(&mut buffer);
         Ok(())
     }
 
     /// Serves requests, as long as they are ones that the kernel has sent again.
-    fn serve_resent(&self, slots: &[Slot], payload: &mut Payload) -> Result<Resumed, Errno> {
+    fn serve_resent(&self, records: &[Record], payload: &mut Payload) -> Result<Resumed, Errno> {
         let state = self.fs.state();
         // One that no worker has: what it holds is left as it is until its request is answered.
-        let Some(spare) = state.slots.all().last() else { return Ok(Resumed::Serving) };
+        let Some(spare) = state.in_flight.all().last() else { return Ok(Resumed::Serving) };
         let mut buffer = state.buffer(spare.number())?;
         while self.device.has_request()? {
             spare.enter();
@@ -99,20 +100,20 @@ impl Server {
             let message = &buffer[..length];
             let Some(request) = Request::parse(message) else { continue };
             let unique = request.unique();
-            let same = |slot: &&Slot| slot.unique() | UNIQUE_RESEND == unique;
-            match slots.iter().find(same) {
-                Some(slot) => self.serve_again(slot, &request, payload),
+            let same = |record: &&Record| record.unique() | UNIQUE_RESEND == unique;
+            match records.iter().find(same) {
+                Some(record) => self.replay(record, &request, payload),
                 None if is_about_others(&request) => {
-                    // In the slot of the buffer, which says how far it has come.
+                    // In the record of the buffer, which says how far it has come.
                     self.answer(&request, spare.in_flight(), payload);
                     continue;
                 }
                 None => {
                     // In one that holds nothing which is still to come.
-                    let free = state.slots.all().find(|slot| slot.unique() == 0);
-                    let slot = free.as_ref().unwrap_or(&spare);
-                    slot.enter();
-                    self.serve(slot, message, payload);
+                    let free = state.in_flight.all().find(|record| record.unique() == 0);
+                    let record = free.as_ref().unwrap_or(&spare);
+                    record.enter();
+                    self.serve(record, message, payload);
                 }
             }
             if unique & UNIQUE_RESEND == 0 {
@@ -122,26 +123,26 @@ impl Server {
         Ok(Resumed::Serving)
     }
 
-    /// Serves a request that a thread of the killed server had begun, in that thread's slot.
-    pub(in crate::fuse) fn serve_again(
+    /// Serves a request that a thread of the killed server had begun, in that thread's record.
+    pub(in crate::fuse) fn replay(
         &self,
-        slot: &Slot,
+        record: &Record,
         request: &Request<'_>,
         payload: &mut Payload,
     ) {
-        slot.enter();
-        if let Some(nodeid) = self.fs.take_back(slot) {
+        record.enter();
+        if let Some(nodeid) = self.fs.undo(record) {
             self.backings.release(nodeid);
         }
-        slot.begin_again(request.unique());
-        tracing::debug!(opcode = ?request.opcode(), tries = slot.tries(), "once more");
-        if slot.tries() > MOST_TRIES {
+        record.begin_replay(request.unique());
+        tracing::debug!(opcode = ?request.opcode(), tries = record.tries(), "once more");
+        if record.tries() > MOST_TRIES {
             tracing::error!(opcode = ?request.opcode(), "a request that ends each server is refused");
             self.device.reply_error(request.unique(), Errno::IO).ok();
         } else {
-            self.answer(request, slot.in_flight(), payload);
+            self.answer(request, record.in_flight(), payload);
         }
-        slot.end();
+        record.end();
     }
 }
 
@@ -186,7 +187,7 @@ mod tests {
         let opcode = Opcode::Rename2 as u32;
         for (from, to, flags) in [("a", "b", EXCHANGE), ("c", "d", 0)] {
             let args = rename(SHOWN_ROOT, flags, from, to);
-            assert_eq!(server.ask_again(opcode, SHOWN_ROOT, &args).errno, 0, "{from} {to}");
+            assert_eq!(server.resend(opcode, SHOWN_ROOT, &args).errno, 0, "{from} {to}");
         }
         let content = |name| fs::read_to_string(at(name)).unwrap();
         assert_eq!(
@@ -203,11 +204,11 @@ mod tests {
         let mut server = Driver::on(dir.path());
         let mode = 0o600_u32.to_ne_bytes();
         let mkdir = [mode.as_slice(), &[0; 4], b"dir\0"].concat();
-        assert_eq!(server.ask_again(Opcode::Mkdir as u32, ROOT_ID, &mkdir).errno, 0);
-        assert_eq!(server.ask_again(Opcode::Create as u32, ROOT_ID, &create("file")).errno, 0);
+        assert_eq!(server.resend(Opcode::Mkdir as u32, ROOT_ID, &mkdir).errno, 0);
+        assert_eq!(server.resend(Opcode::Create as u32, ROOT_ID, &create("file")).errno, 0);
         assert_eq!(server.held(), (3, 1), "the root, two inodes, one open file");
-        assert_eq!(server.ask_again(Opcode::Rmdir as u32, ROOT_ID, b"dir\0").errno, 0);
-        assert_eq!(server.ask_again(Opcode::Unlink as u32, ROOT_ID, b"file\0").errno, 0);
+        assert_eq!(server.resend(Opcode::Rmdir as u32, ROOT_ID, b"dir\0").errno, 0);
+        assert_eq!(server.resend(Opcode::Unlink as u32, ROOT_ID, b"file\0").errno, 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -217,7 +218,7 @@ mod tests {
         let at = |name: &str| dir.path().join(name);
         let mut server = Driver::on(dir.path());
         let opcode = Opcode::Create as u32;
-        let answer = server.ask_again_after(opcode, ROOT_ID, &create("full"), || {
+        let answer = server.resend_after(opcode, ROOT_ID, &create("full"), || {
             fs::remove_file(at("full")).unwrap();
             fs::write(at("full"), "theirs").unwrap();
         });
@@ -225,13 +226,13 @@ mod tests {
         assert_eq!(fs::read(at("full")).unwrap(), b"theirs");
         fs::write(at("old"), "").unwrap();
         std::thread::sleep(std::time::Duration::from_millis(50));
-        let answer = server.ask_again_after(opcode, ROOT_ID, &create("moved"), || {
+        let answer = server.resend_after(opcode, ROOT_ID, &create("moved"), || {
             fs::rename(at("old"), at("moved")).unwrap();
         });
         assert_eq!(answer.errno, libc::ESTALE);
         assert!(fs::metadata(at("moved")).is_ok());
         // What cannot be told from the server's own is taken for that.
-        let answer = server.ask_again_after(opcode, ROOT_ID, &create("empty"), || {
+        let answer = server.resend_after(opcode, ROOT_ID, &create("empty"), || {
             fs::remove_file(at("empty")).unwrap();
             fs::write(at("empty"), "").unwrap();
         });

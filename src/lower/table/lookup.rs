@@ -2,7 +2,7 @@
 
 use super::InodeTable;
 use crate::lower::inode::{Inode, Place};
-use crate::state::slot::InFlight;
+use crate::state::in_flight::InFlight;
 
 /// A counted lookup that the kernel has not been told of yet: dropping it takes the count back.
 pub struct Lookup<'t> {
@@ -44,7 +44,7 @@ impl Lookup<'_> {
 impl Drop for Lookup<'_> {
     fn drop(&mut self) {
         if let Some(inode) = self.inode.take() {
-            self.table.take_back(self.in_flight, inode.nodeid, self.at);
+            self.table.undo(self.in_flight, inode.nodeid, self.at);
         }
     }
 }

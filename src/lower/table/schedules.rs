@@ -8,7 +8,7 @@ use std::thread;
 use rustix::fs::FileType;
 
 use super::*;
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
 
 /// Threads, files of each, seeds and steps of the test of many inodes.
 const CLIENTS: u64 = 4;
@@ -145,12 +145,12 @@ impl Client {
     /// Looks a file up. The name counts, whether the kernel gets the answer or not.
     fn intern<'t>(
         &mut self,
-        slot: &'t Slot,
+        record: &'t Record,
         table: &'t InodeTable,
     ) -> (Identity, Place, Lookup<'t>) {
         let (identity, place) = (self.any_identity(), self.any_place());
         let lookup = table.intern(
-            slot.in_flight(),
+            record.in_flight(),
             (identity, FileType::RegularFile),
             place.parent,
             &place.name,
@@ -164,8 +164,8 @@ impl Client {
         (identity, place, lookup)
     }
 
-    fn look_up(&mut self, slot: &Slot, table: &InodeTable) {
-        let (identity, place, lookup) = self.intern(slot, table);
+    fn look_up(&mut self, record: &Record, table: &InodeTable) {
+        let (identity, place, lookup) = self.intern(record, table);
         if self.random.below(4) == 0 {
             return; // the caller was killed
         }
@@ -175,14 +175,14 @@ impl Client {
         self.known.entry(identity).or_insert(fresh).lookups += 1;
     }
 
-    fn forget(&mut self, slot: &Slot, table: &InodeTable) {
+    fn forget(&mut self, record: &Record, table: &InodeTable) {
         let Some(identity) = self.any_known() else { return };
         let known = self.known.get_mut(&identity).unwrap();
         let all = self.random.below(4) != 0;
         let count = if all { known.lookups } else { 1 };
         known.lookups -= count;
         let gone = known.lookups == 0;
-        assert_eq!(table.forget(slot.in_flight(), known.nodeid, count), gone);
+        assert_eq!(table.forget(record.in_flight(), known.nodeid, count), gone);
         if gone {
             self.known.remove(&identity);
         }
@@ -208,47 +208,52 @@ impl Client {
     /// Does some thousand things; `grows` says whether there is more in the end or less, `shrinks`
     /// whether memory is given back meanwhile. Then it is `killed` in the middle of a request, or
     /// goes on.
-    fn work(&mut self, slot: &Slot, table: &InodeTable, phase: Phase) {
+    fn work(&mut self, record: &Record, table: &InodeTable, phase: Phase) {
         let Phase { grows, shrinks, killed } = phase;
-        slot.enter();
+        record.enter();
         for step in 0..STEPS {
-            slot.begin(2 + 2 * step as u64);
+            record.begin(2 + 2 * step as u64);
             match self.random.below(10) {
                 0 => self.describe(table),
                 1 if shrinks && step % 8 == 0 => table.shrink(),
                 1 => thread::yield_now(),
-                n if (n < 7) == grows => self.look_up(slot, table),
-                _ => self.forget(slot, table),
+                n if (n < 7) == grows => self.look_up(record, table),
+                _ => self.forget(record, table),
             }
-            slot.end();
+            record.end();
         }
         // Most pages become empty.
         let mut all: Vec<_> = self.known.keys().copied().collect();
         all.sort_unstable_by_key(|identity| (identity.ino, identity.dev, identity.born));
         for identity in all.iter().skip(5).filter(|_| !grows) {
-            slot.begin(2);
+            record.begin(2);
             let known = self.known.remove(identity).unwrap();
-            assert!(table.forget(slot.in_flight(), known.nodeid, known.lookups));
-            slot.end();
+            assert!(table.forget(record.in_flight(), known.nodeid, known.lookups));
+            record.end();
         }
-        slot.begin(1 << 40);
-        let begun: Vec<_> = (0..5).map(|_| self.intern_once(slot, table)).collect();
+        record.begin(1 << 40);
+        let begun: Vec<_> = (0..5).map(|_| self.intern_once(record, table)).collect();
         if killed {
             begun.into_iter().for_each(std::mem::forget);
         } else {
             drop(begun);
-            slot.end();
+            record.end();
         }
     }
 
     /// Looks a file up that nobody else's request is about.
-    fn intern_once<'t>(&mut self, slot: &'t Slot, table: &'t InodeTable) -> Lookup<'t> {
+    fn intern_once<'t>(&mut self, record: &'t Record, table: &'t InodeTable) -> Lookup<'t> {
         loop {
             let identity = self.any_identity();
             if table.find(identity).is_none() {
                 let place = self.any_place();
                 let kind = FileType::RegularFile;
-                return table.intern(slot.in_flight(), (identity, kind), place.parent, &place.name);
+                return table.intern(
+                    record.in_flight(),
+                    (identity, kind),
+                    place.parent,
+                    &place.name,
+                );
             }
         }
     }
@@ -282,10 +287,10 @@ fn check_all(table: &InodeTable, clients: &[Client]) {
 /// The next server's table, once it has taken back what the kernel was not told.
 fn next_server(state: &Arc<State>, root: Identity) -> InodeTable {
     let table = InodeTable::adopt(Arc::clone(state), root).unwrap();
-    for slot in state.slots.all().filter(Slot::was_used) {
-        slot.enter();
-        table.take_back_counted(&slot);
-        slot.end();
+    for record in state.in_flight.all().filter(Record::was_used) {
+        record.enter();
+        table.undo_counted(&record);
+        record.end();
     }
     table
 }
@@ -304,14 +309,14 @@ fn nothing_changes_hands_over_many_inodes_and_servers() {
             known: HashMap::new(),
         };
         let mut clients: Vec<_> = (0..CLIENTS).map(client).collect();
-        let mut slots: Vec<_> = clients.iter().map(|_| state.slots.take().unwrap()).collect();
+        let mut records: Vec<_> = clients.iter().map(|_| state.in_flight.take().unwrap()).collect();
         for number in 0..8 {
             let [grows, shrinks] = [number % 2 == 0, number & 2 == seed & 2];
             let phase = Phase { grows, shrinks, killed: (number + seed) % 3 == 0 };
             thread::scope(|scope| {
-                for (client, slot) in clients.iter_mut().zip(&mut slots) {
+                for (client, record) in clients.iter_mut().zip(&mut records) {
                     let table = &table;
-                    scope.spawn(move || client.work(slot, table, phase));
+                    scope.spawn(move || client.work(record, table, phase));
                 }
             });
             if phase.killed {
@@ -328,6 +333,6 @@ fn nothing_changes_hands_over_many_inodes_and_servers() {
         }
         assert!(table.is_empty() && table.aliases().is_empty(), "seed {seed}");
         table.shrink();
-        assert_eq!(state.arena.pages_in_use(), 1, "the root's, seed {seed}");
+        assert_eq!(state.slabs.pages_in_use(), 1, "the root's, seed {seed}");
     }
 }

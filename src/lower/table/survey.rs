@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use super::{InodeTable, ROOT_ID};
 use crate::lower::inode::{Inode, Place};
 use crate::lower::row::Row;
-use crate::state::arena::Piece;
-use crate::state::slot::GET;
+use crate::state::in_flight::GET;
+use crate::state::slab::Piece;
 
 impl InodeTable {
     /// The nodeids by which the kernel may know an inode with this number: on any device, and

@@ -20,7 +20,7 @@ use rustix::fs::CWD;
 use rustix::io::Errno;
 
 use super::marks::{Marks, Room};
-use super::{NAMES, OF_INODES, Ticket, Trust, Watch};
+use super::{Epoch, NAMES, OF_INODES, Trust, Watch};
 use crate::lower::inode::Inode;
 use crate::lower::stat::Timestamp;
 use crate::lower::table::ROOT_ID;
@@ -38,7 +38,7 @@ pub struct Marked {
     inode: Inode,
     /// For a mark that is new.
     room: Option<Room>,
-    since: Ticket,
+    since: Epoch,
 }
 
 impl Marks {
@@ -73,7 +73,7 @@ impl Watch {
                 tracing::error!(%errno, "marks on inodes cannot be taken away");
             }
         };
-        self.marks.start_over(take_away, || self.clock.happened_to_all());
+        self.marks.start_over(take_away, || self.epochs.happened_to_all());
     }
 
     /// The inode was looked at after it had been marked, and had changed last at that time.
@@ -91,7 +91,7 @@ impl Watch {
         let dir = tree.inodes.get(ROOT_ID).ok_or(Errno::NOENT)?;
         let room = self.marks.room(&dir).ok_or(Errno::NOSPC)?;
         mark_directory(&self.group, tree.handle_mount.as_fd())?;
-        self.marks.keep(&dir, room, self.clock.watched(), true);
+        self.marks.keep(&dir, room, self.epochs.watched(), true);
         Ok(())
     }
 
@@ -100,8 +100,8 @@ impl Watch {
         let Some(room) = self.marks.room(dir) else { return false };
         match mark_directory(&self.group, fd) {
             Ok(()) => {
-                self.marks.keep(dir, room, self.clock.watched(), is_new());
-                self.marks.is_marked(dir, self.ticket())
+                self.marks.keep(dir, room, self.epochs.watched(), is_new());
+                self.marks.is_marked(dir, self.epoch())
             }
             Err(errno) => self.refuse(dir, room, errno),
         }
@@ -111,7 +111,9 @@ impl Watch {
         let path = CString::new(proc_path(fd)).ok()?;
         let room = self.marks.room(inode)?;
         match fanotify::watch_inode(&self.group, CWD, &path, OF_INODES) {
-            Ok(()) => Some(Marked { inode: *inode, room: Some(room), since: self.clock.watched() }),
+            Ok(()) => {
+                Some(Marked { inode: *inode, room: Some(room), since: self.epochs.watched() })
+            }
             Err(errno) => {
                 self.refuse(inode, room, errno);
                 None
@@ -139,12 +141,12 @@ fn mark_directory(group: &OwnedFd, dir: BorrowedFd<'_>) -> Result<(), Errno> {
 
 impl LowerTree {
     /// Listens to a directory, as far as that is still to be done. To be called before
-    /// the ticket is taken; returns whether all changes of names are heard of from now on.
+    /// the epoch is taken; returns whether all changes of names are heard of from now on.
     pub fn hear_names(&self, watch: &Watch, dir: u64) -> bool {
         let Some(dir) = self.inodes.get(dir).filter(|dir| self.is_on_root_device(dir)) else {
             return false;
         };
-        watch.marks.is_marked(&dir, watch.ticket()) || self.mark_dir(watch, &dir, || false)
+        watch.marks.is_marked(&dir, watch.epoch()) || self.mark_dir(watch, &dir, || false)
     }
 
     fn mark_dir(&self, watch: &Watch, dir: &Inode, is_new: impl FnOnce() -> bool) -> bool {
@@ -153,13 +155,13 @@ impl LowerTree {
     }
 
     /// Listens to a directory that was found, if the kernel is told of it for the first time. If that has
-    /// just been done, its attributes are to be read again, with a new ticket.
+    /// just been done, its attributes are to be read again, with a new epoch.
     pub fn hear_found(&self, watch: &Watch, dir: &Inode) -> bool {
         // The answer that is being made is counted; whoever has another one was told before.
         let is_new = || self.inodes.is_counted_once(dir);
         dir.is_dir()
             && self.is_on_root_device(dir)
-            && !watch.marks.is_marked(dir, watch.ticket())
+            && !watch.marks.is_marked(dir, watch.epoch())
             && is_new()
             && self.mark_dir(watch, dir, is_new)
     }
@@ -170,15 +172,15 @@ impl LowerTree {
     pub fn hear_inode(&self, watch: &Watch, nodeid: u64, changed: Timestamp) -> Option<Marked> {
         let inode = self.inodes.get(nodeid).filter(|inode| self.is_on_root_device(inode))?;
         let is_settled = is_settled(changed, SystemTime::now());
-        if !is_settled || watch.marks.hears(&inode, watch.ticket()) {
+        if !is_settled || watch.marks.hears(&inode, watch.epoch()) {
             return None;
         }
         if inode.is_dir() {
             let heard = self.hear_names(watch, nodeid);
-            return heard.then(|| Marked { inode, room: None, since: watch.clock.watched() });
+            return heard.then(|| Marked { inode, room: None, since: watch.epochs.watched() });
         }
-        if watch.marks.is_marked(&inode, watch.ticket()) {
-            return Some(Marked { inode, room: None, since: watch.clock.watched() });
+        if watch.marks.is_marked(&inode, watch.epoch()) {
+            return Some(Marked { inode, room: None, since: watch.epochs.watched() });
         }
         // Whoever has it open asks because of that: what it has read or written.
         if self.open_files.any_of(nodeid).is_some() {
@@ -188,9 +190,9 @@ impl LowerTree {
         watch.mark_file(&inode, fd.as_fd())
     }
 
-    /// How far attributes with so many links can be trusted that were read after the ticket was taken.
-    pub fn trust(&self, watch: &Watch, since: Ticket, inode: &Inode, links: u32) -> Trust {
-        if watch.is_late() || !watch.clock.undisturbed(since, inode.identity.ino) {
+    /// How far attributes with so many links can be trusted that were read after the epoch was taken.
+    pub fn trust(&self, watch: &Watch, since: Epoch, inode: &Inode, links: u32) -> Trust {
+        if watch.is_late() || !watch.epochs.undisturbed(since, inode.identity.ino) {
             return Trust::None;
         }
         if watch.marks.hears(inode, since) {
@@ -205,12 +207,12 @@ impl LowerTree {
     /// Whether the contents that the kernel above has can be kept when a file is opened again.
     pub fn keeps_contents(&self, watch: &Watch, nodeid: u64) -> bool {
         let Some(inode) = self.inodes.get(nodeid) else { return false };
-        let now = watch.ticket();
+        let now = watch.epoch();
         watch.marks.keeps_contents(&inode, now) || self.hears_through_name(watch, now, &inode)
     }
 
     /// Whether what happens to a file through the name that the table has of it is heard of.
-    fn hears_through_name(&self, watch: &Watch, since: Ticket, inode: &Inode) -> bool {
+    fn hears_through_name(&self, watch: &Watch, since: Epoch, inode: &Inode) -> bool {
         !inode.is_dir()
             && self.is_on_root_device(inode)
             && self.inodes.parent(inode).is_some_and(|dir| watch.marks.is_marked(&dir, since))

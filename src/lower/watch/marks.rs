@@ -2,8 +2,8 @@
 //! heard of.
 //!
 //! An answer is trusted for long only if what it is about was watched *before* the lower tree was asked.
-//! So each mark has a number of the [`Clock`](super::Clock), taken when it was there, and an answer counts
-//! only if its ticket is no earlier.
+//! So each mark has a number of the [`Epochs`](super::Epochs), taken when it was there, and an answer counts
+//! only if its epoch is no earlier.
 //!
 //! Marks keep lower inodes in the kernel's memory. One that could be evicted would vanish with its inode
 //! without a word, and the next change would not be heard of. So their number is bounded, and what is
@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::{LONG, Ticket};
+use super::{Epoch, LONG};
 use crate::lower::inode::Inode;
 use crate::lower::stat::Identity;
 
@@ -57,9 +57,9 @@ struct Held {
     identity: Identity,
     /// Since when there is a mark: for a directory, when the names in it and what is behind them are
     /// heard of.
-    since: Ticket,
+    since: Epoch,
     /// Since when what the kernel above has of its own attributes is covered by that.
-    attributes: Option<Ticket>,
+    attributes: Option<Epoch>,
     /// Whether what the kernel keeps of its contents was read since then.
     contents: bool,
 }
@@ -84,17 +84,17 @@ impl Marks {
         }))
     }
 
-    /// Whether there was a mark before the ticket was taken. Then all changes are heard of that came
+    /// Whether there was a mark before the epoch was taken. Then all changes are heard of that came
     /// later: for a directory, also those of the names in it, and of what is behind them.
-    pub(super) fn is_marked(&self, inode: &Inode, ticket: Ticket) -> bool {
-        self.read().of(inode).is_some_and(|held| held.since <= ticket)
+    pub(super) fn is_marked(&self, inode: &Inode, epoch: Epoch) -> bool {
+        self.read().of(inode).is_some_and(|held| held.since <= epoch)
     }
 
     /// The same, and whether nothing is older that the kernel above has of the inode's attributes.
-    pub(super) fn hears(&self, inode: &Inode, ticket: Ticket) -> bool {
+    pub(super) fn hears(&self, inode: &Inode, epoch: Epoch) -> bool {
         let inner = self.read();
         let attributes = inner.of(inode).and_then(|held| held.attributes);
-        attributes.is_some_and(|since| since <= ticket)
+        attributes.is_some_and(|since| since <= epoch)
     }
 
     /// Room for one more mark, if there is.
@@ -134,7 +134,7 @@ impl Marks {
     /// The mark has been there since that time. Not if all marks were taken away meanwhile: then it
     /// may have been one of them. `attributes` says whether what the kernel above has of the inode's
     /// attributes is no older.
-    pub(super) fn keep(&self, inode: &Inode, room: Room, since: Ticket, attributes: bool) {
+    pub(super) fn keep(&self, inode: &Inode, room: Room, since: Epoch, attributes: bool) {
         let mut inner = self.write();
         if inner.epoch != room.0 {
             inner.set += 1;
@@ -150,7 +150,7 @@ impl Marks {
     }
 
     /// What the kernel above has of the attributes of an inode that is watched was read after `since`.
-    pub(super) fn confirm(&self, inode: &Inode, since: Ticket) {
+    pub(super) fn confirm(&self, inode: &Inode, since: Epoch) {
         let mut inner = self.write();
         let held = inner.held.get_mut(&inode.nodeid);
         let held = held.filter(|held| held.identity == inode.identity && held.since <= since);
@@ -161,8 +161,8 @@ impl Marks {
 
     /// Whether the contents that the kernel has can be kept when the file is opened again. The first
     /// time since the file is watched they cannot: they may have been read before.
-    pub(super) fn keeps_contents(&self, inode: &Inode, ticket: Ticket) -> bool {
-        if !self.hears(inode, ticket) {
+    pub(super) fn keeps_contents(&self, inode: &Inode, epoch: Epoch) -> bool {
+        if !self.hears(inode, epoch) {
             return false;
         }
         let mut inner = self.write();
@@ -227,7 +227,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lower::watch::Clock;
+    use crate::lower::watch::Epochs;
     use rustix::fs::FileType;
 
     fn inode(nodeid: u64, born: i64, kind: FileType) -> Inode {
@@ -238,66 +238,66 @@ mod tests {
         inode(nodeid, 5, FileType::RegularFile)
     }
 
-    fn mark(marks: &Marks, clock: &Clock, inode: &Inode) {
+    fn mark(marks: &Marks, epochs: &Epochs, inode: &Inode) {
         let room = marks.room(inode).unwrap();
-        marks.keep(inode, room, clock.watched(), true);
+        marks.keep(inode, room, epochs.watched(), true);
     }
 
     #[test]
     fn only_answers_that_are_begun_later_are_covered() {
-        let (marks, clock) = (Marks::new(100), Clock::default());
-        let early = clock.ticket();
-        mark(&marks, &clock, &file(7));
+        let (marks, epochs) = (Marks::new(100), Epochs::default());
+        let early = epochs.now();
+        mark(&marks, &epochs, &file(7));
         assert!(!marks.hears(&file(7), early));
-        let late = clock.ticket();
+        let late = epochs.now();
         assert!(marks.hears(&file(7), late));
         assert!(!marks.hears(&file(8), late));
         let other = inode(7, 6, FileType::RegularFile);
         assert!(!marks.hears(&other, late), "another file with its number");
-        mark(&marks, &clock, &other);
-        assert!(!marks.hears(&file(7), clock.ticket()));
+        mark(&marks, &epochs, &other);
+        assert!(!marks.hears(&file(7), epochs.now()));
         marks.forget(7);
-        assert!(!marks.hears(&other, clock.ticket()));
+        assert!(!marks.hears(&other, epochs.now()));
     }
 
     #[test]
     fn attributes_of_a_directory_count_once_they_are_confirmed() {
-        let (marks, clock) = (Marks::new(100), Clock::default());
+        let (marks, epochs) = (Marks::new(100), Epochs::default());
         let dir = inode(7, 5, FileType::Directory);
-        let (early, room) = (clock.ticket(), marks.room(&dir).unwrap());
-        marks.keep(&dir, room, clock.watched(), false);
-        let late = clock.ticket();
+        let (early, room) = (epochs.now(), marks.room(&dir).unwrap());
+        marks.keep(&dir, room, epochs.watched(), false);
+        let late = epochs.now();
         assert!(marks.is_marked(&dir, late) && !marks.is_marked(&dir, early));
         assert!(!marks.hears(&dir, late));
-        marks.confirm(&inode(7, 6, FileType::Directory), clock.watched());
-        assert!(!marks.hears(&dir, clock.ticket()), "another directory with its number");
-        marks.confirm(&dir, clock.watched());
-        assert!(!marks.hears(&dir, late) && marks.hears(&dir, clock.ticket()));
+        marks.confirm(&inode(7, 6, FileType::Directory), epochs.watched());
+        assert!(!marks.hears(&dir, epochs.now()), "another directory with its number");
+        marks.confirm(&dir, epochs.watched());
+        assert!(!marks.hears(&dir, late) && marks.hears(&dir, epochs.now()));
     }
 
     #[test]
     fn contents_count_that_are_read_while_the_file_is_watched() {
-        let (marks, clock) = (Marks::new(100), Clock::default());
-        assert!(!marks.keeps_contents(&file(7), clock.ticket()));
-        mark(&marks, &clock, &file(7));
-        assert!(!marks.keeps_contents(&file(7), clock.ticket()), "read before, perhaps");
-        assert!(marks.keeps_contents(&file(7), clock.ticket()));
+        let (marks, epochs) = (Marks::new(100), Epochs::default());
+        assert!(!marks.keeps_contents(&file(7), epochs.now()));
+        mark(&marks, &epochs, &file(7));
+        assert!(!marks.keeps_contents(&file(7), epochs.now()), "read before, perhaps");
+        assert!(marks.keeps_contents(&file(7), epochs.now()));
     }
 
     #[test]
     fn their_number_is_bounded() {
         let dir = |nodeid| inode(nodeid, 5, FileType::Directory);
-        let (marks, clock) = (Marks::new(10 * SHARE), Clock::default());
-        (0..5).for_each(|n| mark(&marks, &clock, &file(n)));
+        let (marks, epochs) = (Marks::new(10 * SHARE), Epochs::default());
+        (0..5).for_each(|n| mark(&marks, &epochs, &file(n)));
         assert!(marks.room(&file(5)).is_none(), "directories count for more");
-        (5..10).for_each(|n| mark(&marks, &clock, &dir(n)));
+        (5..10).for_each(|n| mark(&marks, &epochs, &dir(n)));
         assert!(marks.room(&dir(10)).is_none());
         marks.forget(7);
         assert!(marks.room(&dir(10)).is_none(), "the kernel still has it");
         marks.start_over(|| assert!(marks.room(&dir(1)).is_none(), "not yet"), || ());
-        assert!(!marks.hears(&file(4), clock.ticket()));
+        assert!(!marks.hears(&file(4), epochs.now()));
         // What the kernel allows may be less.
-        mark(&marks, &clock, &dir(4));
+        mark(&marks, &epochs, &dir(4));
         let refused = || marks.refused(&dir(5), marks.room(&dir(5)).unwrap(), Errno::NOSPC);
         assert!(refused());
         assert!(marks.room(&dir(5)).is_none());
@@ -308,19 +308,19 @@ mod tests {
 
     #[test]
     fn what_is_marked_while_all_is_taken_away_does_not_count() {
-        let (marks, clock) = (Marks::new(100), Clock::default());
+        let (marks, epochs) = (Marks::new(100), Epochs::default());
         let room = marks.room(&file(7)).unwrap();
         marks.start_over(|| (), || ());
-        marks.keep(&file(7), room, clock.watched(), true);
-        assert!(!marks.hears(&file(7), clock.ticket()));
+        marks.keep(&file(7), room, epochs.watched(), true);
+        assert!(!marks.hears(&file(7), epochs.now()));
         assert_eq!(marks.read().set, 1, "but the kernel may have it");
     }
 
     #[test]
     fn many_that_are_not_needed_are_taken_away() {
-        let (marks, clock) = (Marks::new(usize::MAX), Clock::default());
+        let (marks, epochs) = (Marks::new(usize::MAX), Epochs::default());
         let all = 4 * FEW as u64;
-        (0..all).for_each(|n| mark(&marks, &clock, &file(n)));
+        (0..all).for_each(|n| mark(&marks, &epochs, &file(n)));
         (0..all / 2).for_each(|n| marks.forget(n));
         assert!(!marks.tidy());
         marks.forget(all - 1);

@@ -24,7 +24,7 @@ use crate::plain;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
 use crate::sys::namespace;
 
-use super::register::{Bound, Layers, Place};
+use super::register::{Bound, GuardedDir, Layers};
 
 /// The source under which the empty directory is listed.
 const COVER: &str = "idshift-guard";
@@ -44,7 +44,7 @@ fn identity_of(dir: impl AsFd) -> Result<(u64, u64), Errno> {
 }
 
 /// A directory that was found by a guarded path, with what it stands for.
-pub(super) fn behind_cover(place: &Place, found: Dir) -> Dir {
+pub(super) fn behind_cover(place: &GuardedDir, found: Dir) -> Dir {
     let covers = place.layers().cover.is_some_and(|cover| mountinfo::id_of(&found) == Ok(cover));
     match place.identity().filter(|_| covers) {
         Some(identity) => found.covering(identity),
@@ -59,7 +59,7 @@ pub(super) fn is_listed(dir: &Dir) -> Result<bool, String> {
 }
 
 /// Whether a place is this directory's, which was found by the place's path. The error says why not.
-pub(super) fn is_of(place: &Place, lower: &Dir) -> Result<(), String> {
+pub(super) fn is_of(place: &GuardedDir, lower: &Dir) -> Result<(), String> {
     let table = Table::read()?;
     let layers = present(place, &table);
     let shown = mountinfo::id_of(lower).ok();
@@ -78,7 +78,7 @@ pub(super) fn is_of(place: &Place, lower: &Dir) -> Result<(), String> {
 }
 
 /// What covers a place now.
-pub(super) fn mode(place: &Place) -> GuardMode {
+pub(super) fn mode(place: &GuardedDir) -> GuardMode {
     let Ok(table) = Table::read() else { return GuardMode::None };
     let layers = present(place, &table);
     if layers.cover.is_some() {
@@ -96,7 +96,7 @@ pub(super) fn mode(place: &Place) -> GuardMode {
 ///
 /// `lower` is the directory, where it has just been found. Else it is looked up by its path, and left
 /// alone if that leads to another one now, as whoever owns a directory above can see to.
-pub(super) fn settle(place: &Place, lower: Option<&Dir>) -> Result<(), String> {
+pub(super) fn settle(place: &GuardedDir, lower: Option<&Dir>) -> Result<(), String> {
     let needed = place.live().iter().map(|claim| claim.mode).max().unwrap_or_default();
     let mut layers = present(place, &Table::read()?);
     if needed < GuardMode::Hide
@@ -135,7 +135,7 @@ pub(super) fn settle(place: &Place, lower: Option<&Dir>) -> Result<(), String> {
 /// namespace of its own that ends with it, removes the guard there and clones what comes to light:
 /// on the host nothing moves meanwhile.
 pub(super) fn behind(
-    place: &Place,
+    place: &GuardedDir,
     lower: &Dir,
     submounts: bool,
 ) -> Result<Option<OwnedFd>, StartError> {
@@ -179,7 +179,7 @@ pub(super) fn behind(
 }
 
 /// The directory that a place was made for.
-fn found_again(place: &Place) -> Result<OwnedFd, String> {
+fn found_again(place: &GuardedDir) -> Result<OwnedFd, String> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let found = rustix::fs::open(&place.lower, flags, Mode::empty());
     let found = found.map_err(|errno| format!("'{}': {errno}", plain::path(&place.lower)))?;
@@ -190,7 +190,7 @@ fn found_again(place: &Place) -> Result<OwnedFd, String> {
 }
 
 fn put_bind(
-    place: &Place,
+    place: &GuardedDir,
     lower: impl AsFd,
     layers: &mut Layers,
     needed: GuardMode,
@@ -225,7 +225,7 @@ fn put_bind(
     place.record(layers)
 }
 
-fn put_cover(place: &Place, layers: &mut Layers) -> Result<(), String> {
+fn put_cover(place: &GuardedDir, layers: &mut Layers) -> Result<(), String> {
     let failed = |errno: Errno| format!("the empty directory cannot be made: {errno}");
     let make = || {
         let context = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -309,7 +309,7 @@ fn on_top(path: &Path, id: u64) -> Result<OwnedFd, String> {
 
 /// What of the record is still there. The kernel gives a mount's number to another once it is free,
 /// so a number alone proves nothing.
-fn present(place: &Place, table: &Table) -> Layers {
+fn present(place: &GuardedDir, table: &Table) -> Layers {
     let mut layers = place.layers();
     // It covers the directory wherever that was when it was put there, also if it had just been renamed.
     let device = place.identity().map(|(device, _)| device);

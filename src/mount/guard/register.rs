@@ -3,8 +3,8 @@
 //!
 //! `lock` is held while anything changes. `NAMESPACE-HASH/` stands for one lower path in one mount
 //! namespace: `lower` is the path, `identity` which directory it was, `layers` the mounts ([`Layers`]), each `claim-…` a mount that
-//! asks for a guard. A claim is locked (flock(2)) by its server's keeper, which ends with the server. The
-//! server cannot let go of it; and should the keeper be killed alone, the claim stays as long as the
+//! asks for a guard. A claim is locked (flock(2)) by its server's helper, which ends with the server. The
+//! server cannot let go of it; and should the helper be killed alone, the claim stays as long as the
 //! process that made it.
 
 use std::ffi::OsString;
@@ -35,7 +35,7 @@ pub(super) struct Register {
 
 /// One lower path.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct GuardedDir {
     pub(super) lower: PathBuf,
     dir: PathBuf,
 }
@@ -96,13 +96,13 @@ impl Register {
     }
 
     /// The entry of a lower path (absolute, without symbolic links), which need not exist yet.
-    pub(super) fn place(&self, lower: &Path) -> Place {
+    pub(super) fn place(&self, lower: &Path) -> GuardedDir {
         let name = format!("{}-{:016x}", self.namespace, hash(lower.as_os_str().as_bytes()));
-        Place { lower: lower.to_owned(), dir: self.dir.join(name) }
+        GuardedDir { lower: lower.to_owned(), dir: self.dir.join(name) }
     }
 
     /// The entries of this mount namespace.
-    pub(super) fn places(&self) -> Vec<Place> {
+    pub(super) fn places(&self) -> Vec<GuardedDir> {
         let ours = format!("{}-", self.namespace);
         let Ok(entries) = fs::read_dir(&self.dir) else { return Vec::new() };
         entries
@@ -110,13 +110,13 @@ impl Register {
             .filter(|entry| entry.file_name().as_bytes().starts_with(ours.as_bytes()))
             .filter_map(|entry| {
                 let lower = fs::read(entry.path().join("lower")).ok()?;
-                Some(Place { lower: OsString::from_vec(lower).into(), dir: entry.path() })
+                Some(GuardedDir { lower: OsString::from_vec(lower).into(), dir: entry.path() })
             })
             .collect()
     }
 }
 
-impl Place {
+impl GuardedDir {
     /// Enters a claim of this process, locked.
     pub(super) fn claim(
         &self,
@@ -210,7 +210,7 @@ fn live_claim(path: &Path) -> Option<Claim> {
     Some(Claim { pid, mode })
 }
 
-/// A keeper ends a moment after a server that was killed.
+/// A helper ends a moment after a server that was killed.
 fn waited_for(mut is_free: impl FnMut() -> bool) -> bool {
     const STEP: Duration = Duration::from_millis(5);
     (0..100).any(|_| {
@@ -274,9 +274,9 @@ fn hash(bytes: &[u8]) -> u64 {
 mod tests {
     use super::*;
 
-    fn place() -> (tempfile::TempDir, Place) {
+    fn place() -> (tempfile::TempDir, GuardedDir) {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { lower: "/srv/x".into(), dir: dir.path().join("1-2") };
+        let place = GuardedDir { lower: "/srv/x".into(), dir: dir.path().join("1-2") };
         (dir, place)
     }
 

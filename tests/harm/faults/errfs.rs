@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use idshift::config::{IoMode, Policies};
 use idshift::fs::{FileSystem, Keeping, Options};
-use idshift::fuse::session::{Connection, Facts, Machine, Settings};
+use idshift::fuse::connection::{Connection, Facts, Machine, Settings};
 use idshift::lower::LowerTree;
 use idshift::lower::cred::{self, Keep};
 use idshift::shift::acl::Unmapped;

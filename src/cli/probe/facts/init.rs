@@ -124,7 +124,7 @@ fn read_offer() -> Result<Init, String> {
 }
 
 fn decode(message: &[u8]) -> Option<Init> {
-    let (major, minor, flags) = crate::fuse::session::offered(message)?;
+    let (major, minor, flags) = crate::fuse::connection::offered(message)?;
     Some(Init { major, minor, flags })
 }
 

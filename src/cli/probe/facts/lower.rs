@@ -16,7 +16,7 @@ use crate::lower::watch::Who;
 use crate::mount::acting;
 use crate::mount::config::MountConfig;
 use crate::mount::dirs::Dir;
-use crate::mount::kernel::{self, Choice};
+use crate::mount::kernel_backend::{self, Choice};
 use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
 
@@ -120,7 +120,7 @@ fn choice(lower: &Path) -> Result<Choice, StartError> {
     let options = Options { backend: Backend::Auto, allow_other: true, ..Options::default() };
     let config = MountConfig::new(lower.to_owned(), lower.to_owned(), example(), options);
     let failed = |source| StartError::System { what: "cannot open it".to_owned(), source };
-    kernel::choose(&config, &Dir::open(lower).map_err(failed)?)
+    kernel_backend::choose(&config, &Dir::open(lower).map_err(failed)?)
 }
 
 /// A map to try with.

@@ -4,7 +4,7 @@ use rustix::thread::CapabilitySet;
 
 use super::{Answer, Row, Section};
 use crate::config::Ownership;
-use crate::daemon::sandbox::{landlock, rights};
+use crate::daemon::sandbox::{capabilities, landlock};
 use crate::host::privilege::Standing;
 use crate::sys::seccomp;
 
@@ -36,7 +36,7 @@ fn rights_kept(standing: Standing) -> String {
     if standing == Standing::Ordinary {
         return "an ordinary user has none".to_owned();
     }
-    let needs = rights::needs(&Ownership::Chown, standing == Standing::Root);
+    let needs = capabilities::needs(&Ownership::Chown, standing == Standing::Root);
     let names = needs.iter().flat_map(|need| need.capability.iter_names()).map(|(name, _)| name);
     let kept: Vec<String> = names.map(str::to_lowercase).collect();
     let all = CapabilitySet::all().bits().count_ones();

@@ -1,7 +1,7 @@
-//! What a thread is doing: one *slot* for each, so that the next server knows how far a request
+//! What a thread is doing: one *record* for each, so that the next server knows how far a request
 //! came whose answer the kernel has not got.
 //!
-//! A slot says which request it is, when it was begun, which inodes have been counted for its
+//! A record says which request it is, when it was begun, which inodes have been counted for its
 //! answer, and which file has been opened for it. If the kernel sends the request again, the answer
 //! was not delivered: what was counted is taken back and the request begins anew. If it does not,
 //! the answer was delivered, and all stays.
@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use super::arena::Piece;
+use super::slab::Piece;
 use crate::sys::shared::Words;
 
 /// How words are loaded and stored: none is stored before what was to be stored earlier.
@@ -23,7 +23,7 @@ pub const PUT: Ordering = Ordering::Release;
 
 /// How many inodes can be counted for one answer: more than the longest listing has.
 pub const MOST_COUNTED: usize = 8192 - 64;
-/// The words of a slot: the fields, and what was counted, with a zero at the end.
+/// The words of a record: the fields, and what was counted, with a zero at the end.
 pub const WORDS: usize = FIRST_COUNTED + MOST_COUNTED + 1 + 47;
 
 const UNIQUE: usize = 0;
@@ -40,18 +40,18 @@ const TRIES: usize = 10;
 const NOTED: usize = 11;
 const FIRST_COUNTED: usize = 16;
 /// An entry of what was counted that does not count any more.
-const TAKEN_BACK: u64 = u64::MAX;
+const UNDONE: u64 = u64::MAX;
 
-/// All slots of a mount.
+/// All records of a mount.
 #[derive(Debug)]
-pub struct Slots {
+pub struct Records {
     words: Words,
     taken: Box<[AtomicBool]>,
 }
 
-/// One slot.
+/// One record.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Record {
     words: Words,
     start: usize,
     number: usize,
@@ -59,10 +59,10 @@ pub struct Slot {
     counted: Cell<usize>,
 }
 
-/// Where what is done for a request is recorded: in the slot of the thread that serves it, or nowhere,
+/// Where what is done for a request is recorded: in the record of the thread that serves it, or nowhere,
 /// where no other server would go on with it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct InFlight<'s>(Option<&'s Slot>);
+pub struct InFlight<'s>(Option<&'s Record>);
 
 /// What the killed server had recorded of a request when it began to change the lower tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,36 +73,36 @@ pub struct Begun {
     pub noted: u64,
 }
 
-impl Slots {
+impl Records {
     /// Over these words.
     pub fn new(words: Words) -> Self {
         let count = words.len() / WORDS;
         Self { words, taken: (0..count).map(|_| AtomicBool::new(false)).collect() }
     }
 
-    /// The slots, in order.
-    pub fn all(&self) -> impl Iterator<Item = Slot> + '_ {
-        (0..self.taken.len()).map(|number| self.slot(number))
+    /// The records, in order.
+    pub fn all(&self) -> impl Iterator<Item = Record> + '_ {
+        (0..self.taken.len()).map(|number| self.record(number))
     }
 
-    /// A slot that no thread has; `None` if there are no more.
-    pub fn take(&self) -> Option<Slot> {
+    /// A record that no thread has; `None` if there are no more.
+    pub fn take(&self) -> Option<Record> {
         let free = |taken: &AtomicBool| !taken.swap(true, Ordering::SeqCst);
-        self.taken.iter().position(free).map(|number| self.slot(number))
+        self.taken.iter().position(free).map(|number| self.record(number))
     }
 
     /// Its thread ends, with nothing under way.
-    pub fn give_back(&self, slot: &Slot) {
-        self.taken[slot.number].store(false, Ordering::SeqCst);
+    pub fn give_back(&self, record: &Record) {
+        self.taken[record.number].store(false, Ordering::SeqCst);
     }
 
-    fn slot(&self, number: usize) -> Slot {
+    fn record(&self, number: usize) -> Record {
         let start = number * WORDS;
-        Slot { words: self.words.clone(), start, number, counted: Cell::new(0) }
+        Record { words: self.words.clone(), start, number, counted: Cell::new(0) }
     }
 }
 
-impl Slot {
+impl Record {
     fn word(&self, at: usize) -> &AtomicU64 {
         &self.words[self.start + at]
     }
@@ -124,7 +124,7 @@ impl Slot {
         InFlight(Some(self))
     }
 
-    /// The thread is about to read a message into the buffer of its slot. Whatever has been read into
+    /// The thread is about to read a message into the buffer of its record. Whatever has been read into
     /// it before is done with.
     pub fn await_message(&self, buffer: &mut [u8]) {
         // In this order: a message that is there counts as not done at all when its parts are reset.
@@ -178,7 +178,7 @@ impl Slot {
 
     /// Begins a request anew that another server had begun; when it began to change the lower tree
     /// is kept. Nothing that was counted for it must be left.
-    pub fn begin_again(&self, unique: u64) {
+    pub fn begin_replay(&self, unique: u64) {
         self.word(FIRST_COUNTED).store(0, PUT);
         self.word(OPENED).store(0, PUT);
         self.word(TRIES).fetch_add(1, Ordering::SeqCst);
@@ -196,7 +196,7 @@ impl Slot {
         let entries = (0..MOST_COUNTED).map(|n| (n, self.word(FIRST_COUNTED + n).load(GET)));
         entries
             .take_while(|(_, entry)| *entry != 0)
-            .filter(|(_, entry)| *entry != TAKEN_BACK)
+            .filter(|(_, entry)| *entry != UNDONE)
             .filter_map(|(n, entry)| Some((FIRST_COUNTED + n, Piece::try_from(entry).ok()?)))
             .collect()
     }
@@ -217,7 +217,7 @@ impl Slot {
         self.word(CHANGING).store(0, PUT);
     }
 
-    /// Stores a lookup count and a word of the slot as if in one step.
+    /// Stores a lookup count and a word of the record as if in one step.
     fn change(&self, row: Piece, lookups: &AtomicU64, count: u64, at: usize, value: u64) {
         let word = self.word(at);
         self.word(CHANGED_ROW).store(row.into(), PUT);
@@ -238,59 +238,59 @@ impl InFlight<'_> {
     /// The request begins to change the lower tree in a way that could be noticed if it were done
     /// twice. What another server had recorded here before it was killed, if it had begun.
     pub fn begin_change(self) -> Option<Begun> {
-        let slot = self.0?;
-        let at = slot.word(BEGUN).load(GET).cast_signed();
+        let record = self.0?;
+        let at = record.word(BEGUN).load(GET).cast_signed();
         if at == 0 {
-            slot.word(BEGUN).store(now().cast_unsigned(), PUT);
+            record.word(BEGUN).store(now().cast_unsigned(), PUT);
             return None;
         }
-        Some(Begun { at, noted: slot.word(NOTED).load(GET) })
+        Some(Begun { at, noted: record.word(NOTED).load(GET) })
     }
 
     /// How much of the message, which makes the server forget, has been done.
     pub fn forgotten(self) -> u64 {
-        self.0.map_or(0, Slot::forgotten)
+        self.0.map_or(0, Record::forgotten)
     }
 
     /// Notes how something is before it is changed, where only that tells later whether it was.
     pub fn note(self, before: u64) {
-        if let Some(slot) = self.0 {
-            slot.word(NOTED).store(before, PUT);
+        if let Some(record) = self.0 {
+            record.word(NOTED).store(before, PUT);
         }
     }
 
     /// Says which handle number is about to be given to an open file.
     pub fn opening(self, handle: u64) {
-        if let Some(slot) = self.0 {
-            slot.word(OPENED).store(handle, PUT);
+        if let Some(record) = self.0 {
+            record.word(OPENED).store(handle, PUT);
         }
     }
 
     /// Counts one more lookup of a row. Under a lock that everyone takes who changes this count.
-    /// Returns the place of the entry, for [`InFlight::take_back`], and `None` if the request has
+    /// Returns the place of the entry, for [`InFlight::undo`], and `None` if the request has
     /// counted too many already.
     pub fn count(self, row: Piece, lookups: &AtomicU64) -> Option<usize> {
         let more = lookups.load(GET).saturating_add(1);
-        let Some(slot) = self.0 else {
+        let Some(record) = self.0 else {
             lookups.store(more, PUT);
             return Some(0);
         };
-        let counted = slot.counted.get();
+        let counted = record.counted.get();
         let at = FIRST_COUNTED + counted;
         if counted >= MOST_COUNTED {
             return None;
         }
-        slot.word(at + 1).store(0, PUT);
-        slot.change(row, lookups, more, at, row.into());
-        slot.counted.set(counted + 1);
+        record.word(at + 1).store(0, PUT);
+        record.change(row, lookups, more, at, row.into());
+        record.counted.set(counted + 1);
         Some(at)
     }
 
     /// Takes back what [`InFlight::count`] has counted at this place. The same lock.
-    pub fn take_back(self, row: Piece, lookups: &AtomicU64, at: usize) {
+    pub fn undo(self, row: Piece, lookups: &AtomicU64, at: usize) {
         let less = lookups.load(GET).saturating_sub(1);
         match self.0.filter(|_| at != 0) {
-            Some(slot) => slot.change(row, lookups, less, at, TAKEN_BACK),
+            Some(record) => record.change(row, lookups, less, at, UNDONE),
             None => lookups.store(less, PUT),
         }
     }
@@ -300,15 +300,15 @@ impl InFlight<'_> {
     pub fn forget(self, row: Piece, lookups: &AtomicU64, count: u64) {
         let less = lookups.load(GET).saturating_sub(count);
         match self.0 {
-            Some(slot) => slot.change(row, lookups, less, FORGOTTEN, slot.forgotten() + 1),
+            Some(record) => record.change(row, lookups, less, FORGOTTEN, record.forgotten() + 1),
             None => lookups.store(less, PUT),
         }
     }
 
     /// The same for a lookup of nothing that is known.
     pub fn forget_nothing(self) {
-        if let Some(slot) = self.0 {
-            slot.word(FORGOTTEN).store(slot.forgotten() + 1, PUT);
+        if let Some(record) = self.0 {
+            record.word(FORGOTTEN).store(record.forgotten() + 1, PUT);
         }
     }
 }
@@ -325,53 +325,53 @@ mod tests {
     use super::*;
     use crate::sys::shared;
 
-    fn slots() -> Slots {
+    fn records() -> Records {
         let length = (4 * WORDS * 8).next_multiple_of(4096);
         let file = shared::create("test", length).unwrap();
-        Slots::new(Words::map(&file, 0, 4 * WORDS).unwrap())
+        Records::new(Words::map(&file, 0, 4 * WORDS).unwrap())
     }
 
     #[test]
     fn what_was_counted_is_known_until_the_next_request() {
-        let slots = slots();
-        let slot = slots.take().unwrap();
-        slot.enter();
-        slot.begin(8);
+        let records = records();
+        let record = records.take().unwrap();
+        record.enter();
+        record.begin(8);
         let (a, b) = (AtomicU64::new(0), AtomicU64::new(4));
-        let first = slot.in_flight().count(11, &a).unwrap();
-        let second = slot.in_flight().count(22, &b).unwrap();
-        assert_eq!(slot.counted(), [(first, 11), (second, 22)]);
-        slot.in_flight().take_back(11, &a, first);
-        assert_eq!(slot.counted(), [(second, 22)]);
+        let first = record.in_flight().count(11, &a).unwrap();
+        let second = record.in_flight().count(22, &b).unwrap();
+        assert_eq!(record.counted(), [(first, 11), (second, 22)]);
+        record.in_flight().undo(11, &a, first);
+        assert_eq!(record.counted(), [(second, 22)]);
         assert_eq!((a.load(GET), b.load(GET)), (0, 5));
-        slot.begin(10);
-        assert!(slot.counted().is_empty() && slot.unique() == 10);
-        assert_eq!(slots.take().unwrap().number(), 1);
+        record.begin(10);
+        assert!(record.counted().is_empty() && record.unique() == 10);
+        assert_eq!(records.take().unwrap().number(), 1);
     }
 
     /// Ends a change after each of its stores, as a kill does, and repairs it.
     #[test]
     fn a_change_is_done_whole_or_not_at_all() {
         for stores in 0..=7 {
-            let slots = slots();
-            let slot = slots.take().unwrap();
+            let records = records();
+            let record = records.take().unwrap();
             let lookups = AtomicU64::new(3);
             let at = FIRST_COUNTED;
             let steps: [&dyn Fn(); 8] = [
-                &|| slot.word(CHANGED_ROW).store(5, PUT),
-                &|| slot.word(LOOKUPS_BEFORE).store(3, PUT),
-                &|| slot.word(CHANGED_WORD).store(at as u64, PUT),
-                &|| slot.word(WORD_BEFORE).store(0, PUT),
-                &|| slot.word(CHANGING).store(1, PUT),
+                &|| record.word(CHANGED_ROW).store(5, PUT),
+                &|| record.word(LOOKUPS_BEFORE).store(3, PUT),
+                &|| record.word(CHANGED_WORD).store(at as u64, PUT),
+                &|| record.word(WORD_BEFORE).store(0, PUT),
+                &|| record.word(CHANGING).store(1, PUT),
                 &|| lookups.store(4, PUT),
-                &|| slot.word(at).store(5, PUT),
-                &|| slot.word(CHANGING).store(0, PUT),
+                &|| record.word(at).store(5, PUT),
+                &|| record.word(CHANGING).store(0, PUT),
             ];
             steps[..=stores].iter().for_each(|step| step());
-            slot.repair(|row| (row == 5).then_some(&lookups));
+            record.repair(|row| (row == 5).then_some(&lookups));
             let whole = stores == 7;
             assert_eq!(lookups.load(GET), if whole { 4 } else { 3 }, "{stores}");
-            assert_eq!(slot.counted().len(), usize::from(whole), "{stores}");
+            assert_eq!(record.counted().len(), usize::from(whole), "{stores}");
         }
     }
 }

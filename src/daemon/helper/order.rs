@@ -1,13 +1,13 @@
-//! What a server asks of its keeper, as bytes.
+//! What a server asks of its helper, as bytes.
 
 use crate::lower::caller::Fact;
 
-/// A message to the keeper: a kind, and a number.
+/// A message to the helper: a kind, and a number.
 pub(super) type Message = [u8; 9];
 
 /// What the server can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum Order {
     /// Take the mount away, if the mount point shows it.
     Unmount,
     /// What `/proc` says of a caller.
@@ -24,22 +24,22 @@ pub(super) enum Ask {
     Echo(u64),
 }
 
-impl Ask {
+impl Order {
     const KINDS: [(u8, Fact); 4] =
         [(b's', Fact::Status), (b'n', Fact::Namespace), (b'u', Fact::UidMap), (b'g', Fact::GidMap)];
 
     pub(super) fn encode(self) -> Message {
         let (kind, number) = match self {
-            Ask::Unmount => (b'U', 0),
-            Ask::Fact(fact, tid) => {
+            Order::Unmount => (b'U', 0),
+            Order::Fact(fact, tid) => {
                 let kind = Self::KINDS.iter().find(|(_, known)| *known == fact);
                 (kind.map_or(0, |(kind, _)| *kind), u64::from(tid))
             }
-            Ask::Mounted(mount) => (b'M', mount),
-            Ask::Times(bits) => (b'T', bits),
-            Ask::Notifies => (b'N', 0),
-            Ask::Finish => (b'F', 0),
-            Ask::Echo(number) => (b'E', number),
+            Order::Mounted(mount) => (b'M', mount),
+            Order::Times(bits) => (b'T', bits),
+            Order::Notifies => (b'N', 0),
+            Order::Finish => (b'F', 0),
+            Order::Echo(number) => (b'E', number),
         };
         let mut message = [kind; 9];
         message[1..].copy_from_slice(&number.to_ne_bytes());
@@ -50,15 +50,15 @@ impl Ask {
         let [kind, number @ ..] = message;
         let number = u64::from_ne_bytes(number);
         match kind {
-            b'U' => Some(Ask::Unmount),
-            b'M' => Some(Ask::Mounted(number)),
-            b'T' => Some(Ask::Times(number)),
-            b'N' => Some(Ask::Notifies),
-            b'F' => Some(Ask::Finish),
-            b'E' => Some(Ask::Echo(number)),
+            b'U' => Some(Order::Unmount),
+            b'M' => Some(Order::Mounted(number)),
+            b'T' => Some(Order::Times(number)),
+            b'N' => Some(Order::Notifies),
+            b'F' => Some(Order::Finish),
+            b'E' => Some(Order::Echo(number)),
             kind => {
                 let (_, fact) = Self::KINDS.iter().find(|(known, _)| *known == kind)?;
-                Some(Ask::Fact(*fact, u32::try_from(number).ok()?))
+                Some(Order::Fact(*fact, u32::try_from(number).ok()?))
             }
         }
     }
@@ -70,19 +70,23 @@ mod tests {
 
     #[test]
     fn messages_mean_what_was_meant() {
-        let facts = Ask::KINDS.map(|(_, fact)| Ask::Fact(fact, 4_194_304));
+        let facts = Order::KINDS.map(|(_, fact)| Order::Fact(fact, 4_194_304));
         let others = [
-            Ask::Unmount,
-            Ask::Mounted(5),
-            Ask::Notifies,
-            Ask::Times(16),
-            Ask::Finish,
-            Ask::Echo(7),
+            Order::Unmount,
+            Order::Mounted(5),
+            Order::Notifies,
+            Order::Times(16),
+            Order::Finish,
+            Order::Echo(7),
         ];
-        for ask in facts.into_iter().chain(others) {
-            assert_eq!(Ask::decode(ask.encode()), Some(ask));
+        for order in facts.into_iter().chain(others) {
+            assert_eq!(Order::decode(order.encode()), Some(order));
         }
-        assert_eq!(Ask::decode([b'?'; 9]), None);
-        assert_eq!(Ask::decode([b's', 1, 1, 1, 1, 1, 1, 1, 1]), None, "no thread has that number");
+        assert_eq!(Order::decode([b'?'; 9]), None);
+        assert_eq!(
+            Order::decode([b's', 1, 1, 1, 1, 1, 1, 1, 1]),
+            None,
+            "no thread has that number"
+        );
     }
 }

@@ -3,16 +3,16 @@
 //! in `/proc`.
 //!
 //! It is a copy of the server from before it was confined, and has one descriptor of it each for
-//! questions and for the log. It hears nothing but the fixed messages of `Ask`, so what could
+//! questions and for the log. It hears nothing but the fixed messages of `Order`, so what could
 //! happen to the server cannot spread to it: at worst the mount is unmounted. When the server ends,
 //! however that comes, it ends too.
 //!
 //! What it does when it is told that the mount has ended would be wrong while that goes on. So it does
-//! not believe that, but ends the connection first (`connection`).
+//! not believe that, but ends the connection first (`fusectl`).
 
-mod ask;
-mod attendant;
-mod connection;
+mod fusectl;
+mod order;
+mod serving;
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -22,11 +22,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
 use rustix::process::{Pid, WaitOptions};
 
-use ask::Ask;
-use attendant::Attendant;
+use order::Order;
+use serving::HelperProcess;
 
 use super::log;
-use super::upgrade::Kept;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::lower::caller::Fact;
@@ -34,10 +33,10 @@ use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
 use crate::sys::process::{self, Forked};
 
-/// The server's side. Dropping it has the keeper undo what was done outside, and waits for that and
-/// for the keeper's end. Nothing gets to the system log after that.
+/// The server's side. Dropping it has the helper undo what was done outside, and waits for that and
+/// for the helper's end. Nothing gets to the system log after that.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct Helper {
     line: Arc<Line>,
     process: Pid,
     log: RawFd,
@@ -46,19 +45,26 @@ pub struct Keeper {
 /// What a program must be given that goes on after this one; descriptors that nothing owns stay
 /// open as long as the process.
 #[derive(Debug)]
-pub(super) struct Leaves<'k> {
+pub(super) struct Handles<'k> {
     pub(super) process: Pid,
     pub(super) line: MutexGuard<'k, OwnedFd>,
     /// Where lines for the system log go.
     pub(super) log: RawFd,
 }
 
-/// What leads to the keeper.
+/// What leads to a helper that another program has started.
+pub(super) struct AdoptedHelper {
+    pub(super) process: Pid,
+    pub(super) line: OwnedFd,
+    pub(super) log: OwnedFd,
+}
+
+/// What leads to the helper.
 #[derive(Debug)]
 pub struct Line(Mutex<OwnedFd>);
 
-impl Keeper {
-    /// Starts the keeper, which takes over the guard. This process must have one thread.
+impl Helper {
+    /// Starts the helper, which takes over the guard. This process must have one thread.
     ///
     /// `mount` is the server's own mount of the lower directory, where it has one.
     pub fn start(
@@ -82,10 +88,10 @@ impl Keeper {
                 // It must hear of the server's end.
                 drop((ours, to_log));
                 let lower = mount.and_then(|mount| rustix::io::fcntl_dupfd_cloexec(mount, 0).ok());
-                Attendant::new(config, guard, lower, server, (theirs, from_server)).attend()
+                HelperProcess::new(config, guard, lower, server, (theirs, from_server)).attend()
             }
             Forked::Parent(process) => {
-                // Undoing it is the keeper's part, and so is its lock, which a server that was taken
+                // Undoing it is the helper's part, and so is its lock, which a server that was taken
                 // over could let go of.
                 guard.into_iter().for_each(Guard::leave);
                 Ok(Self::new(ours, process, to_log))
@@ -93,9 +99,9 @@ impl Keeper {
         }
     }
 
-    /// The keeper that another program has started, whose place this one has taken.
-    pub(super) fn left(kept: Kept) -> Self {
-        let Kept { process, line, log } = kept;
+    /// The helper that another program has started, whose place this one has taken.
+    pub(super) fn adopt(kept: AdoptedHelper) -> Self {
+        let AdoptedHelper { process, line, log } = kept;
         Self::new(line, process, log)
     }
 
@@ -105,17 +111,17 @@ impl Keeper {
         Self { line: Arc::new(Line(Mutex::new(line))), process, log }
     }
 
-    pub(super) fn leaves(&self) -> Leaves<'_> {
-        Leaves { process: self.process, line: self.line.lock(), log: self.log }
+    pub(super) fn handles(&self) -> Handles<'_> {
+        Handles { process: self.process, line: self.line.lock(), log: self.log }
     }
 
-    /// For threads that ask the keeper.
+    /// For threads that ask the helper.
     pub fn line(&self) -> Arc<Line> {
         Arc::clone(&self.line)
     }
 }
 
-impl Drop for Keeper {
+impl Drop for Helper {
     fn drop(&mut self) {
         self.line.finish();
         let line = self.line.lock();
@@ -134,7 +140,7 @@ impl Line {
     /// Has undone what was done outside, and waits for that.
     pub fn finish(&self) {
         let line = self.lock();
-        let finished = send(&line, Ask::Finish).and_then(|()| read_exact(&line, &mut [0]));
+        let finished = send(&line, Order::Finish).and_then(|()| read_exact(&line, &mut [0]));
         if let Err(errno) = finished {
             tracing::warn!(
                 "the process that works outside of the sandbox has gone ({errno}): if there is a \
@@ -145,7 +151,7 @@ impl Line {
 
     /// Has the mount taken away, if the mount point still shows it.
     pub fn unmount(&self) {
-        if let Err(errno) = send(&self.lock(), Ask::Unmount) {
+        if let Err(errno) = send(&self.lock(), Order::Unmount) {
             tracing::error!(
                 "cannot unmount, because the process that would do it has gone ({errno}); 'idshift \
                  umount' does it"
@@ -157,7 +163,7 @@ impl Line {
     pub fn times(&self, bits: u64) -> Result<(), Errno> {
         let line = self.lock();
         let mut answer = [0; 4];
-        send(&line, Ask::Times(bits))?;
+        send(&line, Order::Times(bits))?;
         read_exact(&line, &mut answer)?;
         match i32::from_ne_bytes(answer) {
             0 => Ok(()),
@@ -165,28 +171,28 @@ impl Line {
         }
     }
 
-    /// Says which mount it is all about, by the kernel's number for it, and waits until the keeper
+    /// Says which mount it is all about, by the kernel's number for it, and waits until the helper
     /// knows: once, before any caller can have had the server say something else.
     pub fn mounted(&self, mount: u64) -> Result<(), Errno> {
         let line = self.lock();
-        send(&line, Ask::Mounted(mount))?;
+        send(&line, Order::Mounted(mount))?;
         read_exact(&line, &mut [0])
     }
 
-    /// Has the connection ended if the server, which is the process that has started the keeper, is
+    /// Has the connection ended if the server, which is the process that has started the helper, is
     /// killed. The kernel does that by itself, but for one case: a notification that waits for a
     /// lock, whose holder waits for the server's answer, keeps the connection open.
     pub fn notifies(&self) -> Result<(), Errno> {
-        send(&self.lock(), Ask::Notifies)
+        send(&self.lock(), Order::Notifies)
     }
 
-    /// Passes over what the keeper has answered to a server that was killed before it read that.
+    /// Passes over what the helper has answered to a server that was killed before it read that.
     pub fn resume(&self) -> Result<(), Errno> {
         let line = self.lock();
         // A number that no answer holds by chance.
         let own = u64::from(std::process::id());
         let number = own.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 << 63;
-        send(&line, Ask::Echo(number))?;
+        send(&line, Order::Echo(number))?;
         let mut last = [0; 8];
         while u64::from_ne_bytes(last) != number {
             let mut byte = [0];
@@ -201,10 +207,10 @@ impl Line {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` where nothing is known of the caller, and when the keeper has gone.
+    /// `None` where nothing is known of the caller, and when the helper has gone.
     pub fn fact(&self, tid: u32, fact: Fact) -> Option<String> {
         let line = self.lock();
-        send(&line, Ask::Fact(fact, tid)).ok()?;
+        send(&line, Order::Fact(fact, tid)).ok()?;
         let mut length = [0; 4];
         read_exact(&line, &mut length).ok()?;
         let length = u32::from_ne_bytes(length);
@@ -220,8 +226,8 @@ impl Line {
 /// In place of a length: there is nothing to say.
 const NOTHING: u32 = u32::MAX;
 
-fn send(line: &OwnedFd, ask: Ask) -> Result<(), Errno> {
-    write_all(line, &ask.encode())
+fn send(line: &OwnedFd, order: Order) -> Result<(), Errno> {
+    write_all(line, &order.encode())
 }
 
 fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {

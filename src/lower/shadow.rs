@@ -10,7 +10,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use crate::error::{CallExt, FsError};
-use crate::shift::set_id::{Kept, SET_ID};
+use crate::shift::set_id::{SET_ID, Shadow};
 
 use super::proc_path;
 use super::stat::LowerStat;
@@ -26,13 +26,13 @@ const ROOM: usize = 256;
 
 /// What is kept of the file behind `fd` (also an `O_PATH` one), whatever time it carries; `None`
 /// where that is nothing.
-pub fn read(fd: BorrowedFd<'_>) -> Result<Option<Kept>, FsError> {
-    Ok(get(&proc_path(fd), NAME)?.and_then(|value| Kept::parse(&value)))
+pub fn read(fd: BorrowedFd<'_>) -> Result<Option<Shadow>, FsError> {
+    Ok(get(&proc_path(fd), NAME)?.and_then(|value| Shadow::parse(&value)))
 }
 
 /// What is kept and counts: nothing has been written to the file behind the mount's back.
-pub fn valid(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<Option<Kept>, FsError> {
-    Ok(read(fd)?.filter(|kept| kept.written == written(stat)))
+pub fn valid(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<Option<Shadow>, FsError> {
+    Ok(read(fd)?.filter(|shadow| shadow.written == written(stat)))
 }
 
 /// Whether the file with this path, itself if it is a symbolic link, has the attribute at all.
@@ -42,12 +42,12 @@ pub fn exists(path: &str) -> bool {
 }
 
 /// Keeps this for the file, or nothing.
-pub fn store(fd: BorrowedFd<'_>, kept: &Kept) -> Result<(), FsError> {
+pub fn store(fd: BorrowedFd<'_>, shadow: &Shadow) -> Result<(), FsError> {
     let path = proc_path(fd);
-    if kept.is_empty() {
+    if shadow.is_empty() {
         return remove(&path, NAME).map(drop);
     }
-    let value = kept.to_string();
+    let value = shadow.to_string();
     rustix::fs::setxattr(path, NAME, value.as_bytes(), XattrFlags::empty()).call("setxattr")
 }
 
@@ -73,14 +73,14 @@ pub fn set_capability(fd: BorrowedFd<'_>, value: &[u8]) -> Result<(), FsError> {
 
 /// What would be kept of a file whose real privileges were taken away: what is kept already, and
 /// the real ones. `None` where there are no real ones.
-pub fn with_real(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<Option<Kept>, FsError> {
+pub fn with_real(fd: BorrowedFd<'_>, stat: &LowerStat) -> Result<Option<Shadow>, FsError> {
     let real = stat.mode & SET_ID;
     let capability = capability(fd)?;
     if real == 0 && capability.is_none() {
         return Ok(None);
     }
     let before = valid(fd, stat)?.unwrap_or_default();
-    Ok(Some(Kept {
+    Ok(Some(Shadow {
         bits: before.bits | real,
         capability: capability.unwrap_or(before.capability),
         written: written(stat),

@@ -28,15 +28,15 @@ pub enum Access {
 }
 
 /// Descriptors by nodeid and use. One that is in use lives on after it has left the cache.
-pub(super) struct Unopened(Mutex<LruCache<(u64, Access), Arc<OwnedFd>>>);
+pub(super) struct NoOpen(Mutex<LruCache<(u64, Access), Arc<OwnedFd>>>);
 
-impl Default for Unopened {
+impl Default for NoOpen {
     fn default() -> Self {
         Self(Mutex::new(LruCache::new(MAX)))
     }
 }
 
-impl Unopened {
+impl NoOpen {
     /// The kernel has forgotten the inode.
     pub(super) fn remove(&self, nodeid: u64) {
         let mut files = self.lock();
@@ -71,9 +71,9 @@ impl LowerTree {
     /// A descriptor on the contents of a regular file that the kernel has not opened. The kernel
     /// above has judged the caller's rights when it opened the file there; what the lower file
     /// system itself refuses (an immutable file) is refused here, at the first use.
-    pub fn unopened_fd(&self, inode: &Inode, access: Access) -> Result<Arc<OwnedFd>, FsError> {
+    pub fn no_open_fd(&self, inode: &Inode, access: Access) -> Result<Arc<OwnedFd>, FsError> {
         let key = (inode.nodeid, access);
-        if let Some(fd) = self.unopened.lock().get(&key) {
+        if let Some(fd) = self.no_open.lock().get(&key) {
             return Ok(Arc::clone(fd));
         }
         let opened = match access {
@@ -92,14 +92,14 @@ impl LowerTree {
     }
 
     fn keep_for_next(&self, key: (u64, Access), fd: Arc<OwnedFd>) {
-        let evicted = self.unopened.lock().push(key, fd);
+        let evicted = self.no_open.lock().push(key, fd);
         drop(evicted); // closes outside the lock
     }
 
     /// The kernel will not say when this new file is closed: it is used from now on like one that was
     /// never opened. It has to be taken out of the table of open files. `named`: not if it is made by
     /// `O_TMPFILE`.
-    pub fn use_unopened(&self, file: &OpenFile, named: bool) -> Result<(), FsError> {
+    pub fn use_without_open(&self, file: &OpenFile, named: bool) -> Result<(), FsError> {
         let fd = self.file_fd(file)?;
         if !named {
             // Neither a name nor a handle leads to it.
@@ -120,7 +120,7 @@ impl LowerTree {
     /// (ETXTBSY). Only where the server may open everything anew.
     pub(super) fn close_written(&self) {
         if self.handles {
-            self.unopened.shed_writers();
+            self.no_open.shed_writers();
         }
     }
 

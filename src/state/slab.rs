@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::slot::{GET, PUT};
+use super::in_flight::{GET, PUT};
 use crate::sys::shared::Words;
 
 /// The words of a page.
@@ -26,7 +26,7 @@ pub type Piece = u32;
 
 /// The pages.
 #[derive(Debug)]
-pub struct Arena {
+pub struct Slabs {
     words: Words,
     table: Words,
     pool: Mutex<Pool>,
@@ -41,7 +41,7 @@ struct Pool {
 
 /// The pages of one owner, who takes pieces under a lock of its own.
 #[derive(Debug)]
-pub struct Slabs {
+pub struct OwnSlabs {
     owner: u8,
     /// The pages with room, for each size: all of them, each once. A page that were here twice
     /// would be given back twice, and then be two owners'.
@@ -71,14 +71,14 @@ impl Use {
     }
 }
 
-impl Slabs {
+impl OwnSlabs {
     /// Those of this owner: none yet.
     pub fn new(owner: u8) -> Self {
         Self { owner, partial: std::array::from_fn(|_| Vec::new()) }
     }
 }
 
-impl Arena {
+impl Slabs {
     /// Over these pages; nothing is in use.
     pub fn new(words: Words, table: Words) -> Self {
         Self { words, table, pool: Mutex::default() }
@@ -92,17 +92,17 @@ impl Arena {
     }
 
     /// Takes a row, whose words hold what was in them before, the first one zero.
-    pub fn take_row(&self, slabs: &mut Slabs) -> Option<Piece> {
+    pub fn take_row(&self, slabs: &mut OwnSlabs) -> Option<Piece> {
         self.take(slabs, 0)
     }
 
     /// Takes a piece of at least this many words, not more than [`LONGEST`].
-    pub fn take_words(&self, slabs: &mut Slabs, count: usize) -> Option<Piece> {
+    pub fn take_words(&self, slabs: &mut OwnSlabs, count: usize) -> Option<Piece> {
         let size = (1..SIZES.len()).find(|&size| SIZES[size] >= count)?;
         self.take(slabs, size)
     }
 
-    fn take(&self, slabs: &mut Slabs, size: usize) -> Option<Piece> {
+    fn take(&self, slabs: &mut OwnSlabs, size: usize) -> Option<Piece> {
         let pieces = PAGE_WORDS / SIZES[size];
         loop {
             let page = if let Some(&page) = slabs.partial[size].last() {
@@ -130,7 +130,7 @@ impl Arena {
     }
 
     /// Gives a piece back.
-    pub fn free(&self, slabs: &mut Slabs, piece: Piece) {
+    pub fn free(&self, slabs: &mut OwnSlabs, piece: Piece) {
         let Some((page, usage, at)) = self.place(piece) else { return };
         let bits = &self.entry(page)[1..];
         let was_full = count(bits) == usage.pieces();
@@ -142,7 +142,7 @@ impl Arena {
     }
 
     /// Gives the memory of empty pages back.
-    pub fn give_back(&self, slabs: &mut Slabs) {
+    pub fn give_back(&self, slabs: &mut OwnSlabs) {
         for pages in &mut slabs.partial {
             pages.retain(|&page| {
                 let keep = count(&self.entry(page)[1..]) > 0;
@@ -187,7 +187,7 @@ impl Arena {
     /// uses, or `None` if it is free. Afterwards `slabs`, one for each owner, know what has room.
     pub fn adopt(
         &self,
-        slabs: &mut [&mut Slabs],
+        slabs: &mut [&mut OwnSlabs],
         mut visit: impl FnMut(Piece, &[AtomicU64]) -> Option<[Piece; 2]>,
     ) {
         let most = self.table.len() / ENTRY_WORDS - 1;
@@ -269,18 +269,18 @@ mod tests {
     use super::*;
     use crate::sys::shared;
 
-    fn arena(pages: usize) -> (Arena, Words) {
+    fn arena(pages: usize) -> (Slabs, Words) {
         let bytes = pages * (PAGE_WORDS + ENTRY_WORDS) * 8;
         let file = shared::create("test", bytes.next_multiple_of(4096)).unwrap();
         let words = Words::map(&file, 0, pages * PAGE_WORDS).unwrap();
         let table = Words::map(&file, pages * PAGE_WORDS * 8, pages * ENTRY_WORDS).unwrap();
-        (Arena::new(words.clone(), table), words)
+        (Slabs::new(words.clone(), table), words)
     }
 
     #[test]
     fn pieces_do_not_overlap_and_are_used_again() {
         let (arena, _) = arena(64);
-        let mut slabs = Slabs::new(0);
+        let mut slabs = OwnSlabs::new(0);
         let mut taken = Vec::new();
         for n in 0..900_usize {
             let size = [ROW_WORDS, 3, 5, 34][n % 4];
@@ -303,7 +303,7 @@ mod tests {
     #[test]
     fn no_page_is_ever_two_owners() {
         let (arena, _) = arena(200);
-        let mut owners = [Slabs::new(0), Slabs::new(1), Slabs::new(2)];
+        let mut owners = [OwnSlabs::new(0), OwnSlabs::new(1), OwnSlabs::new(2)];
         let mut taken: Vec<(usize, Piece, usize)> = Vec::new();
         let mut state = 1_u64;
         let mut dice = |n: usize| {
@@ -340,15 +340,15 @@ mod tests {
     #[test]
     fn what_no_row_uses_is_free_for_the_next_server() {
         let (before, words) = arena(16);
-        let mut slabs = Slabs::new(0);
+        let mut slabs = OwnSlabs::new(0);
         let rows: Vec<Piece> = (0..100).map(|_| before.take_row(&mut slabs).unwrap()).collect();
         let name = before.take_words(&mut slabs, 3).unwrap();
         let lost = before.take_words(&mut slabs, 3).unwrap();
         for &row in &rows[..70] {
             before.words(row, ROW_WORDS)[0].store(u64::from(row), PUT);
         }
-        let after = Arena::new(words, before.table.clone());
-        let mut slabs = Slabs::new(0);
+        let after = Slabs::new(words, before.table.clone());
+        let mut slabs = OwnSlabs::new(0);
         let mut seen = Vec::new();
         after.adopt(&mut [&mut slabs], |row, words| {
             (words[0].load(GET) != 0).then(|| {
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn an_empty_arena_gives_its_memory_back_and_a_full_one_says_so() {
         let (arena, words) = arena(8);
-        let mut slabs = Slabs::new(0);
+        let mut slabs = OwnSlabs::new(0);
         let rows: Vec<Piece> = std::iter::from_fn(|| arena.take_row(&mut slabs)).collect();
         assert!(rows.len() >= 64 * 5, "{}", rows.len());
         words[rows[7] as usize + 5].store(9, PUT);

@@ -1,4 +1,4 @@
-//! The keeper's side: the whole life of its process.
+//! The helper's side: the whole life of its process.
 
 use std::fs::File;
 use std::io;
@@ -14,21 +14,21 @@ use rustix::process::Pid;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::ask::{Ask, Message};
-use super::connection::Connection;
+use super::fusectl::Connection;
+use super::order::{Message, Order};
 use super::{NOTHING, read_exact, write_all};
 use crate::daemon::{log, sandbox};
 use crate::lower::caller;
 use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
-use crate::mount::{fuse, times};
+use crate::mount::{fuse_backend, times};
 use crate::sys::process;
 
-/// How often the keeper looks whether a server that sends notifications has been killed.
+/// How often the helper looks whether a server that sends notifications has been killed.
 const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// The keeper's process.
-pub(super) struct Attendant {
+/// The helper's process.
+pub(super) struct HelperProcess {
     mountpoint: PathBuf,
     guard: Option<Guard>,
     /// The server's own mount of the lower directory.
@@ -46,7 +46,7 @@ pub(super) struct Attendant {
     unmounting: Option<JoinHandle<()>>,
 }
 
-impl Attendant {
+impl HelperProcess {
     pub(super) fn new(
         config: &MountConfig,
         guard: Option<Guard>,
@@ -108,24 +108,24 @@ impl Attendant {
         }
         let mut message = Message::default();
         read_exact(&self.asked, &mut message)?;
-        match Ask::decode(message) {
-            Some(Ask::Unmount) => self.unmount(),
-            Some(Ask::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
-            Some(Ask::Mounted(number)) => {
+        match Order::decode(message) {
+            Some(Order::Unmount) => self.unmount(),
+            Some(Order::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
+            Some(Order::Mounted(number)) => {
                 // Whoever says it once more is another than the one that has mounted.
                 self.mounted.get_or_insert_with(|| Connection::of(number));
                 write_all(&self.asked, &[0])?;
             }
-            Some(Ask::Times(bits)) => {
+            Some(Order::Times(bits)) => {
                 let errno = self.keep_times(bits).map_or_else(Errno::raw_os_error, |()| 0);
                 write_all(&self.asked, &errno.to_ne_bytes())?;
             }
-            Some(Ask::Notifies) => self.looks = true,
-            Some(Ask::Finish) => {
+            Some(Order::Notifies) => self.looks = true,
+            Some(Order::Finish) => {
                 self.finish();
                 write_all(&self.asked, &[0])?;
             }
-            Some(Ask::Echo(number)) => write_all(&self.asked, &number.to_ne_bytes())?,
+            Some(Order::Echo(number)) => write_all(&self.asked, &number.to_ne_bytes())?,
             None => return Ok(false), // no server says that
         }
         Ok(true)
@@ -182,7 +182,7 @@ impl Attendant {
     fn unmount(&mut self) {
         let Some(mount) = self.mounted.as_ref().map(Connection::mount) else { return };
         let mountpoint = self.mountpoint.clone();
-        let unmounting = move || fuse::detach_own(&mountpoint, mount);
+        let unmounting = move || fuse_backend::detach_own(&mountpoint, mount);
         match std::thread::Builder::new().spawn(unmounting) {
             Ok(thread) => self.unmounting = Some(thread),
             Err(error) => tracing::error!("cannot unmount: {error}"),
@@ -202,7 +202,7 @@ fn settle_down(config: &MountConfig, kept: &[RawFd]) -> Result<(), io::Error> {
         rustix::process::setsid()?;
     }
     process::close_all_but(kept)?;
-    rustix::thread::set_name(c"idshift-keeper")?;
+    rustix::thread::set_name(c"idshift-helper")?;
     // These are for the server. They reach the whole group when they come from a terminal or from
     // a service manager, or go to all processes of this name.
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1] {

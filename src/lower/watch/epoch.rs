@@ -8,7 +8,7 @@ const SLOTS: usize = 4096;
 
 /// Counts events, and what is watched from then on. Only the thread that reads events touches more
 /// than the number.
-pub struct Clock {
+pub struct Epochs {
     now: AtomicU64,
     /// The last event that may have been about anything.
     all: AtomicU64,
@@ -17,25 +17,25 @@ pub struct Clock {
 
 /// The time before an answer was begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(u64);
+pub struct Epoch(u64);
 
-impl Default for Clock {
+impl Default for Epochs {
     fn default() -> Self {
         let slots = (0..SLOTS).map(|_| AtomicU64::new(0)).collect();
         Self { now: AtomicU64::new(0), all: AtomicU64::new(0), slots }
     }
 }
 
-impl Clock {
+impl Epochs {
     /// To be taken before the lower tree is asked.
-    pub fn ticket(&self) -> Ticket {
-        Ticket(self.now.load(Ordering::SeqCst))
+    pub fn now(&self) -> Epoch {
+        Epoch(self.now.load(Ordering::SeqCst))
     }
 
-    /// From now on something more is watched: tickets that are taken later are not before the one
+    /// From now on something more is watched: epochs that are taken later are not before the one
     /// that is returned, those taken earlier are.
-    pub(super) fn watched(&self) -> Ticket {
-        Ticket(self.now.fetch_add(1, Ordering::SeqCst) + 1)
+    pub(super) fn watched(&self) -> Epoch {
+        Epoch(self.now.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
     /// An event about this inode number is being handled.
@@ -60,14 +60,14 @@ impl Clock {
         self.all.load(Ordering::SeqCst) == u64::MAX
     }
 
-    /// Whether nothing has happened to the inode since the ticket was taken. To be asked after
+    /// Whether nothing has happened to the inode since the epoch was taken. To be asked after
     /// the inode was entered in the table.
-    pub fn undisturbed(&self, since: Ticket, ino: u64) -> bool {
+    pub fn undisturbed(&self, since: Epoch, ino: u64) -> bool {
         self.slots[slot(ino)].load(Ordering::SeqCst) <= since.0 && !self.all_disturbed(since)
     }
 
     /// Whether events have been lost since.
-    pub fn all_disturbed(&self, since: Ticket) -> bool {
+    pub fn all_disturbed(&self, since: Epoch) -> bool {
         self.all.load(Ordering::SeqCst) > since.0
     }
 }
@@ -83,36 +83,36 @@ mod tests {
 
     #[test]
     fn only_later_events_disturb_an_answer() {
-        let clock = Clock::default();
-        clock.happened(7);
-        let ticket = clock.ticket();
-        assert!(clock.undisturbed(ticket, 7));
-        clock.happened(8);
-        assert!(clock.undisturbed(ticket, 7) && !clock.undisturbed(ticket, 8));
-        clock.happened(7);
-        assert!(!clock.undisturbed(ticket, 7));
-        assert!(clock.undisturbed(clock.ticket(), 7));
+        let epochs = Epochs::default();
+        epochs.happened(7);
+        let epoch = epochs.now();
+        assert!(epochs.undisturbed(epoch, 7));
+        epochs.happened(8);
+        assert!(epochs.undisturbed(epoch, 7) && !epochs.undisturbed(epoch, 8));
+        epochs.happened(7);
+        assert!(!epochs.undisturbed(epoch, 7));
+        assert!(epochs.undisturbed(epochs.now(), 7));
     }
 
     #[test]
     fn what_is_watched_is_so_for_later_tickets_alone() {
-        let clock = Clock::default();
-        let before = clock.ticket();
-        let watched = clock.watched();
-        assert!(before < watched && watched <= clock.ticket());
-        assert!(clock.undisturbed(before, 7));
+        let epochs = Epochs::default();
+        let before = epochs.now();
+        let watched = epochs.watched();
+        assert!(before < watched && watched <= epochs.now());
+        assert!(epochs.undisturbed(before, 7));
     }
 
     #[test]
     fn lost_events_disturb_every_answer() {
-        let clock = Clock::default();
-        let ticket = clock.ticket();
-        clock.happened_to_all();
-        assert!(!clock.undisturbed(ticket, 1) && clock.all_disturbed(ticket));
-        assert!(clock.undisturbed(clock.ticket(), 1));
-        assert!(!clock.has_stopped());
-        clock.stop();
-        assert!(clock.has_stopped());
-        assert!(!clock.undisturbed(clock.ticket(), 1) && clock.all_disturbed(clock.ticket()));
+        let epochs = Epochs::default();
+        let epoch = epochs.now();
+        epochs.happened_to_all();
+        assert!(!epochs.undisturbed(epoch, 1) && epochs.all_disturbed(epoch));
+        assert!(epochs.undisturbed(epochs.now(), 1));
+        assert!(!epochs.has_stopped());
+        epochs.stop();
+        assert!(epochs.has_stopped());
+        assert!(!epochs.undisturbed(epochs.now(), 1) && epochs.all_disturbed(epochs.now()));
     }
 }

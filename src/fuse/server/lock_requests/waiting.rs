@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::error::FsError;
 use crate::fuse::device::Device;
-use crate::lower::locks::Attempt;
+use crate::lower::lock_owners::Attempt;
 use crate::sys::wake::{self, Sleeper};
 
 /// How many threads wait for one user, and for all.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-use super::looking::QUICK;
+use super::polling::QUICK;
 
 /// How many requests tell how long one has to be slept for.
 const ENOUGH: u32 = 32;
@@ -22,7 +22,7 @@ const STAY: Duration = Duration::from_millis(250);
 const LONGEST_STAY: Duration = Duration::from_secs(16);
 
 /// Whether a reader should move: it tries all CPUs in turn until one is better, or it is back.
-pub(super) struct Placing {
+pub(super) struct Affinity {
     cpus: usize,
     /// How many requests have come quickly, one after the other, and how long was slept for them.
     requests: u32,
@@ -39,7 +39,7 @@ struct Trial {
     moves: usize,
 }
 
-impl Placing {
+impl Affinity {
     /// On a machine with so many CPUs.
     pub(super) fn on(cpus: usize) -> Self {
         let (requests, slept) = (0, Duration::ZERO);
@@ -100,13 +100,13 @@ mod tests {
     const NEAR: Duration = Duration::from_micros(5);
 
     /// Whether it moves after as many requests as tell enough.
-    fn moves(placing: &mut Placing, time: Duration, now: Instant) -> bool {
+    fn moves(placing: &mut Affinity, time: Duration, now: Instant) -> bool {
         (0..ENOUGH).filter(|_| placing.read_took(time, now)).count() == 1
     }
 
     #[test]
     fn a_reader_moves_until_requests_come_sooner() {
-        let (mut placing, now) = (Placing::on(4), Instant::now());
+        let (mut placing, now) = (Affinity::on(4), Instant::now());
         assert!(!moves(&mut placing, NEAR, now), "it is there");
         assert!(moves(&mut placing, FAR, now) && moves(&mut placing, FAR, now));
         assert!(!moves(&mut placing, NEAR, now), "it has found its caller");
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_reader_comes_back_and_stays_for_longer_each_time() {
-        let (mut placing, mut now) = (Placing::on(2), Instant::now());
+        let (mut placing, mut now) = (Affinity::on(2), Instant::now());
         for stay in [2, 4, 8, 16, 32, 64, 64, 64] {
             assert!(moves(&mut placing, FAR, now) && moves(&mut placing, FAR, now), "there, back");
             assert!(!moves(&mut placing, FAR, now));
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn requests_that_are_far_apart_tell_nothing() {
-        let (mut placing, now) = (Placing::on(2), Instant::now());
+        let (mut placing, now) = (Affinity::on(2), Instant::now());
         for _ in 0..10 {
             assert!((1..ENOUGH).all(|_| !placing.read_took(FAR, now)));
             assert!(!placing.read_took(QUICK, now));

@@ -1,4 +1,4 @@
-//! Looking for the next request for a moment before sleeping: when it pays, and when to stop.
+//! Polling for the next request for a moment before sleeping: when it pays, and when to stop.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -116,14 +116,14 @@ fn running(loadavg: &str) -> Option<usize> {
 
 /// Whether looking for the next request pays, and when to stop.
 #[derive(Default)]
-pub(super) struct Looking {
+pub(super) struct Polling {
     until: Option<Instant>,
     last: Option<Instant>,
     in_vain: u32,
     not_before: Option<Instant>,
 }
 
-impl Looking {
+impl Polling {
     /// A request has been served, and the next one is not there yet.
     pub(super) fn begin(&mut self) {
         let now = Instant::now();
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn looking_stops_when_it_is_in_vain_and_starts_when_requests_are_quick() {
-        let mut looking = Looking::default();
+        let mut looking = Polling::default();
         for _ in 0..VAIN_LOOKS {
             looking.not_before = None; // whatever else this machine does
             looking.begin();
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn looking_gives_way_to_others() {
-        let mut looking = Looking::default();
+        let mut looking = Polling::default();
         looking.begin();
         looking.last = Instant::now().checked_sub(PREEMPTED * 2);
         assert!(!looking.goes_on());

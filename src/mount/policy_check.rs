@@ -10,7 +10,7 @@ use crate::config::{GuardMode, Ownership, Policies};
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::host::privilege::Standing;
-use crate::lower::{LowerTree, kept};
+use crate::lower::{LowerTree, shadow};
 use crate::mount::config::MountConfig;
 use crate::plain;
 use crate::shift::id::{LowerGid, LowerUid};
@@ -58,7 +58,7 @@ pub fn check_lower(policies: Policies, lower: &LowerTree) -> Result<(), StartErr
         return Ok(());
     }
     let why = if Standing::of_this_process() == Standing::Root {
-        match kept::supported(lower.root()) {
+        match shadow::supported(lower.root()) {
             Ok(()) => return Ok(()),
             Err(Errno::NOTSUP) => "the lower file system has none".to_owned(),
             Err(errno) => format!("they cannot be set here: {errno}"),

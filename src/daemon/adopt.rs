@@ -1,4 +1,4 @@
-//! The new program's side: going on with what another one has left.
+//! What another program has left to this one: read, checked, and owned.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -7,10 +7,9 @@ use std::os::fd::{OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::asked;
-use super::handover::{Handover, READY};
-use crate::daemon::log::{self, Place};
-use crate::daemon::serve;
+use super::helper::AdoptedHelper;
+use super::upgrade::handover::Handover;
+use super::upgrade::{self, OPTION};
 use crate::error::StartError;
 use crate::host::sources::Host;
 use crate::mount::config::MountConfig;
@@ -21,63 +20,22 @@ use crate::sys::process;
 
 /// What another program has left, taken over.
 #[derive(Debug)]
-pub(in crate::daemon) struct Taken {
-    pub(in crate::daemon) handover: Handover,
+pub(super) struct Adopted {
+    pub(super) handover: Handover,
     /// Descriptors of its servers: open files, and what is of no use any more.
-    pub(in crate::daemon) of_servers: HashSet<RawFd>,
+    pub(super) of_servers: HashSet<RawFd>,
 }
 
 /// What makes up the connection.
-pub(in crate::daemon) struct Connected {
-    pub(in crate::daemon) device: OwnedFd,
-    pub(in crate::daemon) root: OwnedFd,
-    pub(in crate::daemon) memory: OwnedFd,
-    pub(in crate::daemon) group: Option<OwnedFd>,
+pub(super) struct AdoptedConnection {
+    pub(super) device: OwnedFd,
+    pub(super) root: OwnedFd,
+    pub(super) memory: OwnedFd,
+    pub(super) group: Option<OwnedFd>,
 }
 
-/// What makes up the keeper.
-pub(in crate::daemon) struct Kept {
-    pub(in crate::daemon) process: Pid,
-    pub(in crate::daemon) line: OwnedFd,
-    pub(in crate::daemon) log: OwnedFd,
-}
-
-/// Goes on with a mount, until it is unmounted; `how` is the value of [`super::OPTION`], `options`
-/// those of the command line, which is the one by which the mount was made. To be called before
-/// anything opens a descriptor.
-pub fn go_on(how: &str, options: Options) -> Result<(), StartError> {
-    let (number, checks) = match how.strip_suffix(",check") {
-        Some(number) => (number, true),
-        None => (how, false),
-    };
-    let number = number.parse().ok().filter(|number| *number > 2).ok_or_else(nothing_left)?;
-    let taken = Taken::take(number)?;
-    let background = taken.handover.background;
-    let config = taken.configuration(options)?;
-    if checks {
-        serve::could_go_on(&config, &taken)?;
-        say!("{READY}");
-        return Ok(());
-    }
-    let place = if background { Place::Background } else { Place::Foreground };
-    log::start(config.options.log.as_deref(), place, false)?;
-    // It was executed by a descriptor.
-    if let Err(errno) = rustix::thread::set_name(c"idshift") {
-        tracing::debug!(%errno, "no name");
-    }
-    serve::go_on(&config, taken)
-}
-
-fn nothing_left() -> StartError {
-    StartError::Usage(format!(
-        "option '{}…': 'idshift upgrade' gives it to the program that goes on with a mount; it is \
-         of no use elsewhere",
-        super::OPTION
-    ))
-}
-
-impl Taken {
-    fn take(number: RawFd) -> Result<Self, StartError> {
+impl Adopted {
+    pub(super) fn take(number: RawFd) -> Result<Self, StartError> {
         let system = |what: &str, errno: Errno| StartError::System {
             what: what.to_owned(),
             source: errno.into(),
@@ -97,7 +55,7 @@ impl Taken {
         Ok(Self { of_servers: open.into_iter().filter(is_theirs).collect(), handover })
     }
 
-    fn configuration(&self, options: Options) -> Result<MountConfig, StartError> {
+    pub(super) fn configuration(&self, options: Options) -> Result<MountConfig, StartError> {
         let Handover { lower, mountpoint, maps, background, .. } = &self.handover;
         let maps = Maps::from_specs(maps, &Host)
             .map_err(|error| StartError::Mount(format!("the maps that were left: {error}")))?;
@@ -111,24 +69,29 @@ impl Taken {
     }
 
     /// Once.
-    pub(in crate::daemon) fn connected(&self) -> Result<Connected, StartError> {
+    pub(super) fn connection(&self) -> Result<AdoptedConnection, StartError> {
         let Handover { device, root, memory, group, .. } = &self.handover;
         let group = group.map(own).transpose()?;
-        Ok(Connected { device: own(*device)?, root: own(*root)?, memory: own(*memory)?, group })
+        Ok(AdoptedConnection {
+            device: own(*device)?,
+            root: own(*root)?,
+            memory: own(*memory)?,
+            group,
+        })
     }
 
     /// Once.
-    pub(in crate::daemon) fn kept(&self) -> Result<Kept, StartError> {
-        let (process, line, log) = self.handover.keeper;
+    pub(super) fn helper(&self) -> Result<AdoptedHelper, StartError> {
+        let (process, line, log) = self.handover.helper;
         let process = Pid::from_raw(process).ok_or_else(nothing_left)?;
-        Ok(Kept { process, line: own(line)?, log: own(log)? })
+        Ok(AdoptedHelper { process, line: own(line)?, log: own(log)? })
     }
 
     /// Tells whoever has asked that this program has begun; once.
-    pub(in crate::daemon) fn tell(&self) {
+    pub(super) fn tell(&self) {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "a new program goes on");
         if let Ok(answer) = own(self.handover.answer) {
-            asked::tell(&mut File::from(answer), concat!("done ", env!("CARGO_PKG_VERSION")));
+            upgrade::tell(&mut File::from(answer), concat!("done ", env!("CARGO_PKG_VERSION")));
         }
     }
 }
@@ -137,4 +100,12 @@ fn own(number: RawFd) -> Result<OwnedFd, StartError> {
     process::take_descriptor(number).map_err(|errno| {
         StartError::Mount(format!("descriptor {number} was not left open: {errno}"))
     })
+}
+
+/// The error where the option was not given by the program that left something.
+pub(super) fn nothing_left() -> StartError {
+    StartError::Usage(format!(
+        "option '{OPTION}…': 'idshift upgrade' gives it to the program that goes on with a mount; it is \
+         of no use elsewhere"
+    ))
 }

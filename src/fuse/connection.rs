@@ -97,12 +97,12 @@ pub struct Connection {
     server: Arc<Server>,
     threads: Most,
     machine: Machine,
-    takes_over: bool,
+    resumes: bool,
 }
 
 /// What makes up a connection, for the program that goes on after this one.
 #[derive(Debug, Clone, Copy)]
-pub struct Leaves<'c> {
+pub struct Handles<'c> {
     /// `/dev/fuse`.
     pub device: BorrowedFd<'c>,
     /// The lower directory.
@@ -130,13 +130,13 @@ impl Connection {
 
     /// A connection for which another program has shaken hands and agreed on `agreed`. `PROTO` if
     /// this one would have agreed on less.
-    pub fn left(
+    pub fn adopt(
         fs: FileSystem,
         device: OwnedFd,
         settings: Settings,
         agreed: u64,
     ) -> Result<Self, Errno> {
-        let agreed = Agreed::left(agreed, settings.left_out()).ok_or(Errno::PROTO)?;
+        let agreed = Agreed::adopt(agreed, settings.left_out()).ok_or(Errno::PROTO)?;
         Ok(Self::with(fs, Device::new(device)?, agreed, settings))
     }
 
@@ -157,13 +157,13 @@ impl Connection {
         };
         let Settings { threads: usual, threads_if_stuck: stuck, machine, .. } = settings;
         let threads = Most { usual, stuck };
-        Self { server: Arc::new(server), threads, machine, takes_over: false }
+        Self { server: Arc::new(server), threads, machine, resumes: false }
     }
 
     /// What a program must be given that goes on after this one.
-    pub fn leaves(&self) -> Leaves<'_> {
+    pub fn handles(&self) -> Handles<'_> {
         let Server { fs, device, agreed, about, .. } = &*self.server;
-        Leaves {
+        Handles {
             device: device.as_fd(),
             root: fs.root(),
             memory: fs.state().file(),
@@ -215,8 +215,8 @@ impl Connection {
     /// that opens one.
     pub fn begin(&mut self, left: Option<&HashSet<RawFd>>) -> Result<(), Errno> {
         let server = Arc::get_mut(&mut self.server).ok_or(Errno::BUSY)?;
-        self.takes_over = left.is_some();
-        server.fs.serves_here(self.takes_over);
+        self.resumes = left.is_some();
+        server.fs.serves_here(self.resumes);
         left.map_or(Ok(()), |base| server.adopt(base))?;
         server.about.serves_here();
         Ok(())
@@ -239,10 +239,10 @@ impl Connection {
         if let Some(waiters) = &self.server.lock_waiters {
             waiters.start(self.server.device.clone())?;
         }
-        if self.takes_over && self.server.resume()? == Resumed::Ended {
+        if self.resumes && self.server.resume()? == Resumed::Ended {
             return Ok(());
         }
-        let notifier = Notifier::start(&self.server, self.takes_over)?;
+        let notifier = Notifier::start(&self.server, self.resumes)?;
         let ended = workers::run(&self.server, self.threads, self.machine);
         drop(notifier);
         ended

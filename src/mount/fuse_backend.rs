@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::error::StartError;
-use crate::fuse::session::Connection;
+use crate::fuse::connection::Connection;
 use crate::host::mountinfo;
 use crate::lower::proc_path;
 use crate::mount::config::MountConfig;

@@ -9,19 +9,20 @@ use crate::lower::inode::Inode;
 use crate::lower::row::Row;
 use crate::lower::stat::Identity;
 use crate::state::State;
-use crate::state::arena::{Piece, Slabs};
-use crate::state::slot::Slot;
+use crate::state::in_flight::Record;
+use crate::state::slab::{OwnSlabs, Piece};
 
 impl InodeTable {
     /// The table that another server has left, put in order; `None` if there is no root in it.
     pub fn adopt(state: Arc<State>, root: Identity) -> Option<Self> {
         let table = Self::empty(state, root);
-        let lookups = |row| Row::at(&table.state.arena, row).map(Row::lookups);
-        table.state.slots.all().for_each(|slot| slot.repair(lookups));
+        let lookups = |row| Row::at(&table.state.slabs, row).map(Row::lookups);
+        table.state.in_flight.all().for_each(|record| record.repair(lookups));
         let mut found = Vec::new();
         let mut shards: Vec<_> = table.locked().collect();
-        let mut slabs: Vec<&mut Slabs> = shards.iter_mut().map(|shard| &mut shard.slabs).collect();
-        table.state.arena.adopt(&mut slabs, |piece, _| {
+        let mut slabs: Vec<&mut OwnSlabs> =
+            shards.iter_mut().map(|shard| &mut shard.slabs).collect();
+        table.state.slabs.adopt(&mut slabs, |piece, _| {
             let row = table.row(piece).filter(|row| row.is_used())?;
             found.push((row.nodeid(), piece));
             Some(row.pieces())
@@ -52,10 +53,10 @@ impl InodeTable {
 
     /// Takes back what another server's thread has counted for an answer that the kernel did not
     /// get.
-    pub fn take_back_counted(&self, slot: &Slot) {
-        for (at, piece) in slot.counted() {
+    pub fn undo_counted(&self, record: &Record) {
+        for (at, piece) in record.counted() {
             if let Some(row) = self.row(piece) {
-                self.take_back(slot.in_flight(), row.nodeid(), at);
+                self.undo(record.in_flight(), row.nodeid(), at);
             }
         }
     }

@@ -9,29 +9,29 @@ use crate::shift::unmapped::UnmappedOwners;
 ///
 /// ```
 /// use std::path::Path;
-/// use idshift::shift::explain::explain;
+/// use idshift::shift::describe::describe;
 /// use idshift::shift::idmap::Maps;
 ///
 /// let maps = Maps::from_specs(&["b:0:100000:65536"], &|path: &Path| std::fs::read_to_string(path))?;
 /// assert_eq!(
-///     explain(&maps).lines().next(),
+///     describe(&maps).lines().next(),
 ///     Some("uid: lower 0–65535 ⇒ shown as 100000–165535"),
 /// );
 /// # Ok::<(), idshift::shift::map_error::MapError>(())
 /// ```
-pub fn explain(maps: &Maps) -> String {
-    explain_with(maps, UnmappedOwners::Overflow, Creators::Refuse)
+pub fn describe(maps: &Maps) -> String {
+    describe_with(maps, UnmappedOwners::Overflow, Creators::Refuse)
 }
 
 /// The same for a mount with these policies about all other ids.
-pub fn explain_with(maps: &Maps, unmapped: UnmappedOwners, creators: Creators) -> String {
+pub fn describe_with(maps: &Maps, unmapped: UnmappedOwners, creators: Creators) -> String {
     let (user, group) = unmapped.stand_in().unzip();
-    let mut lines = explain_kind(&maps.uids, unmapped, creators, user);
-    lines.extend(explain_kind(&maps.gids, unmapped, creators, group));
+    let mut lines = describe_kind(&maps.uids, unmapped, creators, user);
+    lines.extend(describe_kind(&maps.gids, unmapped, creators, group));
     lines.concat()
 }
 
-fn explain_kind<K: Kind>(
+fn describe_kind<K: Kind>(
     map: &IdMap<K>,
     unmapped: UnmappedOwners,
     creators: Creators,
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn explained(specs: &[&str]) -> String {
-        explain(&Maps::from_specs(specs, &|_: &std::path::Path| Ok(String::new())).unwrap())
+        describe(&Maps::from_specs(specs, &|_: &std::path::Path| Ok(String::new())).unwrap())
     }
 
     #[test]
@@ -107,10 +107,10 @@ mod tests {
         let maps =
             Maps::from_specs(&["b:0:0:5"], &|_: &std::path::Path| Ok(String::new())).unwrap();
         let (uid, gid) = (Id::new(1000).unwrap(), Id::new(7).unwrap());
-        let text = explain_with(&maps, UnmappedOwners::Squash(uid, gid), Creators::Refuse);
+        let text = describe_with(&maps, UnmappedOwners::Squash(uid, gid), Creators::Refuse);
         assert!(text.contains("shown as 1000, who owns it"), "{text}");
         assert!(text.contains("shown as 7, who owns it"), "{text}");
-        let text = explain_with(&maps, UnmappedOwners::Deny, Creators::Refuse);
+        let text = describe_with(&maps, UnmappedOwners::Deny, Creators::Refuse);
         assert!(text.contains("shown by its name alone;"), "{text}");
     }
 

@@ -50,7 +50,7 @@ fn parse(args: &[OsString]) -> Result<Parsed, StartError> {
             Some("-h" | "--help") => return Ok(Parsed::Help),
             Some("-V" | "--version") => return Ok(Parsed::Version),
             Some(word) if word.starts_with(upgrade::OPTION) => {
-                call.go_on = word.strip_prefix(upgrade::OPTION).map(str::to_owned);
+                call.resume = word.strip_prefix(upgrade::OPTION).map(str::to_owned);
             }
             Some(letters) => cluster(letters, &mut args, &mut call)?,
             None => return Err(usage(&format!("'{}' is no option", arg.display()))),
