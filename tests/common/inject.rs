@@ -4,6 +4,10 @@
 
 use rustix::io::Errno;
 
+/// `PTRACE_SECCOMP_GET_FILTER` of `linux/ptrace.h`.
+#[cfg(target_arch = "x86_64")]
+const GET_FILTER: libc::c_uint = 0x420c;
+
 /// An argument of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Arg<'a> {
@@ -64,6 +68,30 @@ impl Stopped {
             Ok(errno @ -4095..=-1) => Err(Errno::from_raw_os_error(-errno)),
             _ => Ok(result.cast_unsigned()),
         }
+    }
+
+    /// The filters of system calls that the thread has (seccomp(2)), as the kernel runs them.
+    pub(crate) fn filters(&self) -> Result<Vec<Vec<libc::sock_filter>>, Errno> {
+        let mut all = Vec::new();
+        loop {
+            let nth = all.len();
+            let length = match self.filter(nth, std::ptr::null_mut()) {
+                // There are no more.
+                Err(Errno::NOENT) => return Ok(all),
+                length => length?,
+            };
+            let none = libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+            let mut program = vec![none; length];
+            self.filter(nth, program.as_mut_ptr())?;
+            all.push(program);
+        }
+    }
+
+    fn filter(&self, nth: usize, into: *mut libc::sock_filter) -> Result<usize, Errno> {
+        // SAFETY: the request writes nothing for a null pointer and says how long the program is;
+        // otherwise there is room for it.
+        let ret = unsafe { libc::ptrace(GET_FILTER, self.pid, nth, into) };
+        usize::try_from(ret).map_err(|_| last())
     }
 
     /// Has the thread end itself, and lets go of it: the others live on.

@@ -1,6 +1,8 @@
 //! Callers and trees that mean harm; lower file systems and machines that fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a failed test panics
 
+#[cfg(target_arch = "x86_64")]
+mod audit;
 mod blocked;
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,7 +15,7 @@ mod sandbox;
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_arch = "x86_64")]
-    let all = common::modules!(hostile, blocked, locks, sandbox, descriptors; faults);
+    let all = common::modules!(hostile, blocked, locks, sandbox, descriptors, audit; faults);
     // The calls of another process are made by hand on x86_64 only.
     #[cfg(not(target_arch = "x86_64"))]
     let all = common::modules!(hostile, blocked, locks, sandbox; faults);
