@@ -20,7 +20,7 @@ use std::sync::atomic::AtomicU64;
 
 use rustix::io::Errno;
 
-use crate::sys::shared::{self, Bytes, PAGE_BYTES, Words};
+use crate::sys::shared::{self, Buffers, Bytes, PAGE_BYTES, Words};
 use in_flight::Records;
 use rows::Rows;
 use slab::Slabs;
@@ -65,7 +65,7 @@ pub enum Number {
 pub struct State {
     file: OwnedFd,
     header: Words,
-    buffers_at: usize,
+    buffers: Buffers,
     /// What each thread is doing.
     pub in_flight: Records,
     /// Open files: handle, nodeid, flags, descriptor.
@@ -111,9 +111,13 @@ impl State {
 
     fn map(file: OwnedFd, layout: &Layout) -> Result<Self, Errno> {
         let words = |offset, count| Words::map(&file, offset, count);
+        #[allow(unsafe_code)]
+        // SAFETY: a process has one `State` for a file. Of the processes that have mapped it only the
+        // server uses buffers, and a server begins when the one before it has ended (`daemon::supervise`).
+        let buffers = unsafe { Buffers::new(layout.buffers, BUFFER, RECORDS) };
         Ok(Self {
             header: words(0, PAGE_BYTES / 8)?,
-            buffers_at: layout.buffers,
+            buffers,
             in_flight: Records::new(words(layout.in_flight, RECORDS * in_flight::WORDS)?),
             opens: Rows::new(words(layout.opens, OPENS * 4)?),
             backings: Rows::new(words(layout.backings, BACKINGS * 2)?),
@@ -130,9 +134,9 @@ impl State {
         &self.header[number as usize]
     }
 
-    /// The buffer of a thread, for the owner of its record.
+    /// The buffer of a thread, for the owner of its record; `BUSY` while it is mapped.
     pub fn buffer(&self, record: usize) -> Result<Bytes, Errno> {
-        Bytes::map(&self.file, self.buffers_at + record * BUFFER, BUFFER)
+        self.buffers.map(&self.file, record)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::cli::help;
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::config::{Backend, MountFlags};
 use crate::daemon::background::{self, Background, ServiceManager};
-use crate::daemon::{log, resume, serve};
+use crate::daemon::{log, resume, sandbox, serve};
 use crate::error::StartError;
 use crate::host::cgroups;
 use crate::host::privilege::Standing;
@@ -23,7 +23,6 @@ use crate::mount::{policy_check, remount};
 use crate::plain;
 use crate::report::Question;
 use crate::shift::describe::describe_with;
-use crate::sys::process;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
@@ -164,7 +163,7 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     // Whoever waits for a descriptor of the caller's to close (`make`, `ssh`, a test runner) must not
     // wait for the server. What the paths named has been found.
     if background.is_some()
-        && let Err(errno) = process::close_inherited()
+        && let Err(errno) = sandbox::close_inherited()
     {
         tracing::debug!("the server inherits open descriptors: {errno}");
     }

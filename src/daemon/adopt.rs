@@ -16,11 +16,12 @@ use crate::mount::config::MountConfig;
 use crate::mount::intent;
 use crate::mount::options::Options;
 use crate::shift::idmap::Maps;
-use crate::sys::process;
+use crate::sys::process::{self, LeftOpen};
 
 /// What another program has left, taken over.
 #[derive(Debug)]
 pub(super) struct Adopted {
+    left: LeftOpen,
     pub(super) handover: Handover,
     /// Descriptors of its servers: open files, and what is of no use any more.
     pub(super) of_servers: HashSet<RawFd>,
@@ -40,19 +41,24 @@ impl Adopted {
             what: what.to_owned(),
             source: errno.into(),
         };
-        let own = process::take_descriptor(number).map_err(|_| nothing_left())?;
-        let handover = Handover::read(&mut File::from(own)).map_err(StartError::Mount)?;
         let failed = |errno| system("cannot look at what is open", errno);
-        let named = handover.descriptors();
         let open = process::open_descriptors().map_err(failed)?;
+        #[allow(unsafe_code)]
+        // SAFETY: this program has opened nothing yet, and an exec has left nothing of the former one
+        // that could own a descriptor; the standard streams stay the library's.
+        let mut left = unsafe { LeftOpen::new(open.iter().copied().filter(|number| *number > 2)) };
+        let own = left.take(number).map_err(|_| nothing_left())?;
+        let handover = Handover::read(&mut File::from(own)).map_err(StartError::Mount)?;
+        let named = handover.descriptors();
         if let Some(missing) = named.iter().find(|number| !open.contains(number)) {
             return Err(StartError::Mount(format!("descriptor {missing} was not left open")));
         }
-        for number in open.iter().filter(|number| **number > 2) {
+        for number in open.iter().filter(|open| **open > 2 && **open != number) {
             process::set_close_on_exec(*number, true).map_err(failed)?;
         }
         let is_theirs = |number: &RawFd| *number > 2 && !named.contains(number);
-        Ok(Self { of_servers: open.into_iter().filter(is_theirs).collect(), handover })
+        let of_servers = open.into_iter().filter(|of| *of != number && is_theirs(of)).collect();
+        Ok(Self { left, handover, of_servers })
     }
 
     pub(super) fn configuration(&self, options: Options) -> Result<MountConfig, StartError> {
@@ -69,35 +75,37 @@ impl Adopted {
     }
 
     /// Once.
-    pub(super) fn connection(&self) -> Result<AdoptedConnection, StartError> {
-        let Handover { device, root, memory, group, .. } = &self.handover;
-        let group = group.map(own).transpose()?;
+    pub(super) fn connection(&mut self) -> Result<AdoptedConnection, StartError> {
+        let Handover { device, root, memory, group, .. } = self.handover;
+        let mut own = |number| own(&mut self.left, number);
+        let group = group.map(&mut own).transpose()?;
         Ok(AdoptedConnection {
-            device: own(*device)?,
-            root: own(*root)?,
-            memory: own(*memory)?,
+            device: own(device)?,
+            root: own(root)?,
+            memory: own(memory)?,
             group,
         })
     }
 
     /// Once.
-    pub(super) fn helper(&self) -> Result<AdoptedHelper, StartError> {
+    pub(super) fn helper(&mut self) -> Result<AdoptedHelper, StartError> {
         let (process, line, log) = self.handover.helper;
         let process = Pid::from_raw(process).ok_or_else(nothing_left)?;
+        let mut own = |number| own(&mut self.left, number);
         Ok(AdoptedHelper { process, line: own(line)?, log: own(log)? })
     }
 
     /// Tells whoever has asked that this program has begun; once.
-    pub(super) fn tell(&self) {
+    pub(super) fn tell(&mut self) {
         tracing::info!(version = env!("CARGO_PKG_VERSION"), "a new program goes on");
-        if let Ok(answer) = own(self.handover.answer) {
+        if let Ok(answer) = own(&mut self.left, self.handover.answer) {
             upgrade::tell(&mut File::from(answer), concat!("done ", env!("CARGO_PKG_VERSION")));
         }
     }
 }
 
-fn own(number: RawFd) -> Result<OwnedFd, StartError> {
-    process::take_descriptor(number).map_err(|errno| {
+fn own(left: &mut LeftOpen, number: RawFd) -> Result<OwnedFd, StartError> {
+    left.take(number).map_err(|errno| {
         StartError::Mount(format!("descriptor {number} was not left open: {errno}"))
     })
 }

@@ -29,11 +29,11 @@ pub fn resume(how: &str, options: Options) -> Result<(), StartError> {
         None => (how, false),
     };
     let number = number.parse().ok().filter(|number| *number > 2).ok_or_else(nothing_left)?;
-    let adopted = Adopted::take(number)?;
+    let mut adopted = Adopted::take(number)?;
     let background = adopted.handover.background;
     let config = adopted.configuration(options)?;
     if checks {
-        could_resume(&config, &adopted)?;
+        could_resume(&config, &mut adopted)?;
         say!("{READY}");
         return Ok(());
     }
@@ -48,7 +48,7 @@ pub fn resume(how: &str, options: Options) -> Result<(), StartError> {
 
 /// Whether [`serve_adopted`] would succeed, as far as that can be found out beside a server that runs.
 /// Takes what was left, for good.
-fn could_resume(config: &MountConfig, adopted: &Adopted) -> Result<(), StartError> {
+fn could_resume(config: &MountConfig, adopted: &mut Adopted) -> Result<(), StartError> {
     let connection = adopt_connection(config, adopted)?;
     // Not even what dropping it would do.
     std::mem::forget(connection);
@@ -57,8 +57,8 @@ fn could_resume(config: &MountConfig, adopted: &Adopted) -> Result<(), StartErro
 
 /// Goes on with a mount whose server has ended, in the place of the program that made it, as
 /// [`serve::serve`] does with a new one.
-fn serve_adopted(config: &MountConfig, adopted: Adopted) -> Result<(), StartError> {
-    let connection = match adopt_connection(config, &adopted) {
+fn serve_adopted(config: &MountConfig, mut adopted: Adopted) -> Result<(), StartError> {
+    let connection = match adopt_connection(config, &mut adopted) {
         Ok(connection) => connection,
         Err(error) => {
             // Nobody will answer: callers get an error, and no dead mount is left.
@@ -73,7 +73,7 @@ fn serve_adopted(config: &MountConfig, adopted: Adopted) -> Result<(), StartErro
     run(config, running, Box::new(|_: &MountConfig| ()))
 }
 
-fn adopt_connection(config: &MountConfig, adopted: &Adopted) -> Result<Connection, StartError> {
+fn adopt_connection(config: &MountConfig, adopted: &mut Adopted) -> Result<Connection, StartError> {
     let failed = |what: &str| {
         let what = what.to_owned();
         move |errno: Errno| StartError::System { what, source: errno.into() }

@@ -46,7 +46,11 @@ use crate::sys::apart;
 pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, keys: Keys<'_>) {
     let standing = Standing::of_this_process();
     let steps: [(&str, &str, Result<(), String>); 6] = [
-        ("open descriptors", "descriptors of whoever started it stay open", close_inherited()),
+        (
+            "open descriptors",
+            "descriptors of whoever started it stay open",
+            said(close_inherited().map(drop)),
+        ),
         ("process", "it may be traced and may leave core dumps", shut_memory()),
         ("environment", "its environment stays in memory", said(sys::process::wipe_environment())),
         ("files", "it can open files outside of the lower directory", leave_host(lower, standing)),
@@ -97,8 +101,13 @@ fn said(result: Result<(), Errno>) -> Result<(), String> {
     result.map_err(|errno| errno.to_string())
 }
 
-fn close_inherited() -> Result<(), String> {
-    said(sys::process::close_inherited().map(drop))
+/// Closes what whoever started this program had open; returns how many descriptors those were.
+pub(crate) fn close_inherited() -> Result<usize, Errno> {
+    #[allow(unsafe_code)]
+    // SAFETY: whatever this program opens is closed by an exec.
+    unsafe {
+        sys::process::close_inherited()
+    }
 }
 
 /// No core dump, and no other process of the same user may look inside.

@@ -25,8 +25,8 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use super::adopt::Adopted;
 use super::helper::Helper;
-use super::upgrade;
 use super::upgrade::handover::Handover;
+use super::{sandbox, upgrade};
 use crate::config::Sandbox;
 use crate::error::StartError;
 use crate::fuse::connection::{Connection, WORKER};
@@ -115,7 +115,7 @@ pub(super) fn run(
         what: "cannot start a server process".into(),
         source: errno.into(),
     };
-    let Supervised { config, helper, mount, adopted } = supervised;
+    let Supervised { config, helper, mount, mut adopted } = supervised;
     if !config.foreground
         && let Err(error) = std::env::set_current_dir("/")
     {
@@ -132,7 +132,7 @@ pub(super) fn run(
     connection.shed();
     // The server would, after that.
     if config.options.sandbox == Sandbox::On
-        && let Err(errno) = process::close_inherited()
+        && let Err(errno) = sandbox::close_inherited()
     {
         tracing::warn!(%errno, "descriptors of whoever started it stay open");
     }
@@ -145,7 +145,11 @@ pub(super) fn run(
     let mut stuck: Vec<Pid> = Vec::new();
     loop {
         let started = Instant::now();
-        let pid = match process::fork_sharing_descriptors().map_err(system)? {
+        #[allow(unsafe_code)]
+        // SAFETY: the supervisor reads and closes nothing of what the connection owns while a server
+        // lives, and the server exits without dropping what is the supervisor's.
+        let forked = unsafe { process::fork_sharing_descriptors() };
+        let pid = match forked.map_err(system)? {
             Forked::Child => {
                 let left = (!is_first || adopted.is_some()).then_some(&base);
                 std::process::exit(be_server(config, || {
@@ -155,7 +159,7 @@ pub(super) fn run(
             Forked::Parent(pid) => pid,
         };
         if is_first {
-            adopted.iter().for_each(Adopted::tell);
+            adopted.iter_mut().for_each(Adopted::tell);
         }
         is_first = false;
         stuck.retain(|&pid| matches!(ended(pid), Ok(None)));

@@ -5,7 +5,7 @@
 //! alone, and are closed.
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::open_files::OpenFiles;
 use super::stat::LowerStat;
 use super::table::InodeTable;
 use crate::error::FsError;
-use crate::sys::process::{open_descriptors, take_descriptor};
+use crate::sys::process::{LeftOpen, open_descriptors};
 
 /// What the rest of the server has to know of what was found.
 #[derive(Debug, Default)]
@@ -35,24 +35,24 @@ impl LowerTree {
         let root = self.identity(&stat);
         let state = Arc::clone(&self.state);
         self.inodes = InodeTable::adopt(Arc::clone(&state), root).ok_or(Errno::UCLEAN)?;
-        let (open_files, backed) = OpenFiles::adopt(state, &self.inodes);
+        // What the table's rows name may have a number of what was open before the first server began
+        // and has been closed since: a row is right.
+        let of_rows = OpenFiles::named(&state)
+            .chain(self.inodes.pinned().into_iter().map(|(_, number)| number));
+        let others = open_descriptors()?.into_iter().filter(|number| !base.contains(number));
+        #[allow(unsafe_code)]
+        // SAFETY: the servers before this one have opened them in the common table. In this process
+        // nothing has been opened since its supervisor was copied, whose own descriptors are in `base`.
+        let mut left = unsafe { LeftOpen::new(of_rows.chain(others)) };
+        let (open_files, backed) = OpenFiles::adopt(state, &self.inodes, &mut left);
         self.open_files = open_files;
         self.descriptors = Descriptors::new(self.max_descriptors);
-        let mut used: HashSet<RawFd> = self.open_files.descriptors().into_iter().collect();
         for (inode, number) in self.inodes.pinned() {
-            // Of what was open in the beginning, some has been closed, and its numbers are used again:
-            // a row that names one is right.
-            if used.contains(&number) {
-                continue;
-            }
-            if let Ok(fd) = take_descriptor(number) {
-                used.insert(fd.as_raw_fd());
+            if let Ok(fd) = left.take(number) {
                 self.pin(&inode, fd);
             }
         }
-        for number in open_descriptors()?.difference(base).filter(|fd| !used.contains(fd)) {
-            drop(take_descriptor(*number));
-        }
+        left.close(|number| !base.contains(&number));
         Ok(Adopted { backed })
     }
 }

@@ -1,6 +1,6 @@
 //! Files and directories that callers have open.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -17,7 +17,7 @@ use super::table::InodeTable;
 use crate::state::in_flight::{GET, InFlight, PUT};
 use crate::state::rows::Free;
 use crate::state::{Number, State};
-use crate::sys::process::take_descriptor;
+use crate::sys::process::LeftOpen;
 
 /// One open file or directory.
 pub struct OpenFile {
@@ -115,6 +115,11 @@ impl Tables {
     }
 }
 
+/// The descriptor that a row names.
+fn descriptor(values: &[u64; 4]) -> Option<RawFd> {
+    values[FD].checked_sub(1).and_then(|fd| RawFd::try_from(fd).ok())
+}
+
 impl OpenFiles {
     /// None yet.
     pub fn new(state: Arc<State>) -> Self {
@@ -123,11 +128,14 @@ impl OpenFiles {
 
     /// Those that another server has left, with the inodes that the table knows. Returns also how
     /// many of them use the backing id of each inode.
-    pub fn adopt(state: Arc<State>, inodes: &InodeTable) -> (Self, HashMap<u64, usize>) {
+    pub(super) fn adopt(
+        state: Arc<State>,
+        inodes: &InodeTable,
+        left: &mut LeftOpen,
+    ) -> (Self, HashMap<u64, usize>) {
         let mut backed = HashMap::new();
         let (free, rows) = state.opens.adopt();
         let mut tables = Tables { free, ..Tables::default() };
-        let mut taken = HashSet::new();
         for (row, values) in rows {
             let Some(inode) = inodes.get(values[NODEID]) else {
                 // Entered for an answer that was not delivered.
@@ -136,10 +144,7 @@ impl OpenFiles {
             };
             let flags =
                 OFlags::from_bits_retain(u32::try_from(values[FLAGS] & !BACKED).unwrap_or(0));
-            let number = values[FD].checked_sub(1).and_then(|fd| RawFd::try_from(fd).ok());
-            // Whatever the rows say, a descriptor has one owner.
-            let number = number.filter(|fd| taken.insert(*fd));
-            let fd = number.and_then(|fd| take_descriptor(fd).ok());
+            let fd = descriptor(&values).and_then(|fd| left.take(fd).ok());
             if values[FLAGS] & BACKED != 0 {
                 *backed.entry(inode.nodeid).or_default() += 1;
             }
@@ -150,10 +155,9 @@ impl OpenFiles {
         (Self { state, tables: RwLock::new(tables) }, backed)
     }
 
-    /// The numbers of all descriptors.
-    pub fn descriptors(&self) -> Vec<RawFd> {
-        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
-        tables.by_handle.values().filter_map(|file| Some(file.fd.get()?.as_raw_fd())).collect()
+    /// The descriptors that another server's rows name.
+    pub(super) fn named(state: &State) -> impl Iterator<Item = RawFd> {
+        state.opens.adopt().1.into_iter().filter_map(|(_, values)| descriptor(&values))
     }
 
     /// Enters a file and returns its handle number, which is never used again. Without a

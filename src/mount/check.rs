@@ -368,7 +368,7 @@ mod tests {
     fn message(lower: &Path, mountpoint: &Path) -> String {
         let maps = vec!["b:0:1000:1".to_owned()];
         // Without, a mount point inside may do.
-        let options = Options { maps, submounts: true, ..Options::default() };
+        let options = Options { maps, submounts: lower.is_dir(), ..Options::default() };
         let request = MountRequest {
             lower: lower.to_owned(),
             mountpoint: mountpoint.to_owned(),

@@ -29,10 +29,13 @@ pub fn set_close_on_exec(number: RawFd, closes: bool) -> Result<(), Errno> {
     check(unsafe { libc::fcntl(number, libc::F_SETFD, flags) }).map(drop)
 }
 
-/// Closes every descriptor from 3 on that an exec would have left open. All that this program opens
-/// itself is closed by an exec, so these have come from whoever started it, and nothing here knows
-/// them. Returns how many there were; `ENOENT` without `/proc`.
-pub fn close_inherited() -> Result<usize, Errno> {
+/// Closes every descriptor from 3 on that an exec would have left open. Returns how many there were;
+/// `ENOENT` without `/proc`.
+///
+/// # Safety
+///
+/// All that this process owns is closed by an exec: so these have come from whoever started it.
+pub unsafe fn close_inherited() -> Result<usize, Errno> {
     let numbers = descriptors()?;
     let inherited = numbers.into_iter().filter(|&number| {
         // SAFETY: the number is only looked at; if it is closed meanwhile the call says so.
@@ -41,19 +44,23 @@ pub fn close_inherited() -> Result<usize, Errno> {
     });
     let mut closed = 0;
     for number in inherited {
-        // SAFETY: no owner in this program has a descriptor without that flag.
+        // SAFETY: by the caller's promise no owner has a descriptor without that flag.
         unsafe { libc::close(number) };
         closed += 1;
     }
     Ok(closed)
 }
 
-/// Closes every descriptor from 3 on but these, in a process that has been copied from another and
-/// uses nothing else of what that had open.
-pub fn close_all_but(kept: &[RawFd]) -> Result<(), Errno> {
+/// Closes every descriptor from 3 on but these.
+///
+/// # Safety
+///
+/// Nothing in this process uses or drops an owner of any other: it has been copied from another
+/// process, and never returns to what that had open.
+pub unsafe fn close_all_but(kept: &[RawFd]) -> Result<(), Errno> {
     for number in descriptors()?.into_iter().filter(|number| *number > 2 && !kept.contains(number))
     {
-        // SAFETY: whatever owned it belongs to the process that was copied, and is never dropped here.
+        // SAFETY: by the caller's promise no owner uses it or closes it again.
         unsafe { libc::close(number) };
     }
     Ok(())
@@ -130,7 +137,12 @@ pub fn wipe_environment() -> Result<(), Errno> {
 ///
 /// `EBUSY` if this process has more than one thread: the others would not exist in the child, and
 /// with them whatever lock they hold.
-pub fn fork_sharing_descriptors() -> Result<Forked, Errno> {
+///
+/// # Safety
+///
+/// Both processes have copies of the owners of all that is open. For each descriptor only one of them
+/// may use its copy up to the end of the other, and the other must never drop its own.
+pub unsafe fn fork_sharing_descriptors() -> Result<Forked, Errno> {
     be_alone()?;
     let flags = libc::c_ulong::from((libc::CLONE_FILES | libc::SIGCHLD).unsigned_abs());
     // SAFETY: this is fork(2) but for the table of descriptors: the child has a copy of the memory
@@ -145,23 +157,49 @@ pub fn fork_sharing_descriptors() -> Result<Forked, Errno> {
     Ok(pid.map_or(Forked::Child, Forked::Parent))
 }
 
-/// Takes a descriptor over that another process has left in the common table, and that nothing in
-/// this process owns. `EBADF` if there is none of this number.
-pub fn take_descriptor(number: RawFd) -> Result<OwnedFd, Errno> {
+/// Descriptors that are open in this process without an owner in it: another process, or the
+/// program before this one, has left them. Each is given away once.
+#[derive(Debug)]
+pub struct LeftOpen(HashSet<RawFd>);
+
+impl LeftOpen {
+    /// These descriptors, as far as they are open.
+    ///
+    /// # Safety
+    ///
+    /// Nothing in this process owns one of them, and nothing comes to own one by another way than
+    /// this value.
+    pub unsafe fn new(numbers: impl IntoIterator<Item = RawFd>) -> Self {
+        Self(numbers.into_iter().filter(|number| is_open(*number)).collect())
+    }
+
+    /// Closes those of the rest that are chosen.
+    pub fn close(self, chosen: impl Fn(RawFd) -> bool) {
+        for number in self.0.into_iter().filter(|number| chosen(*number)) {
+            // SAFETY: as in `take`.
+            drop(unsafe { OwnedFd::from_raw_fd(number) });
+        }
+    }
+
+    /// Takes one over. `EBADF` if it is not among them, or was given away.
+    pub fn take(&mut self, number: RawFd) -> Result<OwnedFd, Errno> {
+        if !self.0.remove(&number) {
+            return Err(Errno::BADF);
+        }
+        // SAFETY: it was open, nothing else owns it by the promise of `new`, and it is given away once.
+        Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    }
+}
+
+fn is_open(number: RawFd) -> bool {
     // SAFETY: fcntl(F_GETFD) takes a number, whatever it is, and changes nothing.
-    check(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
-    // SAFETY: it is open, and the caller vouches for its having no other owner.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 /// The numbers of all descriptors that are open now.
 pub fn open_descriptors() -> Result<HashSet<RawFd>, Errno> {
     // Without the one by which they were listed.
-    let is_open = |number: &RawFd| {
-        // SAFETY: as in `take_descriptor`.
-        unsafe { libc::fcntl(*number, libc::F_GETFD) >= 0 }
-    };
-    Ok(descriptors()?.into_iter().filter(is_open).collect())
+    Ok(descriptors()?.into_iter().filter(|number| is_open(*number)).collect())
 }
 
 /// Has a signal sent to this process when its parent ends (`PR_SET_PDEATHSIG`).

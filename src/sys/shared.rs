@@ -4,7 +4,7 @@
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -50,12 +50,7 @@ impl Words {
     /// is at least that long.
     pub fn map(file: impl AsFd, offset: usize, count: usize) -> Result<Self, Errno> {
         let length = count.checked_mul(size_of::<AtomicU64>()).ok_or(Errno::OVERFLOW)?;
-        let known = rustix::fs::fstat(&file)?.st_size;
-        let end = offset.checked_add(length).ok_or(Errno::OVERFLOW)?;
-        if u64::try_from(known).unwrap_or(0) < end as u64 {
-            return Err(Errno::INVAL);
-        }
-        Ok(Self(Arc::new(Bytes { address: map(file.as_fd(), offset, length)?, length })))
+        Ok(Self(Arc::new(Bytes::map(file.as_fd(), offset, length, None)?)))
     }
 
     /// Gives the memory of whole pages back to the system; they read as zero afterwards. `first` and
@@ -85,11 +80,58 @@ impl Deref for Words {
     }
 }
 
-/// Bytes of such a file, for one user at a time.
+/// Buffers of one size in such a file, each for one user at a time.
+#[derive(Debug)]
+pub struct Buffers {
+    offset: usize,
+    size: usize,
+    used: Arc<[AtomicBool]>,
+}
+
+impl Buffers {
+    /// `count` buffers of `size` bytes each, from the byte `offset` on (both multiples of
+    /// [`PAGE_BYTES`]).
+    ///
+    /// # Safety
+    ///
+    /// In this process nothing else may use that part of the file, and no other process may use a
+    /// buffer while it is mapped here.
+    pub unsafe fn new(offset: usize, size: usize, count: usize) -> Self {
+        Self { offset, size, used: (0..count).map(|_| AtomicBool::new(false)).collect() }
+    }
+
+    /// Maps one of them, in the file that [`Buffers::new`] was told of. `BUSY` while it is mapped.
+    pub fn map(&self, file: impl AsFd, number: usize) -> Result<Bytes, Errno> {
+        let used = self.used.get(number).ok_or(Errno::INVAL)?;
+        if used.swap(true, Ordering::SeqCst) {
+            return Err(Errno::BUSY);
+        }
+        let lease = Lease { used: Arc::clone(&self.used), number };
+        let offset = self.offset + number * self.size;
+        Bytes::map(file.as_fd(), offset, self.size, Some(lease))
+    }
+}
+
+/// What makes a buffer free again when it is dropped.
+#[derive(Debug)]
+struct Lease {
+    used: Arc<[AtomicBool]>,
+    number: usize,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.used[self.number].store(false, Ordering::SeqCst);
+    }
+}
+
+/// A part of such a file, mapped for one user.
 #[derive(Debug)]
 pub struct Bytes {
     address: *mut u8,
     length: usize,
+    /// Dropped after the mapping has gone.
+    _lease: Option<Lease>,
 }
 
 // SAFETY: the mapping belongs to this value alone, like the memory of a `Box`.
@@ -98,14 +140,18 @@ unsafe impl Send for Bytes {}
 unsafe impl Sync for Bytes {}
 
 impl Bytes {
-    /// Maps a part of a file. While the value lives, nobody else in this process or another may use
-    /// the same part; `state::in_flight` sees to that.
-    pub fn map(file: impl AsFd, offset: usize, length: usize) -> Result<Self, Errno> {
-        let known = rustix::fs::fstat(&file)?.st_size;
-        if u64::try_from(known).unwrap_or(0) < (offset.saturating_add(length)) as u64 {
+    fn map(
+        file: BorrowedFd<'_>,
+        offset: usize,
+        length: usize,
+        lease: Option<Lease>,
+    ) -> Result<Self, Errno> {
+        let known = rustix::fs::fstat(file)?.st_size;
+        let end = offset.checked_add(length).ok_or(Errno::OVERFLOW)?;
+        if u64::try_from(known).unwrap_or(0) < end as u64 {
             return Err(Errno::INVAL);
         }
-        Ok(Self { address: map(file.as_fd(), offset, length)?, length })
+        Ok(Self { address: map(file, offset, length)?, length, _lease: lease })
     }
 }
 
@@ -113,7 +159,8 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is this long, and ours alone.
+        // SAFETY: the mapping is this long, and ours alone: `Buffers` gives each to one user, and the
+        // words in `Words` are reached through atomics only.
         unsafe { std::slice::from_raw_parts(self.address, self.length) }
     }
 }
@@ -148,10 +195,15 @@ mod tests {
         assert_eq!((b[700].load(SeqCst), b[3].load(SeqCst)), (7, 5));
         a.give_back(512, 512);
         assert_eq!((b[700].load(SeqCst), b[3].load(SeqCst)), (0, 5));
-        let mut bytes = Bytes::map(&file, 0, PAGE_BYTES).unwrap();
+        // SAFETY: one thread, which does not use both at a time.
+        let buffers = unsafe { Buffers::new(0, PAGE_BYTES, 2) };
+        let mut bytes = buffers.map(&file, 0).unwrap();
+        assert_eq!(buffers.map(&file, 0).err(), Some(Errno::BUSY), "one user at a time");
         assert_eq!(bytes[24], 5);
         bytes[24] = 6;
+        drop(bytes);
         assert_eq!(a[3].load(SeqCst), 6);
+        assert!(buffers.map(&file, 0).is_ok() && buffers.map(&file, 2).is_err());
         assert!(Words::map(&file, 3 * PAGE_BYTES, 1024).is_err(), "past the end");
     }
 

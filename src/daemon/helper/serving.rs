@@ -201,7 +201,9 @@ fn settle_down(config: &MountConfig, kept: &[RawFd]) -> Result<(), io::Error> {
         rustix::process::chdir("/")?;
         rustix::process::setsid()?;
     }
-    process::close_all_but(kept)?;
+    #[allow(unsafe_code)]
+    // SAFETY: this process is a copy that never returns; what it uses is kept.
+    unsafe { process::close_all_but(kept) }?;
     rustix::thread::set_name(c"idshift-helper")?;
     // These are for the server. They reach the whole group when they come from a terminal or from
     // a service manager, or go to all processes of this name.
