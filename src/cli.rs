@@ -58,6 +58,7 @@ Each command has --help; 'idshift mount --help' describes maps and options.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(after_long_help = help::mount_options())]
     Mount(mount::Args),
     #[command(alias = "unmount")]
     Umount(umount::Args),
@@ -94,7 +95,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let outcome = if is_helper_call(&args) {
         mount_helper::run(&args[1..])
     } else {
-        match Cli::try_parse_from(&args) {
+        match parse(&args) {
             Ok(Cli { command: Some(command), .. }) => dispatch(command),
             Ok(cli) => {
                 tell!("{}", if cli.verbose { version::long() } else { version::short() });
@@ -115,6 +116,24 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+fn parse(args: &[OsString]) -> Result<Cli, clap::Error> {
+    // Describing all commands takes longer than all else that comes before a mount's processes. Where
+    // something is to be said, all of them are needed.
+    let alone = args.get(1).filter(|name| *name == "mount").and_then(|_| {
+        let Mount { args } = Mount::try_parse_from(&args[1..]).ok()?;
+        Some(Cli { version: false, verbose: false, command: Some(Command::Mount(args)) })
+    });
+    alone.map_or_else(|| Cli::try_parse_from(args), Ok)
+}
+
+/// The command line of `idshift mount`, without the other commands.
+#[derive(Debug, Parser)]
+#[command(disable_help_flag = true)]
+struct Mount {
+    #[command(flatten)]
+    args: mount::Args,
 }
 
 /// Prints what clap has to say: help and version are no errors, and what is one is usage.
@@ -173,6 +192,39 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         command().debug_assert();
+    }
+
+    #[test]
+    #[allow(clippy::use_debug)] // two values of one type are compared that has no other way
+    fn a_mount_is_understood_as_among_all_commands() {
+        let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let both = |text: &str| {
+            let args = words(text);
+            let all = Cli::try_parse_from(&args).map(|cli| format!("{cli:?}"));
+            assert_eq!(parse(&args).map(|cli| format!("{cli:?}")).ok(), all.ok(), "{text}");
+            Mount::try_parse_from(&args[1..]).is_ok()
+        };
+        <Mount as clap::CommandFactory>::command().debug_assert();
+        for understood in [
+            "idshift mount -o map=b:0:1:1,ro -o -x --map u:0:1:1 /lower /upper",
+            "idshift mount -fv -m identity lower upper",
+            "idshift mount lower -- -upper",
+            "idshift mount -fv a b",
+        ] {
+            assert!(both(understood), "{understood}");
+        }
+        for left in [
+            "idshift mount",
+            "idshift mount --help",
+            "idshift mount -h a b",
+            "idshift mount --version",
+            "idshift mount -V",
+            "idshift mount a b c",
+            "idshift mount help",
+            "idshift umount mount",
+        ] {
+            assert!(!both(left), "{left}");
+        }
     }
 
     #[test]

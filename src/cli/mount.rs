@@ -7,7 +7,6 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::cli::help;
 use crate::cli::status::ask::{Answer, Asking, PATIENCE};
 use crate::config::{Backend, MountFlags};
 use crate::daemon::background::{self, Background, ServiceManager};
@@ -26,7 +25,6 @@ use crate::shift::describe::describe_with;
 
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = help::mount_options())]
 #[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct Args {
     /// Mount options, separated by commas; may be given several times

@@ -15,7 +15,6 @@ mod order;
 mod serving;
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -27,7 +26,6 @@ use serving::HelperProcess;
 
 use super::log;
 use crate::error::StartError;
-use crate::host::mountinfo;
 use crate::lower::caller::Fact;
 use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
@@ -253,9 +251,4 @@ fn read_exact(from: &OwnedFd, buffer: &mut [u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
-}
-
-/// The mount that a path shows just now, by the kernel's number for it; 0 if there is none.
-pub(super) fn mount_id(mountpoint: &Path) -> u64 {
-    mountinfo::at(mountpoint).ok().flatten().map_or(0, |mount| mount.id)
 }

@@ -69,7 +69,8 @@ fn serve_adopted(config: &MountConfig, mut adopted: Adopted) -> Result<(), Start
     let helper = Helper::adopt(adopted.helper()?);
     let mount = adopted.handover.mount;
     let adopted = Some(adopted);
-    let running = Running { connection, helper, mount, notifies: false, adopted };
+    let running =
+        Running { connection, helper, mount, notifies: false, adopted, to_close: Vec::new() };
     run(config, running, Box::new(|_: &MountConfig| ()))
 }
 

@@ -1,7 +1,7 @@
 //! Putting a running mount together, and serving it until it is unmounted.
 
 use std::collections::HashSet;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::adopt::Adopted;
-use super::helper::{Helper, Line, mount_id};
+use super::helper::{Helper, Line};
 use super::supervise::{self, SERVERS_SIGNALS, Supervised};
 use super::{background, facts, log, sandbox};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
@@ -67,14 +67,14 @@ pub fn serve(
     let helper = Helper::start(config, guard, lower.private_mount())?;
     let (keeping, cache) = keeping(config, &mut lower)?;
     let fs = file_system(config, lower, keeping)?;
-    let connection = connect(fs, config, (mountpoint, &below), cache)?;
-    let mount = mount_id(&config.mountpoint);
+    let (connection, mount, to_close) = connect(fs, config, (mountpoint, &below), cache)?;
     helper.line().mounted(mount).map_err(gone)?;
     if log::is_in_background() {
         background::leave_session();
     }
     let notifies = matches!(keeping, Keeping::Notified(_));
-    run(config, Running { connection, helper, mount, notifies, adopted: None }, ready)
+    let running = Running { connection, helper, mount, notifies, adopted: None, to_close };
+    run(config, running, ready)
 }
 
 /// All that serving a mount takes.
@@ -87,6 +87,8 @@ pub(super) struct Running {
     pub(super) notifies: bool,
     /// Where this program goes on after another.
     pub(super) adopted: Option<Adopted>,
+    /// What nobody has to wait for.
+    pub(super) to_close: Vec<OwnedFd>,
 }
 
 pub(super) fn run(
@@ -94,7 +96,7 @@ pub(super) fn run(
     running: Running,
     ready: Box<dyn FnOnce(&MountConfig) + Send>,
 ) -> Result<(), StartError> {
-    let Running { connection, helper, mount, notifies, adopted } = running;
+    let Running { connection, helper, mount, notifies, adopted, mut to_close } = running;
     let line = helper.line();
     connection.look_callers_up_by(move |tid, fact| line.fact(tid, fact));
     let line = helper.line();
@@ -109,6 +111,7 @@ pub(super) fn run(
         if let Some(ready) = ready.take() {
             ready(config);
         }
+        to_close.clear();
         if config.options.sandbox == Sandbox::On {
             sandbox::shut_streams();
         }
@@ -242,6 +245,7 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
 }
 
 pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
+    let machine = Machine::look();
     Settings {
         flush: fs.is_remote(),
         read_only: config.options.flags.read_only,
@@ -258,7 +262,7 @@ pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> 
             && !config.options.flags.read_only,
         // Through an idmapped mount requests do not say who makes them.
         idmap: !config.options.no_idmap && !fs.acts_as_callers(),
-        threads: config.options.threads.unwrap_or_else(default_threads),
+        threads: config.options.threads.unwrap_or(machine.cpus().clamp(2, 8) * 2),
         threads_if_stuck: config.options.threads.unwrap_or(WORKERS),
         facts: Facts {
             words: facts::of(config, fs, cache),
@@ -266,7 +270,7 @@ pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> 
             supervised: config.options.restart,
             denies_idmap: config.options.no_idmap,
         },
-        machine: Machine::look(),
+        machine,
     }
 }
 
@@ -275,13 +279,16 @@ fn connect(
     config: &MountConfig,
     (mountpoint, below): (Dir, &[Below]),
     cache: String,
-) -> Result<Connection, StartError> {
+) -> Result<(Connection, u64, Vec<OwnedFd>), StartError> {
     let settings = settings(&fs, config, cache);
-    let Mounted { device, detached } = fuse_backend::mount(config, mountpoint, below)?;
+    let Mounted { device, detached, to_close } = fuse_backend::mount(config, mountpoint, below)?;
     let is_shown = detached.is_none();
     let connection = Connection::establish(fs, device, settings).map_err(|errno| {
         if is_shown {
-            fuse_backend::detach_own(&config.mountpoint, mount_id(&config.mountpoint));
+            fuse_backend::detach_own(
+                &config.mountpoint,
+                fuse_backend::mount_id(&config.mountpoint),
+            );
         }
         StartError::Mount(match errno {
             Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
@@ -289,14 +296,15 @@ fn connect(
             other => format!("no handshake with the kernel's FUSE: {other}"),
         })
     })?;
-    if let Some(detached) = detached {
-        fuse_backend::attach(&connection, detached, config, below)?;
-    }
-    Ok(connection)
-}
-
-fn default_threads() -> usize {
-    thread::available_parallelism().map_or(2, std::num::NonZero::get).clamp(2, 8) * 2
+    let Some(detached) = detached else {
+        return Ok((
+            connection,
+            fuse_backend::mount_id(&config.mountpoint),
+            Vec::from_iter(to_close),
+        ));
+    };
+    let (mount, unused) = fuse_backend::attach(&connection, detached, config, below)?;
+    Ok((connection, mount, to_close.into_iter().chain([unused]).collect()))
 }
 
 /// Lifts limits as far as that is possible; returns how many descriptors may be cached.

@@ -219,6 +219,7 @@ impl Connection {
         server.fs.serves_here(self.resumes);
         left.map_or(Ok(()), |base| server.adopt(base))?;
         server.about.serves_here();
+        self.machine.read_load();
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! `/proc/self/mountinfo`: what is mounted where (proc(5)).
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
 /// The type under which the kernel lists an idshift mount.
@@ -52,11 +53,11 @@ impl Mount {
 pub fn read() -> io::Result<Vec<Mount>> {
     const TRIES: usize = 8;
     // The kernel hands the table out in parts, and a mount that is there can be missing where others
-    // come and go between two of them. What reads the same twice is whole.
-    let table = || std::fs::read("/proc/self/mountinfo");
-    let mut text = table()?;
-    for _ in 0..TRIES {
-        let again = table()?;
+    // come and go between two of them. What came in one part is whole, and so is what reads the same
+    // twice.
+    let (mut text, parts) = table()?;
+    for _ in 0..if parts > 1 { TRIES } else { 0 } {
+        let (again, _) = table()?;
         if again == text {
             break;
         }
@@ -65,9 +66,50 @@ pub fn read() -> io::Result<Vec<Mount>> {
     Ok(parse(&text))
 }
 
+/// The text, and in how many parts it came.
+fn table() -> io::Result<(Vec<u8>, usize)> {
+    /// More than the kernel gives at once.
+    const PART: usize = 64 * 1024;
+    let mut file = File::open("/proc/self/mountinfo")?;
+    let (mut text, mut parts) = (Vec::new(), 0);
+    loop {
+        let before = text.len();
+        text.resize(before + PART, 0);
+        match file.read(&mut text[before..]) {
+            Ok(0) => {
+                text.truncate(before);
+                return Ok((text, parts));
+            }
+            Ok(length) => {
+                text.truncate(before + length);
+                parts += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => text.truncate(before),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// The topmost mount whose mount point is exactly `path` (absolute, without symbolic links).
 pub fn at(path: &Path) -> io::Result<Option<Mount>> {
     Ok(read()?.into_iter().rev().find(|mount| mount.mountpoint == path))
+}
+
+/// The same for a directory that was found by that path: where it is the root of no mount, nothing is
+/// read.
+pub fn topped(dir: impl AsFd, path: &Path) -> io::Result<Option<Mount>> {
+    let stat = rustix::fs::statx(dir, "", UNASKED, StatxFlags::empty());
+    let is_root = stat.ok().filter(tells_roots).map(|it| it.stx_attributes.contains(ROOT));
+    if is_root == Some(false) { Ok(None) } else { at(path) }
+}
+
+/// By a descriptor, and without a word to the server of a network or FUSE file system.
+const UNASKED: AtFlags = AtFlags::EMPTY_PATH.union(AtFlags::STATX_DONT_SYNC);
+/// Linux 5.8.
+const ROOT: StatxAttributes = StatxAttributes::MOUNT_ROOT;
+
+fn tells_roots(stat: &Statx) -> bool {
+    stat.stx_attributes_mask.contains(ROOT)
 }
 
 /// The mount that holds `path` (absolute, without symbolic links).
@@ -94,6 +136,12 @@ pub fn id_of(fd: impl AsFd) -> Result<u64, Errno> {
         Ok(_) | Err(Errno::NOSYS) => told_by_proc(fd).ok_or(Errno::NOSYS),
         Err(errno) => Err(errno),
     }
+}
+
+/// The device of the file system that a descriptor is on, as [`Mount::device`] has it.
+pub fn device_of(fd: impl AsFd) -> Result<u64, Errno> {
+    let stat = rustix::fs::statx(fd, "", UNASKED, StatxFlags::empty())?;
+    Ok(rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor))
 }
 
 fn told_by_proc(fd: BorrowedFd<'_>) -> Option<u64> {

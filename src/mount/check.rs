@@ -225,9 +225,8 @@ fn checked_mountpoint(path: &Path, lower: &Path, is_dir: bool) -> Result<Dir, St
                 .to_owned(),
         ));
     }
-    let there = mountinfo::at(mountpoint.name()).map_err(|source| StartError::System {
-        what: "cannot read /proc/self/mountinfo".to_owned(),
-        source,
+    let there = mountinfo::topped(&mountpoint, mountpoint.name()).map_err(|source| {
+        StartError::System { what: "cannot read /proc/self/mountinfo".to_owned(), source }
     })?;
     match there {
         Some(mount) if mount.is_idshift() => Err(wrong(format!(

@@ -102,11 +102,13 @@ impl Detached {
         shown.unwrap_or(&self.mount)
     }
 
-    /// Attaches what is to be shown to the mount point; without it, the file system as it is.
-    pub(crate) fn attach(self, shown: Option<&OwnedFd>) -> Result<(), Errno> {
+    /// Attaches what is to be shown to the mount point; without it, the file system as it is. What is
+    /// returned is to be closed when there is time: the kernel takes a while to give a mount up.
+    pub(super) fn attach(self, shown: Option<&OwnedFd>) -> Result<OwnedFd, Errno> {
         let flags =
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
         let mount = self.top(shown);
-        move_mount(mount.as_fd(), "", self.mountpoint.as_fd(), "", flags)
+        move_mount(mount.as_fd(), "", self.mountpoint.as_fd(), "", flags)?;
+        Ok(self.mount)
     }
 }

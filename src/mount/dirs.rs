@@ -83,6 +83,11 @@ impl Dir {
         self.here
     }
 
+    /// Whether its name leads to it, still.
+    pub(super) fn is_led_to(&self) -> bool {
+        leads_to(&self.name, &self.fd)
+    }
+
     /// A path that leads to it and to nothing else, in this process, as long as this value lives.
     pub fn path(&self) -> PathBuf {
         proc_path(&self.fd).into()

@@ -30,6 +30,8 @@ pub(crate) struct Mounted {
     pub(crate) device: OwnedFd,
     /// What has still to be attached to the mount point.
     pub(crate) detached: Option<Detached>,
+    /// To be closed when there is time.
+    pub(crate) to_close: Option<OwnedFd>,
 }
 
 /// Mounts: with fsmount(2), with mount(2), or through `fusermount3` if the user may not.
@@ -38,9 +40,9 @@ pub(crate) fn mount(
     mountpoint: Dir,
     below: &[Below],
 ) -> Result<Mounted, StartError> {
-    let device = open_device()?;
+    let (device, to_close) = open_device()?;
     let mountpoint = match Detached::new(config, &device, mountpoint) {
-        Ok(detached) => return Ok(Mounted { device, detached: Some(detached) }),
+        Ok(detached) => return Ok(Mounted { device, detached: Some(detached), to_close }),
         Err(mountpoint) => mountpoint,
     };
     let flags = inherit::everywhere(config.options.flags, below);
@@ -58,16 +60,17 @@ pub(crate) fn mount(
         Some(device) => device,
         None => fusermount::mount(config)?,
     };
-    Ok(Mounted { device, detached: None })
+    Ok(Mounted { device, detached: None, to_close })
 }
 
-/// Shows the root directory at the mount point, if that has not been done yet.
+/// Shows the root directory at the mount point. Returns the number of the mount there, and what is to be
+/// closed when there is time.
 pub(crate) fn attach(
     connection: &Connection,
     detached: Detached,
     config: &MountConfig,
     below: &[Below],
-) -> Result<(), StartError> {
+) -> Result<(u64, OwnedFd), StartError> {
     let failed = |errno: Errno| {
         let point = plain::path(&config.mountpoint);
         StartError::Mount(format!("attaching the file system to '{point}': {errno}"))
@@ -84,11 +87,18 @@ pub(crate) fn attach(
         let paths = inherit::in_words(below);
         StartError::Mount(format!("forbidding below what is forbidden at '{paths}': {errno}"))
     })?;
-    detached.attach(shown.as_ref()).map_err(failed)
+    let mount = mountinfo::id_of(detached.top(shown.as_ref()));
+    let left = detached.attach(shown.as_ref()).map_err(failed)?;
+    Ok((mount.unwrap_or_else(|_| mount_id(&config.mountpoint)), left))
+}
+
+/// The mount that a path shows just now, by the kernel's number for it; 0 if there is none.
+pub(crate) fn mount_id(mountpoint: &Path) -> u64 {
+    mountinfo::at(mountpoint).ok().flatten().map_or(0, |mount| mount.id)
 }
 
 fn mount_directly(config: &MountConfig, mountpoint: &Dir) -> Result<Option<OwnedFd>, StartError> {
-    let device = open_device()?;
+    let (device, _) = open_device()?;
     let Ok(data) = std::ffi::CString::new(kernel_options(config, &device, mountpoint)) else {
         return Err(StartError::Mount("an option holds a zero byte".into()));
     };
@@ -109,8 +119,8 @@ fn mount_directly(config: &MountConfig, mountpoint: &Dir) -> Result<Option<Owned
     }
 }
 
-fn open_device() -> Result<OwnedFd, StartError> {
-    apart::open("/dev/fuse", OFlags::RDWR).map_err(|errno| {
+fn open_device() -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
+    apart::open_in_haste("/dev/fuse", OFlags::RDWR).map_err(|errno| {
         let hint = match errno {
             Errno::NOENT | Errno::NXIO | Errno::NODEV => {
                 "load the module with 'modprobe fuse'; in a container, pass the device in with \

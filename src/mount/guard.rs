@@ -70,7 +70,8 @@ fn found_again(_: &Register, lower: &Dir) -> Result<Option<Dir>, StartError> {
         path: lower.name().to_owned(),
         why,
     };
-    if !lower.is_here() || layers::is_listed(lower).map_err(wrong)? {
+    // Its path leading to it is quicker to see than whether its mount is listed.
+    if !lower.is_here() || lower.is_led_to() || layers::is_listed(lower).map_err(wrong)? {
         return Ok(None);
     }
     let found = Dir::open(lower.name()).map_err(|error| wrong(error.to_string()))?;

@@ -4,11 +4,11 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 
 use crate::config::{GuardMode, Ownership, Policies};
 use crate::error::StartError;
-use crate::host::mountinfo;
 use crate::host::privilege::Standing;
 use crate::lower::{LowerTree, shadow};
 use crate::mount::config::MountConfig;
@@ -85,8 +85,8 @@ pub fn set_id_warning(config: &MountConfig) -> Option<String> {
     if harmless {
         return None;
     }
-    let mount = mountinfo::holding(&config.lower).ok().flatten()?;
-    if mount.options.split(',').any(|option| matches!(option, "nosuid" | "noexec")) {
+    let flags = rustix::fs::statvfs(&config.lower).ok()?.f_flag;
+    if flags.intersects(StatVfsMountFlags::NOSUID | StatVfsMountFlags::NOEXEC) {
         return None;
     }
     Some(format!(

@@ -15,10 +15,15 @@ use super::idmapped::{Change, MountAttrs, mount_setattr};
 /// The file lies on a mount that nobody else sees, which is made read-only and nodev behind it. For a
 /// regular file on a disk it would be `EBUSY` by then: such are not what this is for.
 pub fn open(path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    open_in_haste(path, flags).map(|(file, _)| file)
+}
+
+/// The same, and what is to be closed when there is time: the kernel takes a while to give a mount up.
+pub fn open_in_haste(path: &str, flags: OFlags) -> Result<(OwnedFd, Option<OwnedFd>), Errno> {
     let flags = flags | OFlags::CLOEXEC;
     let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let Ok(mount) = rustix::mount::open_tree(CWD, path, clone) else {
-        return rustix::fs::open(path, flags, Mode::empty());
+        return rustix::fs::open(path, flags, Mode::empty()).map(|file| (file, None));
     };
     let through = format!("/proc/self/fd/{}", mount.as_raw_fd());
     let file = rustix::fs::open(through, flags, Mode::empty())
@@ -31,7 +36,7 @@ pub fn open(path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         recursive: false,
     };
     match mount_setattr(mount.as_fd(), change) {
-        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(file),
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok((file, Some(mount))),
         Err(errno) => Err(errno),
     }
 }

@@ -202,7 +202,8 @@ pub fn open_descriptors() -> Result<HashSet<RawFd>, Errno> {
     Ok(descriptors()?.into_iter().filter(|number| is_open(*number)).collect())
 }
 
-/// Has a signal sent to this process when its parent ends (`PR_SET_PDEATHSIG`).
+/// Has a signal sent to this process when its parent ends (`PR_SET_PDEATHSIG`): the thread that has
+/// started it, also where other threads of that process go on.
 pub fn signal_when_parent_ends(signal: Signal) -> Result<(), Errno> {
     rustix::process::set_parent_process_death_signal(Some(signal))
 }

@@ -23,9 +23,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// The connection of the mount with this number.
-    pub(super) fn of(mount: u64) -> Self {
-        let abort = abort_file(mount);
+    /// The connection of the mount with this number, which has just been put there.
+    pub(super) fn of(mount: u64, mountpoint: &Path, fusectl: &Result<OwnedFd, Errno>) -> Self {
+        let abort = abort_file(mount, mountpoint, fusectl);
         if let Err(errno) = &abort {
             tracing::debug!(%errno, mount, "no fusectl");
         }
@@ -65,20 +65,44 @@ impl Connection {
     }
 }
 
-/// Through a mount of `fusectl` of its own: the host's may be missing, or covered. The number of a
-/// connection is that of its device.
-fn abort_file(mount: u64) -> Result<File, Errno> {
-    let mounts = mountinfo::read().map_err(|_| Errno::NOENT)?;
-    let mount = mounts.iter().find(|one| one.id == mount).ok_or(Errno::NOENT)?;
-    if rustix::fs::major(mount.device) != 0 {
+/// The number of a connection is that of its device.
+fn abort_file(
+    mount: u64,
+    mountpoint: &Path,
+    fusectl: &Result<OwnedFd, Errno>,
+) -> Result<File, Errno> {
+    let device = match shown(mount, mountpoint) {
+        Ok(device) => device,
+        // Something else lies on it.
+        Err(_) => listed(mount)?,
+    };
+    if rustix::fs::major(device) != 0 {
         return Err(Errno::NODEV);
     }
-    let number = rustix::fs::minor(mount.device);
+    let fusectl = fusectl.as_ref().map_err(|errno| *errno)?;
+    let number = rustix::fs::minor(device);
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(fusectl()?, format!("{number}/abort"), flags, Mode::empty()).map(File::from)
+    rustix::fs::openat(fusectl, format!("{number}/abort"), flags, Mode::empty()).map(File::from)
 }
 
-fn fusectl() -> Result<OwnedFd, Errno> {
+/// The device of a mount, if its mount point shows it.
+fn shown(mount: u64, mountpoint: &Path) -> Result<u64, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = rustix::fs::open(mountpoint, flags, Mode::empty())?;
+    if mountinfo::id_of(&held)? != mount {
+        return Err(Errno::STALE);
+    }
+    mountinfo::device_of(&held)
+}
+
+/// The device of a mount, wherever it is.
+fn listed(mount: u64) -> Result<u64, Errno> {
+    let mounts = mountinfo::read().map_err(|_| Errno::NOENT)?;
+    mounts.iter().find(|one| one.id == mount).map(|one| one.device).ok_or(Errno::NOENT)
+}
+
+/// A mount of `fusectl` of one's own: the host's may be missing, or covered. It takes a while.
+pub(super) fn fusectl() -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_create(&context)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -10,11 +10,11 @@ use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 
-use super::fusectl::Connection;
+use super::fusectl::{self, Connection};
 use super::order::{Message, Order};
 use super::{NOTHING, read_exact, write_all};
 use crate::daemon::{log, sandbox};
@@ -22,10 +22,22 @@ use crate::lower::caller;
 use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
 use crate::mount::{fuse_backend, times};
-use crate::sys::process;
+use crate::sys::process::{self, Signals};
 
-/// How often the helper looks whether a server that sends notifications has been killed.
-const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How often the helper looks whether the server has ended, once its first thread has.
+const LOOK_AT_SERVER: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+/// What the helper hears when the server's first thread has ended.
+const ENDED: Signal = Signal::USR2;
+
+/// How far the end of a server is looked out for that sends notifications.
+#[derive(Debug)]
+enum Looking {
+    Not,
+    /// Nothing to do before this is readable.
+    Waiting(Signals),
+    /// The first thread has ended, or could have before anybody waited for it.
+    Now,
+}
 
 /// The helper's process.
 pub(super) struct HelperProcess {
@@ -38,10 +50,11 @@ pub(super) struct HelperProcess {
     logged: Option<OwnedFd>,
     /// Who has started this process.
     server: Pid,
+    /// Where connections are found, until the mount is there.
+    fusectl: Option<Result<OwnedFd, Errno>>,
     /// The mount, once it is there.
     mounted: Option<Connection>,
-    /// Whether to look if the server has been killed.
-    looks: bool,
+    looking: Looking,
     /// What takes the mount away.
     unmounting: Option<JoinHandle<()>>,
 }
@@ -68,8 +81,9 @@ impl HelperProcess {
             asked,
             logged: Some(logged),
             server,
+            fusectl: Some(fusectl::fusectl()),
             mounted: None,
-            looks: false,
+            looking: Looking::Not,
             unmounting: None,
         }
     }
@@ -92,15 +106,24 @@ impl HelperProcess {
     fn turn(&mut self) -> Result<bool, Errno> {
         let mut fds = vec![PollFd::new(&self.asked, PollFlags::IN)];
         fds.extend(self.logged.as_ref().map(|logged| PollFd::new(logged, PollFlags::IN)));
-        let patience = self.looks.then_some(LOOK_AT_SERVER);
+        let logged = fds.len() > 1;
+        fds.extend(match &self.looking {
+            Looking::Waiting(signal) => Some(PollFd::new(signal, PollFlags::IN)),
+            Looking::Not | Looking::Now => None,
+        });
+        let patience = matches!(self.looking, Looking::Now).then_some(LOOK_AT_SERVER);
         match poll(&mut fds, patience.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
         let asked = !fds[0].revents().is_empty();
+        let ended = fds.get(1 + usize::from(logged)).is_some_and(|fd| !fd.revents().is_empty());
         self.pass_log_on();
-        if self.looks && process::has_stuck_threads(self.server) {
-            self.looks = false;
+        if ended {
+            self.looking = Looking::Now;
+        }
+        if matches!(self.looking, Looking::Now) && process::has_stuck_threads(self.server) {
+            self.looking = Looking::Not;
             self.end_connection();
         }
         if !asked {
@@ -113,14 +136,18 @@ impl HelperProcess {
             Some(Order::Fact(fact, tid)) => self.answer(caller::look_up(tid, fact).as_deref())?,
             Some(Order::Mounted(number)) => {
                 // Whoever says it once more is another than the one that has mounted.
-                self.mounted.get_or_insert_with(|| Connection::of(number));
+                let fusectl = self.fusectl.take();
+                if let Some(fusectl) = &fusectl {
+                    self.mounted = Some(Connection::of(number, &self.mountpoint, fusectl));
+                }
                 write_all(&self.asked, &[0])?;
+                drop(fusectl);
             }
             Some(Order::Times(bits)) => {
                 let errno = self.keep_times(bits).map_or_else(Errno::raw_os_error, |()| 0);
                 write_all(&self.asked, &errno.to_ne_bytes())?;
             }
-            Some(Order::Notifies) => self.looks = true,
+            Some(Order::Notifies) => self.looking = look_out(self.server),
             Some(Order::Finish) => {
                 self.finish();
                 write_all(&self.asked, &[0])?;
@@ -186,6 +213,22 @@ impl HelperProcess {
         match std::thread::Builder::new().spawn(unmounting) {
             Ok(thread) => self.unmounting = Some(thread),
             Err(error) => tracing::error!("cannot unmount: {error}"),
+        }
+    }
+}
+
+/// Waits for the end of the server's first thread, which has started this process.
+fn look_out(server: Pid) -> Looking {
+    let wait = || {
+        let signal = Signals::collect(&[ENDED])?;
+        process::signal_when_parent_ends(ENDED).map(|()| signal)
+    };
+    match wait() {
+        Ok(_) if process::has_stuck_threads(server) => Looking::Now,
+        Ok(signal) => Looking::Waiting(signal),
+        Err(errno) => {
+            tracing::warn!(%errno, "the server's end is looked out for again and again");
+            Looking::Now
         }
     }
 }

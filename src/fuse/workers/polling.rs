@@ -46,8 +46,7 @@ impl Callers {
     }
 }
 
-/// What is known of the machine, and how its load is read: a server that has left `/proc` behind
-/// could not find out any more.
+/// What is known of the machine, and how its load is read.
 #[derive(Debug)]
 pub struct Machine {
     cpus: usize,
@@ -58,8 +57,17 @@ impl Machine {
     /// Looks at it.
     pub fn look() -> Self {
         let cpus = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let load = apart::open("/proc/loadavg", OFlags::RDONLY).ok().map(File::from);
-        Self { cpus, load }
+        Self { cpus, load: None }
+    }
+
+    /// For whoever will serve: a server that has left `/proc` behind could not do it any more.
+    pub(in crate::fuse) fn read_load(&mut self) {
+        self.load = apart::open("/proc/loadavg", OFlags::RDONLY).ok().map(File::from);
+    }
+
+    /// How many CPUs this process may use.
+    pub fn cpus(&self) -> usize {
+        self.cpus
     }
 
     fn running(&self) -> Option<usize> {

@@ -143,6 +143,9 @@ pub(super) fn behind(
         what: format!("cannot look behind the guard of '{}'", plain::path(&place.lower)),
         source,
     };
+    if place.layers() == Layers::default() {
+        return Ok(None);
+    }
     let table = Table::read().map_err(|why| system(std::io::Error::other(why)))?;
     let layers = present(place, &table);
     let ids: Vec<u64> =
