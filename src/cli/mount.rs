@@ -23,6 +23,10 @@ use crate::plain;
 use crate::report::Question;
 use crate::shift::describe::describe_with;
 
+use parts::Parts;
+
+mod parts;
+
 /// Show LOWER at MOUNTPOINT with its ids shifted
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a flag of its own
@@ -48,6 +52,12 @@ pub struct Args {
     /// Go on with what another program has left: `idshift upgrade` gives this
     #[arg(long = "go-on", hide = true, value_name = "LEFT", require_equals = true)]
     resume: Option<String>,
+    /// Mount what is below another mount (`mount/parts.rs`): who gave the options
+    #[arg(long, hide = true, value_name = "ORIGIN", require_equals = true)]
+    part: Option<String>,
+    /// Mount all that is below another mount
+    #[arg(long, hide = true, value_name = "ORIGIN", require_equals = true)]
+    parts: Option<String>,
     /// The directory as it is stored
     #[arg(value_hint = clap::ValueHint::DirPath)]
     lower: PathBuf,
@@ -80,6 +90,8 @@ pub struct Call {
     pub foreground: bool,
     /// Go on with what another program has left ([`crate::daemon::upgrade::OPTION`]).
     pub resume: Option<String>,
+    /// It is part of a mount; the word says who gave the options ([`Origin::word`]).
+    pub part: Option<String>,
     /// Enter this mount namespace first: a process id or the path of a namespace file.
     pub namespace: Option<PathBuf>,
 }
@@ -96,6 +108,7 @@ impl From<Args> for Call {
             quiet: args.quiet,
             leave_cgroup: args.leave_cgroup,
             resume: args.resume,
+            part: args.part,
             ..Self::default()
         }
     }
@@ -103,7 +116,17 @@ impl From<Args> for Call {
 
 /// Runs the command; returns when the mount answers or, in the foreground, when it has ended.
 pub fn run(args: Args) -> Result<u8, StartError> {
-    execute(args.into(), Origin::Command)
+    let origin = match args.part.as_deref().or(args.parts.as_deref()) {
+        Some(word) if word == Origin::MountProgram.word() => Origin::MountProgram,
+        _ => Origin::Command,
+    };
+    if args.parts.is_some() {
+        let call = Call::from(args);
+        let mut options = Options::parse(&call.options, origin, MountFlags::default())?;
+        options.maps.extend(call.maps.iter().cloned());
+        return parts::mount_all(&call, &options, origin);
+    }
+    execute(args.into(), origin)
 }
 
 /// Does what both syntaxes of the command ask for.
@@ -119,16 +142,18 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     // is mounted is not the file system's own root (`fuse/root.rs`).
     if origin == Origin::MountProgram
         && call.namespace.is_none()
+        && call.part.is_none()
         && !options.remount
         && check::is_there_already(&call.lower, &call.mountpoint, &options)
     {
         return Ok(0);
     }
+    let parts = Parts::of(&call, &options, origin);
     let background = if call.foreground || call.fake || options.remount {
         None
     } else {
         match background::start()? {
-            background::Side::Command(code) => return Ok(code),
+            background::Side::Command(code) => return Ok(parts::after(parts, code)),
             background::Side::Server(background) => Some(background),
         }
     };
@@ -197,7 +222,9 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
     let verbose = call.verbose;
     let manager = ServiceManager::find();
     // Its socket is closed then: a server that was taken over has nothing to tell it.
+    let parts = parts.filter(|_| background.is_none());
     let ready = move |config: &MountConfig| {
+        parts::begin(parts.as_ref(), config);
         say(verbose, config, "is shown");
         answers(config, &manager, background);
     };

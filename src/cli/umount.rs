@@ -29,6 +29,13 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8, StartError> {
     let mountpoint = ours(&args.mountpoint)?;
     let lazy = if args.lazy { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    if !args.lazy {
+        for part in parts(&mountpoint) {
+            if let Err(Errno::BUSY) = unmount(&part, UnmountFlags::NOFOLLOW) {
+                return Err(busy(&part));
+            }
+        }
+    }
     match unmount(&mountpoint, UnmountFlags::NOFOLLOW | lazy) {
         Ok(()) => {
             // A server that was killed could not undo its guard. The unmount itself is done.
@@ -55,6 +62,24 @@ fn unmount(mountpoint: &Path, flags: UnmountFlags) -> Result<(), Errno> {
             other => return other,
         }
     }
+}
+
+/// What idshift itself has mounted inside, the innermost first: parts of the same mount (`submounts`, and what a
+/// mount below forbids). What else is there is somebody's own.
+fn parts(mountpoint: &Path) -> Vec<PathBuf> {
+    let mounts = mountinfo::read().unwrap_or_default();
+    let Some(whole) = mounts.iter().rfind(|mount| mount.mountpoint == mountpoint) else {
+        return Vec::new();
+    };
+    let is_part = |mount: &&mountinfo::Mount| {
+        let Ok(path) = mount.mountpoint.strip_prefix(mountpoint) else { return false };
+        let source = Path::new(&whole.source);
+        let same = mount.source == whole.source || Path::new(&mount.source) == source.join(path);
+        let served = mount.is_idshift() && same;
+        let kernels = mount.is_idmapped() && whole.is_idmapped();
+        !path.as_os_str().is_empty() && (served || kernels)
+    };
+    mounts.iter().rev().filter(is_part).map(|mount| mount.mountpoint.clone()).collect()
 }
 
 fn wrong(path: &Path, why: String) -> StartError {

@@ -34,6 +34,16 @@ pub enum Origin {
     MountProgram,
 }
 
+impl Origin {
+    /// As one command says it to another.
+    pub fn word(self) -> &'static str {
+        match self {
+            Origin::Command => "command",
+            Origin::MountProgram => "mount",
+        }
+    }
+}
+
 /// What the option strings ask for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools)] // each is a yes or no of its own

@@ -26,6 +26,8 @@ const IDENTITY: &str = "map=identity";
 crate::common::tests!(
     subvolumes_have_numbers_of_their_own,
     copies_of_one_file_system_as_submounts,
+    submounts_are_devices_of_their_own,
+    parts_that_cannot_be_mounted,
     layers_on_two_file_systems,
     numbers_stay_when_the_server_is_killed,
     offsets_fit_into_31_bits,
@@ -169,6 +171,14 @@ fn subvolumes_have_numbers_of_their_own() {
     assert_eq!(look("map=identity,submounts").len(), first.len());
 }
 
+/// Parts are mounted once the mount answers, in the foreground a moment later.
+fn parts_are_there(mount: &Mount, names: &[&str]) {
+    let device = |name: &str| mount.up(name).metadata().unwrap().dev();
+    eventually("what is mounted below is mounted", || {
+        names.iter().all(|name| device(name) != device(""))
+    });
+}
+
 /// Two copies of one image, which say the same of themselves.
 fn with_copies(place: &Path) -> (PathBuf, Vec<Below>) {
     needs_idshift();
@@ -200,14 +210,16 @@ fn copies_of_one_file_system_as_submounts() {
             // Whichever is looked at first.
             stat_number(&mount.up("second/a"));
         }
-        let seen = numbers(&mount.up(""));
+        parts_are_there(&mount, &["first", "second"]);
+        let seen = numbers(&mount.up("first"));
+        assert_eq!(numbers(&mount.up("second")).len(), seen.len());
         for name in ["first", "second"] {
             assert_eq!(fs::read_to_string(mount.up(name).join("link")).unwrap(), name);
         }
         seen
     };
     let first = look(false);
-    assert_eq!(first.len(), 10);
+    assert_eq!(first.len(), 4);
     assert_eq!(look(true), first);
 }
 
@@ -216,9 +228,90 @@ fn numbers_stay_when_the_server_is_killed() {
     let (lower, _below) = with_copies(place.path());
     let mount = Mount::of(temp_dir(), lower, "map=identity,submounts,restart=on,cache=none");
     eventually("the server is there", || mount.server_pid() != mount.main_pid());
-    let before = numbers(&mount.up(""));
+    parts_are_there(&mount, &["first", "second"]);
+    let all = || ["", "first", "second"].map(|name| numbers_of_one(&mount.up(name)));
+    let before = all();
     kill(&mount);
-    assert_eq!(numbers(&mount.up("")), before);
+    assert_eq!(all(), before);
+}
+
+/// Of what is on the device of this directory alone.
+fn numbers_of_one(dir: &Path) -> Vec<String> {
+    let found = Command::new("find").arg(dir).args(["-xdev", "-printf", "%i %P\\n"]).output();
+    let mut lines: Vec<_> =
+        String::from_utf8(found.unwrap().stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// As a recursive mount of the kernel's: programs that stay on one file system stop at what is mounted below.
+fn submounts_are_devices_of_their_own() {
+    needs_idshift();
+    needs_real_root("mounts below");
+    for options in ["", ",io=cached", ",restart=on", ",ro"] {
+        let place = temp_dir();
+        let [lower, upper] = ["tree", "shown"].map(|name| place.path().join(name));
+        for dir in [&lower, &upper] {
+            fs::create_dir(dir).unwrap();
+        }
+        fs::create_dir_all(lower.join("one/inner")).unwrap();
+        let mut below = Vec::new();
+        for name in ["one", "one/inner"] {
+            fs::create_dir_all(lower.join(name)).unwrap();
+            run("mount", &["-t", "tmpfs", "below", text(&lower.join(name))]);
+            below.push(Below(lower.join(name)));
+            fs::create_dir_all(lower.join(name).join("inner")).unwrap();
+            fs::write(lower.join(name).join("file"), name).unwrap();
+        }
+        let options = format!("{IDENTITY},submounts{options}");
+        let done = idshift(&[&"mount", &"-o", &options, &lower, &upper]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        let names = |args: &[&str]| {
+            let found = Command::new("find").current_dir(&upper).args(args).output().unwrap();
+            let mut names: Vec<_> =
+                String::from_utf8(found.stdout).unwrap().lines().map(str::to_owned).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&[".", "-xdev"]), [".", "./one"], "{options}");
+        assert_eq!(names(&[".", "-type", "f"]), ["./one/file", "./one/inner/file"], "{options}");
+        assert_eq!(names(&["one", "-xdev", "-type", "f"]), ["one/file"], "{options}");
+        let tar = |more: &[&str]| {
+            let mut command = Command::new("tar");
+            let out = command.args(["c", "-C", text(&upper)]).args(more).arg(".").output().unwrap();
+            out.stdout.windows(4).filter(|bytes| *bytes == b"file").count()
+        };
+        assert_eq!(tar(&["--one-file-system"]), 0, "{options}");
+        assert_eq!(tar(&[]), 2, "{options}");
+        for name in ["one", "one/inner"] {
+            assert_eq!(fs::read_to_string(upper.join(name).join("file")).unwrap(), name);
+        }
+        let done = idshift(&[&"umount", &upper]);
+        assert_eq!(done.code, 0, "{}", done.err);
+        eventually("all servers have ended", || {
+            crate::common::program::processes_of(&upper).is_empty()
+        });
+        assert_eq!(fs::read_dir(&upper).unwrap().count(), 0);
+    }
+}
+
+/// A file on which one is mounted, and what a server cannot reach, is shown where it is.
+fn parts_that_cannot_be_mounted() {
+    needs_idshift();
+    needs_real_root("mounts below");
+    let place = temp_dir();
+    let [lower, upper] = ["tree", "shown"].map(|name| place.path().join(name));
+    for dir in [&lower, &upper] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(lower.join("file"), "").unwrap();
+    run("mount", &["--bind", "/proc/version", text(&lower.join("file"))]);
+    let _below = Below(lower.join("file"));
+    let done = idshift(&[&"mount", &"-o", &"map=identity,submounts", &lower, &upper]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    assert!(fs::read_to_string(upper.join("file")).unwrap().starts_with("Linux"));
+    let done = idshift(&[&"umount", &upper]);
+    assert_eq!(done.code, 0, "{}", done.err);
 }
 
 fn layers_on_two_file_systems() {

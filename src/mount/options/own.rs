@@ -325,7 +325,7 @@ pub const ROWS: &[Row] = &[
     Row {
         names: &["submounts"],
         form: "submounts",
-        text: "show what is mounted below LOWER too",
+        text: "show what is mounted below LOWER too, each device as a mount of its own (unmount with 'idshift umount' or 'umount -R')",
         has_value: false,
         read: |options, _, _| {
             options.submounts = true;
