@@ -25,7 +25,11 @@ impl FileSystem {
                 return Err(FsError::Refused(Errno::ACCESS));
             }
             attr.mode = self.policies.unmapped.mode(attr.mode);
-            if let Some((uid, gid)) = self.policies.unmapped.stand_in() {
+            // A device is not the tree's: whoever stands in for its owner gets no right to it.
+            let stand_in = self.policies.unmapped.stand_in();
+            let stand_in =
+                stand_in.filter(|_| is_harmless_node(attr.mode, u64::from(attr.rdev)));
+            if let Some((uid, gid)) = stand_in {
                 replace_invalid(&mut attr.uid, uid.raw());
                 replace_invalid(&mut attr.gid, gid.raw());
             }
@@ -132,6 +136,23 @@ impl FileSystem {
         }
         let stat = LowerStat::of(dir)?;
         Ok(stat.mode & S_ISGID != 0 && stat.gid.is_none_or(|gid| self.maps.up_gid(gid).is_none()))
+    }
+
+    /// Refuses one more name to a set-ID program of an unmapped owner in whose place others own it,
+    /// by which it would outlive its removal (`fs.protected_hardlinks`): the kernel above, which judges
+    /// that, is not told of the bits.
+    pub(super) fn may_have_another_name(&self, fd: BorrowedFd<'_>) -> Result<(), FsError> {
+        const S_ISUID: u32 = 0o4000;
+        const GROUP_PROGRAM: u32 = 0o2010;
+        if !self.can_squash() || !self.protected_hardlinks {
+            return Ok(());
+        }
+        let stat = LowerStat::of(fd)?;
+        let is_program = stat.mode & S_ISUID != 0 || stat.mode & GROUP_PROGRAM == GROUP_PROGRAM;
+        if is_program && stat.kind() == FileType::RegularFile && self.squashes(&stat) {
+            return Err(FsError::NotOwner);
+        }
+        Ok(())
     }
 
     /// Refuses set-ID bits that may not be given to this file: `EPERM`.

@@ -127,6 +127,7 @@ impl FileSystem {
         let (fd, dir) = (self.lower.path_fd(&inode)?, self.lower.path_fd(&parent)?);
         self.may_change(fd.as_fd(), Errno::OVERFLOW)?;
         self.may_change(dir.as_fd(), Errno::ACCESS)?;
+        self.may_have_another_name(fd.as_fd())?;
         self.may_link(call.caller, &inode, fd.as_fd())?;
         let name = to.name.as_os_str();
         let link = || match rustix::fs::linkat(&fd, "", &dir, name, AtFlags::EMPTY_PATH) {

@@ -6,6 +6,7 @@ mod common;
 mod consent;
 mod deny_groups;
 mod forbidden;
+mod fuzz;
 mod guard;
 mod intent;
 mod ownership;
@@ -15,6 +16,6 @@ mod unmapped;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(consent, deny_groups, forbidden, intent, ownership, present, set_id, unmapped; guard),
+        common::modules!(consent, deny_groups, forbidden, intent, ownership, present, set_id, unmapped; fuzz, guard),
     )
 }
