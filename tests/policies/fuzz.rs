@@ -27,7 +27,7 @@ use crate::common::{BASE, Mount, chown, machine, open, put_dir, restart, set_mod
 use judge::Trial;
 use policy::Policy;
 use rustix::fs::OFlags;
-use step::{Call, Crew, Gave, SLOTS, Slot, Step};
+use step::{Call, Crew, Focus, Gave, SLOTS, Slot, Step};
 use tree::{RECORD, Stored, plant};
 
 crate::common::tests!(nothing_gains_by_a_policy);
@@ -115,7 +115,12 @@ impl<'c> World<'c> {
     fn search(&mut self) -> Option<String> {
         for _ in 0..ON_ONE_MOUNT / LENGTH as u64 {
             let tree = self.dice.below(u64::MAX);
-            let steps: Vec<Step> = (0..LENGTH).map(|_| Step::random(&mut self.dice)).collect();
+            let mut steps = Vec::new();
+            while steps.len() < LENGTH {
+                let focus = Focus::random(&mut self.dice);
+                steps.push(Step::hold(&mut self.dice, focus));
+                steps.extend((0..7).map(|_| Step::random(&mut self.dice, focus)));
+            }
             if let Some(found) = self.run(tree, &steps) {
                 return Some(self.shrink(tree, steps, found));
             }

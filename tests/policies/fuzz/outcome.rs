@@ -37,7 +37,12 @@ pub(super) fn judge(trial: &Trial<'_>, after: &Stored, succeeded: bool) -> Verdi
         let same = trial.before.names == after.names && trial.before.objects == after.objects;
         return if same { Ok(()) } else { Err("changed through a read-only mount".into()) };
     }
-    names(trial, after, succeeded)?;
+    // Where fs.protected_regular is on, the kernel refuses a sticky directory's file that is another's,
+    // which it has just had made (docs/semantics.md).
+    let squashed = trial.policy.born(trial.step.who).is_some_and(|(.., squashed)| squashed);
+    let refused_late =
+        squashed && trial.step.call == Call::Create && trial.may_succeed().is_ok();
+    names(trial, after, succeeded || refused_late)?;
     for (number, object) in &after.objects {
         let verdict = match trial.before.objects.get(number) {
             Some(before) => {

@@ -124,12 +124,15 @@ const CALLS: &[Call] = &[
     Call::Flags,
     Call::HeldWrite,
     Call::HeldWrite,
+    Call::HeldWrite,
     Call::HeldRead,
     Call::HeldTruncate,
     Call::HeldAllocate,
     Call::HeldChmod,
+    Call::HeldChmod,
     Call::HeldChown,
     Call::Kill,
+    Call::Below,
     Call::Below,
 ];
 
@@ -170,8 +173,26 @@ const MODES: &[u32] = &[
 ];
 pub(super) const SLOTS: usize = 2;
 
-impl Step {
+/// Somebody and a file that some steps after each other are about.
+#[derive(Clone, Copy)]
+pub(super) struct Focus {
+    who: Who,
+    path: &'static str,
+    slot: usize,
+}
+
+fn someone(dice: &mut Dice) -> Who {
+    CALLERS[dice.of(&[0, 0, 1, 1, 1, 1, 2, 2, 3, 4])]
+}
+
+impl Focus {
     pub(super) fn random(dice: &mut Dice) -> Self {
+        Self { who: someone(dice), path: dice.of(PATHS), slot: dice.size(SLOTS as u64) }
+    }
+}
+
+impl Step {
+    pub(super) fn random(dice: &mut Dice, focus: Focus) -> Self {
         let attributes = [MARK, ACL_ACCESS, ACL_ACCESS, ACL_DEFAULT, CAPABILITY, KEPT, RECORD];
         let attribute = dice.of(&attributes);
         let value = match attribute {
@@ -188,11 +209,12 @@ impl Step {
             Call::Tmpfile | Call::Link => NEW,
             _ => PATHS,
         };
+        let is_new = matches!(call, Call::Create | Call::Mkdir | Call::Mknod | Call::Symlink);
         let ids = [None, Some(0), Some(1000), Some(1001), Some(1002), Some(50_000), Some(65_534)];
         Self {
-            who: CALLERS[dice.of(&[0, 0, 1, 1, 1, 1, 2, 2, 3, 4])],
+            who: if dice.below(2) == 0 { focus.who } else { someone(dice) },
             call,
-            path: dice.of(paths(call)),
+            path: if is_new || dice.below(2) == 0 { dice.of(paths(call)) } else { focus.path },
             to: dice.of(to),
             mode: dice.of(MODES),
             kind: dice.of(&[S_IFREG, S_IFREG, S_IFCHR, S_IFBLK, S_IFIFO]),
@@ -200,9 +222,15 @@ impl Step {
             gid: dice.of(&ids),
             attribute,
             value,
-            slot: dice.size(SLOTS as u64),
+            slot: if dice.below(4) > 0 { focus.slot } else { dice.size(SLOTS as u64) },
             number: u8::try_from(dice.below(250)).unwrap(),
         }
+    }
+
+    /// The focus opens its file, and keeps it open.
+    pub(super) fn hold(dice: &mut Dice, focus: Focus) -> Self {
+        let Focus { who, path, slot } = focus;
+        Self { call: Call::Hold, who, path, slot, ..Self::random(dice, focus) }
     }
 
     /// Whether the descriptor that is made by `Hold` may write.

@@ -113,8 +113,10 @@ impl Stored {
 
 impl fmt::Display for Stored {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for ((dir, name), number) in &self.names {
-            let Object { kind, mode, uid, gid, attributes, .. } = &self.objects[number];
+        let root = ((0, String::from("root")), self.root);
+        let all = self.names.iter().map(|(name, number)| (name, *number));
+        for ((dir, name), number) in std::iter::once((&root.0, root.1)).chain(all) {
+            let Object { kind, mode, uid, gid, attributes, .. } = &self.objects[&number];
             let names: Vec<_> = attributes.keys().collect();
             writeln!(f, "{dir}/{name}: {number} {:o} {uid}:{gid} {names:?}", kind | mode)?;
         }
@@ -224,7 +226,9 @@ pub(super) fn plant(lower: &Path, policy: &Policy, dice: &mut Dice) {
 }
 
 fn put(path: &Path, is_dir: bool, policy: &Policy, dice: &mut Dice) {
-    let (uid, gid) = policy.some_owner(if is_dir { 12 } else { 5 }, dice);
+    // Below a directory of nobody's little can be done, unless others own it in his place.
+    let odd = if is_dir && !policy.squashes() { 12 } else { 4 };
+    let (uid, gid) = policy.some_owner(odd, dice);
     let mode = dice.of(if is_dir { DIR_MODES } else { MODES });
     if policy.recorded {
         let kind = if is_dir { "dir" } else { "file" };
