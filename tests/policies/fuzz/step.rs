@@ -169,7 +169,7 @@ fn paths(call: Call) -> &'static [&'static str] {
 }
 
 const MODES: &[u32] = &[
-    0o644, 0o600, 0o777, 0o4755, 0o2755, 0o6777, 0o666, 0o070, 0o1777, 0o2777, 0o2644, 0o777, 0o604,
+    0o644, 0o600, 0o777, 0o4755, 0o2755, 0o6777, 0o666, 0o070, 0o1777, 0o2777, 0o2644, 0o6755, 0o604,
 ];
 pub(super) const SLOTS: usize = 2;
 

@@ -202,7 +202,8 @@ const MODES: &[u32] = &[
     0o644, 0o666, 0o666, 0o604, 0o060, 0o755, 0o777, 0o707, 0o664, 0o4755, 0o2755, 0o6755, 0o4777,
     0o2775, 0o2644, 0o666, 0o6777,
 ];
-const DIR_MODES: &[u32] = &[0o777, 0o777, 0o777, 0o755, 0o1777, 0o2777, 0o3777, 0o2775, 0o707];
+const DIR_MODES: &[u32] =
+    &[0o777, 0o777, 0o755, 0o1777, 0o2777, 0o2777, 0o2777, 0o3777, 0o2775, 0o707];
 
 /// Fills the directory `lower`, which must not be there yet.
 pub(super) fn plant(lower: &Path, policy: &Policy, dice: &mut Dice) {
@@ -227,7 +228,7 @@ pub(super) fn plant(lower: &Path, policy: &Policy, dice: &mut Dice) {
 
 fn put(path: &Path, is_dir: bool, policy: &Policy, dice: &mut Dice) {
     // Below a directory of nobody's little can be done, unless others own it in his place.
-    let odd = if is_dir && !policy.squashes() { 12 } else { 4 };
+    let odd = if is_dir && !policy.squashes() { 12 } else { 3 };
     let (uid, gid) = policy.some_owner(odd, dice);
     let mode = dice.of(if is_dir { DIR_MODES } else { MODES });
     if policy.recorded {
