@@ -27,8 +27,7 @@ impl FileSystem {
             attr.mode = self.policies.unmapped.mode(attr.mode);
             // A device is not the tree's: whoever stands in for its owner gets no right to it.
             let stand_in = self.policies.unmapped.stand_in();
-            let stand_in =
-                stand_in.filter(|_| is_harmless_node(attr.mode, u64::from(attr.rdev)));
+            let stand_in = stand_in.filter(|_| is_harmless_node(attr.mode, u64::from(attr.rdev)));
             if let Some((uid, gid)) = stand_in {
                 replace_invalid(&mut attr.uid, uid.raw());
                 replace_invalid(&mut attr.gid, gid.raw());
@@ -59,8 +58,8 @@ impl FileSystem {
             && stat.gid.is_some_and(|gid| self.maps.up_gid(gid).is_some())
     }
 
-    /// Refuses a change of an unmapped file with `errno`, where the kernel above cannot: it takes
-    /// the ids that stand in (`unmapped=owner`) for the owner.
+    /// Refuses a change of an unmapped file, where the kernel above cannot: with `errno` where it takes
+    /// the ids that stand in (`unmapped=owner`) for the owner, with `EACCES` where nothing is shown.
     pub(super) fn may_change(&self, fd: BorrowedFd<'_>, errno: Errno) -> Result<(), FsError> {
         self.judge(|| LowerStat::of(fd), errno)
     }
@@ -78,8 +77,13 @@ impl FileSystem {
         stat: impl FnOnce() -> Result<LowerStat, FsError>,
         errno: Errno,
     ) -> Result<(), FsError> {
-        let refuses = matches!(self.policies.unmapped, UnmappedOwners::Owner(..));
-        if refuses && !self.is_mapped(&stat()?) { Err(FsError::Refused(errno)) } else { Ok(()) }
+        let errno = match self.policies.unmapped {
+            UnmappedOwners::Owner(..) => errno,
+            // Changed below while somebody has it open: refused before it is done, not afterwards.
+            UnmappedOwners::Deny => Errno::ACCESS,
+            _ => return Ok(()),
+        };
+        if self.is_mapped(&stat()?) { Ok(()) } else { Err(FsError::Refused(errno)) }
     }
 
     /// Refuses what a policy lets nobody write, and takes set-ID bits and capabilities away that

@@ -6,6 +6,8 @@
 //! `IDSHIFT_FUZZ_MOUNT` makes one mount again;
 //! with `IDSHIFT_TEST_BACKEND=kernel` the judgement is tried on the kernel's own mount.
 
+mod birth;
+mod crew;
 mod judge;
 mod outcome;
 mod policy;
@@ -22,12 +24,15 @@ use std::time::{Duration, Instant};
 
 use crate::common::dice::Dice;
 use crate::common::mount::temp_dir;
-use crate::common::{BASE, Mount, chown, machine, open, put_dir, restart, set_mode, set_xattr, stat};
+use crate::common::{
+    BASE, Mount, chown, machine, open, put_dir, restart, set_mode, set_xattr, stat,
+};
 
+use crew::Crew;
 use judge::Trial;
 use policy::Policy;
 use rustix::fs::OFlags;
-use step::{Call, Crew, Focus, Gave, SLOTS, Slot, Step};
+use step::{Call, Focus, Gave, SLOTS, Slot, Step};
 use tree::{RECORD, Stored, plant};
 
 crate::common::tests!(nothing_gains_by_a_policy);
@@ -70,7 +75,9 @@ fn nothing_gains_by_a_policy() {
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..2).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        for thread in threads {
+            thread.join().unwrap();
+        }
     });
     let found = found.into_inner().unwrap();
     assert!(found.is_empty(), "IDSHIFT_FUZZ_SEED={seed}\n{}", found.join("\n\n"));
@@ -139,7 +146,7 @@ impl<'c> World<'c> {
         let mut before = Stored::look(&lower, &held, self.policy.recorded);
         for (at, step) in steps.iter().enumerate() {
             let outcome = match step.call {
-                Call::Kill => self.kill(step),
+                Call::Kill => Ok(self.kill(step)),
                 Call::Below => self.change_below(step, &lower),
                 _ => self.crew.make(step, &upper, &held, self.policy.gathers),
             };
@@ -163,7 +170,8 @@ impl<'c> World<'c> {
             }
             if let Ok(Gave::Held(upper)) = outcome {
                 let at = step.slot;
-                let below = open(&lower.join(step.path), OFlags::PATH | OFlags::NOFOLLOW, 0).unwrap();
+                let below =
+                    open(&lower.join(step.path), OFlags::PATH | OFlags::NOFOLLOW, 0).unwrap();
                 let number = rustix::fs::fstat(&below).unwrap().st_ino;
                 let writes = step.holds_to_write();
                 held[at] = Some(Slot { upper, lower: below, number, writes });
@@ -177,20 +185,25 @@ impl<'c> World<'c> {
     }
 
     /// Rarely, because it takes a while.
-    fn kill(&self, step: &Step) -> Result<Gave, rustix::io::Errno> {
+    fn kill(&self, step: &Step) -> Gave {
         if self.policy.restarts && step.number < 8 {
             restart::kill(&self.mount);
         }
-        Ok(Gave::Nothing)
+        Gave::Nothing
     }
 
-    fn change_below(&self, step: &Step, lower: &std::path::Path) -> Result<Gave, rustix::io::Errno> {
+    fn change_below(
+        &self,
+        step: &Step,
+        lower: &std::path::Path,
+    ) -> Result<Gave, rustix::io::Errno> {
         let path: PathBuf = lower.join(step.path);
-        if !self.policy.changes_below || self.policy.recorded || path.is_symlink() || !path.exists() {
+        if !self.policy.changes_below || self.policy.recorded || path.is_symlink() || !path.exists()
+        {
             return Ok(Gave::Nothing);
         }
         let mode = stat(&path).st_mode;
-        if step.number % 2 == 0 {
+        if step.number.is_multiple_of(2) {
             set_mode(&path, step.mode)?;
         } else {
             let (uid, gid) = self.policy.some_owner(5, &mut Dice(step.number.into()));
@@ -216,7 +229,7 @@ impl<'c> World<'c> {
                 None => at += 1,
             }
         }
-        let steps: Vec<String> = steps.iter().map(|step| step.to_string()).collect();
+        let steps: Vec<String> = steps.iter().map(std::string::ToString::to_string).collect();
         let (seed, options) = (self.seed, &self.policy.options);
         format!("IDSHIFT_FUZZ_MOUNT={seed} {options}\n{}\n{}", steps.join("\n"), found.what)
     }

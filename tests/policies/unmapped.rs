@@ -5,14 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::program::idshift;
-use crate::common::raw::try_exec;
-use crate::common::runner::needs_idshift;
+use crate::common::raw::{mknod, try_exec};
+use crate::common::runner::{needs_idshift, needs_real_root};
 use crate::common::{
     self, ACL_ACCESS, Caller, Errno, GROUP_OBJ, MAP, MASK, Mount, NO_ID, OFlags, OTHER, UNMAPPED,
     USER, USER_OBJ, acl, assert_errno, chown, get_xattr, list_xattr, lo, mode, open, owner,
     parse_acl, put_dir, put_file, set_mode, set_xattr, stat,
 };
-use rustix::fs::{Access, AtFlags, CWD, access, linkat, rename, unlink};
+use rustix::fs::{Access, AtFlags, CWD, access, linkat, makedev, rename, unlink};
 
 crate::common::tests!(
     restrict_leaves_what_everyone_has,
@@ -24,6 +24,9 @@ crate::common::tests!(
     squash_owns_what_nobody_else_does,
     squash_leaves_no_set_id_program_of_others,
     deny_shows_names_alone,
+    deny_refuses_before_anything_is_done,
+    devices_stay_nobodys,
+    squash_gives_set_id_programs_of_others_no_more_names,
     auto_takes_fuse,
     mistakes_are_named,
 );
@@ -317,6 +320,68 @@ fn deny_shows_names_alone() {
 }
 
 /// What the kernel cannot do, `backend=auto` leaves to FUSE, and says why.
+fn deny_refuses_before_anything_is_done() {
+    for options in ["deny,cache=none", "deny,cache=none,io=cached"] {
+        let mount = mount(options, |lower| {
+            put_file(&lower.join("file"), b"content", 0o666, lo(UID), lo(GID));
+        });
+        let [shown, stored] = [mount.up("file"), mount.low("file")];
+        let file = Caller::user(UID).run(|| open(&shown, OFlags::RDWR, 0)).unwrap();
+        chown(&stored, Some(UNMAPPED), None).unwrap();
+        let truncated = Caller::user(UID).run(|| rustix::fs::ftruncate(&file, 3));
+        assert_errno!(truncated, Errno::ACCESS);
+        assert_eq!(fs::read(&stored).unwrap(), b"content", "{options}");
+    }
+}
+
+/// Else whoever stands in for the owner would read and write the machine's disk.
+fn devices_stay_nobodys() {
+    needs_real_root("device nodes");
+    for policy in ["owner:1000:1001", "squash:1000:1001"] {
+        let mount = mount(policy, |lower| {
+            for (name, device) in [("null", makedev(1, 3)), ("whiteout", 0)] {
+                mknod(&lower.join(name), 0o020_660, device).unwrap();
+            }
+        });
+        // Real root's own node.
+        let node = mount.up("null");
+        assert_eq!(owner(&node), (65_534, 65_534), "{policy}");
+        assert_eq!(owner(&mount.up("whiteout")), (UID, GID), "{policy}");
+        let (user, root) = (Caller::user(UID).gid(GID), Caller::user(0));
+        for caller in [&user, &root] {
+            caller.run(|| {
+                assert_errno!(open(&node, OFlags::RDONLY, 0), Errno::ACCESS);
+                assert_errno!(open(&node, OFlags::WRONLY, 0), Errno::ACCESS);
+                assert_errno!(set_mode(&node, 0o666), Errno::OVERFLOW);
+            });
+        }
+        // Whatever everybody may, everybody still may.
+        set_mode(&mount.low("null"), 0o664).unwrap();
+        common::eventually("others may read it", || {
+            user.run(|| open(&node, OFlags::RDONLY, 0)).is_ok()
+        });
+    }
+}
+
+fn squash_gives_set_id_programs_of_others_no_more_names() {
+    let protects = fs::read_to_string("/proc/sys/fs/protected_hardlinks").unwrap_or_default();
+    if protects.trim() != "1" {
+        common::skip("fs.protected_hardlinks is off");
+    }
+    let mount = mount("squash:1000:1001", |lower| {
+        for (name, mode) in [("user", 0o4777), ("group", 0o2777), ("plain", 0o777)] {
+            put_file(&lower.join(name), b"", mode, UNMAPPED, UNMAPPED);
+        }
+    });
+    let link = |name: &str| {
+        let (from, to) = (mount.up(name), mount.up(format!("{name}-linked")));
+        Caller::user(7).run(|| linkat(CWD, from, CWD, to, AtFlags::empty()))
+    };
+    assert_errno!(link("user"), Errno::PERM);
+    assert_errno!(link("group"), Errno::PERM);
+    link("plain").unwrap();
+}
+
 fn auto_takes_fuse() {
     needs_idshift();
     let mount = Mount::with(&format!("{MAP},backend=auto,unmapped=restrict"), |lower| {

@@ -7,7 +7,8 @@ use super::policy::{Policy, SetId, Unmapped};
 use super::shown::{READ, SEARCH, Shown, WRITE};
 use super::step::{Call, Slot, Step};
 use super::tree::{
-    KEPT, MARK, Object, RECORD, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Stored, TARGET,
+    KEPT, MARK, Object, RECORD, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, Stored,
+    TARGET,
 };
 use crate::common::{ACL_ACCESS, ACL_DEFAULT, machine};
 
@@ -119,9 +120,7 @@ impl Trial<'_> {
             }
             Call::Link => self.may_link(),
             Call::Rename | Call::Exchange | Call::Whiteout => self.may_rename(),
-            Call::Unlink | Call::Rmdir => {
-                self.may_remove(&self.find(step.path, false)?)
-            }
+            Call::Unlink | Call::Rmdir => self.may_remove(&self.find(step.path, false)?),
             Call::Chmod => must(self.existing(step.path, true)?.1.may_own(who), "being the owner"),
             Call::Flags => {
                 let shown = self.existing(step.path, true)?.1;
@@ -187,8 +186,7 @@ impl Trial<'_> {
     }
 
     fn may_rename(&self) -> Verdict {
-        let [from, to] =
-            [self.find(self.step.path, false)?, self.find(self.step.to, false)?];
+        let [from, to] = [self.find(self.step.path, false)?, self.find(self.step.to, false)?];
         if from.number.is_some() && from.number == to.number {
             return Ok(()); // nothing happens
         }

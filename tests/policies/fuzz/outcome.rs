@@ -4,21 +4,18 @@ use std::collections::BTreeMap;
 
 use super::judge::{S_ISGID, S_ISUID, Trial};
 use super::policy::SetId;
-use super::shown::{Shown, effective};
+use super::shown::Shown;
 use super::step::Call;
-use super::tree::{
-    CAPABILITY, KEPT, MARK, Object, RECORD, S_IFDIR, S_IFLNK, S_IFREG, Stored, capability,
-};
+use super::tree::{CAPABILITY, KEPT, MARK, Object, RECORD, S_IFREG, Stored, capability};
 use crate::common::{
-    ACL_ACCESS, ACL_DEFAULT, AclEntry, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, machine,
-    parse_acl,
+    ACL_ACCESS, ACL_DEFAULT, AclEntry, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, parse_acl,
 };
 
-const SET_ID: u32 = S_ISUID | S_ISGID;
+pub(super) const SET_ID: u32 = S_ISUID | S_ISGID;
 const S_IXGRP: u32 = 0o0010;
-const PROGRAM: u32 = S_ISGID | S_IXGRP;
+pub(super) const PROGRAM: u32 = S_ISGID | S_IXGRP;
 
-type Verdict = Result<(), String>;
+pub(super) type Verdict = Result<(), String>;
 
 /// What a name leads to after a call.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,8 +37,7 @@ pub(super) fn judge(trial: &Trial<'_>, after: &Stored, succeeded: bool) -> Verdi
     // Where fs.protected_regular is on, the kernel refuses a sticky directory's file that is another's,
     // which it has just had made (docs/semantics.md).
     let squashed = trial.policy.born(trial.step.who).is_some_and(|(.., squashed)| squashed);
-    let refused_late =
-        squashed && trial.step.call == Call::Create && trial.may_succeed().is_ok();
+    let refused_late = squashed && trial.step.call == Call::Create && trial.may_succeed().is_ok();
     names(trial, after, succeeded || refused_late)?;
     for (number, object) in &after.objects {
         let verdict = match trial.before.objects.get(number) {
@@ -49,7 +45,7 @@ pub(super) fn judge(trial: &Trial<'_>, after: &Stored, succeeded: bool) -> Verdi
                 let target = trial.target() == Some(*number);
                 Change { trial, before, after: object, target, succeeded }.judge()
             }
-            None => birth(trial, after, *number, object),
+            None => super::birth::judge(trial, after, *number, object),
         };
         verdict.map_err(|what| {
             let before = trial.before.objects.get(number);
@@ -63,7 +59,7 @@ fn names(trial: &Trial<'_>, after: &Stored, succeeded: bool) -> Verdict {
     let step = trial.step;
     let mut may: BTreeMap<(u64, String), Leads> = BTreeMap::new();
     if succeeded && changes_names(step.call) {
-        let exclusive = step.number % 2 == 0;
+        let exclusive = step.number.is_multiple_of(2);
         let from = trial.find(step.path, step.call == Call::Create && !exclusive)?;
         let to = || trial.find(step.to, false);
         let key = |found: &super::judge::Found| (found.dir, found.name.clone());
@@ -281,14 +277,12 @@ impl Change<'_> {
                 (ACL_ACCESS | ACL_DEFAULT, Some(is)) => self.acl(name, was, is)?,
                 // A mode takes the place of an ACL that says no more than it.
                 (ACL_ACCESS, None) if removed || self.sets(name) => {}
-                (ACL_DEFAULT | MARK, None) if removed => {}
+                (ACL_DEFAULT | MARK | RECORD, None) if removed => {}
                 (CAPABILITY, Some(is)) => self.capability(is)?,
-                (CAPABILITY, None) => {}
                 (MARK, Some(is)) if self.sets(MARK) && *is == self.trial.step.value => {}
-                (KEPT, None) => {}
+                (CAPABILITY | KEPT, None) => {}
                 (KEPT, Some(is)) => self.kept(is)?,
                 (RECORD, Some(_)) if self.trial.policy.recorded => {} // judged as owner and mode
-                (RECORD, None) if removed => {}
                 (RECORD, Some(_)) if self.sets(RECORD) => {}
                 _ => return Err(format!("the attribute {name}: {was:?}, now {is:?}")),
             }
@@ -301,9 +295,15 @@ impl Change<'_> {
         if self.sets(name) {
             let asked = self.stored_acl(&parse_acl(&self.trial.step.value));
             let within = is.iter().all(|entry| {
-                asked.iter().any(|asked| asked.0 == entry.0 && asked.2 == entry.2 && entry.1 & !asked.1 == 0)
+                asked.iter().any(|asked| {
+                    asked.0 == entry.0 && asked.2 == entry.2 && entry.1 & !asked.1 == 0
+                })
             });
-            return if within { Ok(()) } else { Err(format!("an ACL that nobody asked for: {is:?}")) };
+            return if within {
+                Ok(())
+            } else {
+                Err(format!("an ACL that nobody asked for: {is:?}"))
+            };
         }
         // A mode is set in the entries that it is about.
         let Some(was) = was.filter(|_| self.is(&[Call::Chmod, Call::HeldChmod])) else {
@@ -338,8 +338,8 @@ impl Change<'_> {
         if !self.sets(CAPABILITY) {
             return Err("gained capabilities".into());
         }
-        let stores = policy.stores_set_id(self.before.uid, self.before.gid);
-        if self.before.kind == S_IFREG && !stores {
+        let may_store = policy.stores_set_id(self.before.uid, self.before.gid);
+        if self.before.kind == S_IFREG && !may_store {
             return Err("gained capabilities, which the policy forbids".into());
         }
         let asked = &self.trial.step.value;
@@ -393,82 +393,4 @@ fn mode_of(acl: &[AclEntry]) -> u32 {
     let of = |tag| acl.iter().find(|entry| entry.0 == tag).map(|entry| u32::from(entry.1));
     let group = of(MASK).or(of(GROUP_OBJ)).unwrap_or(0);
     of(USER_OBJ).unwrap_or(0) << 6 | group << 3 | of(OTHER).unwrap_or(0)
-}
-
-/// Judges what a call has made.
-fn birth(trial: &Trial<'_>, after: &Stored, number: u64, made: &Object) -> Verdict {
-    let (policy, step) = (trial.policy, trial.step);
-    let kind = trial.kind_made().ok_or("made out of nothing")?;
-    if made.kind != kind {
-        return Err("made as another kind".into());
-    }
-    let names: Vec<_> = after.names_of(number).collect();
-    let [(parent, _)] = names[..] else { return Err(format!("made with the names {names:?}")) };
-    // The directory that an unnamed file was made in gives it group and ACL.
-    let parent = if step.call == Call::Tmpfile {
-        trial.find(step.path, true)?.number.ok_or("without such a directory")?
-    } else {
-        *parent
-    };
-    let parent = &trial.before.objects[&parent];
-    if machine().kernel_backend && step.call == Call::Whiteout {
-        return Ok(());
-    }
-    let (uid, gid, squashed) = policy.born(step.who).ok_or("made by somebody of no ids")?;
-    let inherits = parent.mode & S_ISGID != 0;
-    // Beside an attribute there is no room for a node: a whiteout is the server's.
-    let (uid, gid, inherits) = match step.call {
-        Call::Whiteout if policy.recorded => (0, 0, false),
-        _ => (uid, gid, inherits),
-    };
-    if made.uid != uid || made.gid != if inherits { parent.gid } else { gid } {
-        return Err("made with other ids".into());
-    }
-    trial.may_make_device(kind, made.device, squashed)?;
-    let asked = match step.call {
-        Call::Symlink => 0o777,
-        Call::Whiteout => 0,
-        _ => step.mode,
-    };
-    let inherited = if kind == S_IFDIR && inherits { S_ISGID } else { 0 };
-    let asked = if kind == S_IFDIR { asked & !SET_ID } else { asked };
-    if made.mode & !(asked | inherited) != 0 {
-        return Err("made with bits that nobody asked for".into());
-    }
-    if kind == S_IFREG && made.mode & SET_ID != 0 {
-        let member = policy.shown_group(made.gid).is_some_and(|gid| step.who.is_in(gid));
-        if squashed || !policy.stores_set_id(made.uid, made.gid) {
-            return Err("made with set-ID bits, which the policy forbids".into());
-        }
-        if made.mode & PROGRAM == PROGRAM && !member && !step.who.is_root() {
-            return Err("made as a program of another's group".into());
-        }
-    }
-    if policy.recorded && step.call != Call::Whiteout && (made.real.0 & 0o7077 != 0 || (made.real.1, made.real.2) != (0, 0)) {
-        return Err("the lower file is not the server's".into());
-    }
-    if made.capability().is_some() || (!made.content.0.is_empty() && kind != S_IFLNK) {
-        return Err("made with contents or capabilities".into());
-    }
-    inherited_acls(made, parent)
-}
-
-/// A new file's ACLs come from the directory's default one.
-fn inherited_acls(made: &Object, parent: &Object) -> Verdict {
-    let given = parent.acl(ACL_DEFAULT).unwrap_or_default();
-    for name in [ACL_ACCESS, ACL_DEFAULT] {
-        for entry in made.acl(name).unwrap_or_default() {
-            let of = given.iter().find(|given| (given.0, given.2) == (entry.0, entry.2));
-            let most = of.map_or(0, |given| given.1);
-            if entry.1 & !most != 0 && effective(entry, &given) & !most != 0 {
-                return Err(format!("made with {entry:?} in its {name}"));
-            }
-        }
-    }
-    for name in made.attributes.keys() {
-        if ![ACL_ACCESS, ACL_DEFAULT, KEPT, RECORD].contains(&name.as_str()) {
-            return Err(format!("made with {name}"));
-        }
-    }
-    Ok(())
 }

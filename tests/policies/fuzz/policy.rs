@@ -35,10 +35,7 @@ const MAPS: &[Maps] = &[
     // Users unlike groups.
     Maps { users: &[(20_000, 0, 20_000)], groups: &[(20_000, 2000, 1), (21_000, 1000, 1)] },
     // Real root is shown as somebody.
-    Maps {
-        users: &[(0, 1001, 1), (20_000, 0, 1001)],
-        groups: &[(0, 1001, 1), (20_000, 0, 1001)],
-    },
+    Maps { users: &[(0, 1001, 1), (20_000, 0, 1001)], groups: &[(0, 1001, 1), (20_000, 0, 1001)] },
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +62,7 @@ pub(super) enum SetId {
 }
 
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_excessive_bools)] // options that do not depend on each other
 pub(super) struct Policy {
     pub(super) options: String,
     users: Vec<(u32, u32, u32)>,
@@ -125,10 +123,7 @@ impl Policy {
         let gid = self.stored_group(dice.of(&callers));
         let odd = [dice.below(odd) == 0, dice.below(odd) == 0];
         let other = [dice.of(&strange), dice.of(&strange)];
-        (
-            uid.filter(|_| !odd[0]).unwrap_or(other[0]),
-            gid.filter(|_| !odd[1]).unwrap_or(other[1]),
-        )
+        (uid.filter(|_| !odd[0]).unwrap_or(other[0]), gid.filter(|_| !odd[1]).unwrap_or(other[1]))
     }
 
     pub(super) fn random(dice: &mut Dice) -> Self {

@@ -1,12 +1,10 @@
 //! What a mount shows of a file under its policies, and what rights that gives to whom. Written from
-//! docs/semantics.md and the kernel's rules (fs/namei.c, fs/posix_acl.c), not from the server's code.
+//! docs/semantics.md and the kernel's rules (fs/namei.c, `fs/posix_acl.c`), not from the server's code.
 
 use super::policy::{DenyGroups, Policy, SetId, Unmapped};
 use super::step::Who;
 use super::tree::{Object, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO};
-use crate::common::{
-    ACL_ACCESS, AclEntry, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ,
-};
+use crate::common::{ACL_ACCESS, AclEntry, GROUP, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ};
 
 pub(super) const READ: u32 = 4;
 pub(super) const WRITE: u32 = 2;
@@ -66,10 +64,12 @@ impl Shown {
             Unmapped::Deny => self.hidden = true,
             Unmapped::Restrict => {
                 let all = self.mode >> 6 & self.mode >> 3 & self.mode & 7;
-                self.mode = self.mode & 0o7000 | all * 0o111;
+                self.mode = self.mode & 0o7000 | (all * 0o111);
                 if let Some(acl) = &mut self.acl {
                     let all = acl.iter().fold(7, |all, entry| all & effective(*entry, acl));
-                    acl.iter_mut().for_each(|entry| entry.1 &= all);
+                    for entry in acl {
+                        entry.1 &= all;
+                    }
                 }
             }
             Unmapped::Owner(uid, gid) => {
@@ -135,27 +135,10 @@ impl Shown {
             return (self.mode >> 6) & wanted == wanted;
         }
         match self.acl.as_ref().filter(|_| self.mode & 0o070 != 0) {
-            Some(acl) => self.acl_gives(acl, who, group, wanted),
+            Some(acl) => acl_gives(acl, who, group, wanted),
             None if group => (self.mode >> 3) & wanted == wanted,
             None => self.mode & wanted == wanted,
         }
-    }
-
-    fn acl_gives(&self, acl: &[AclEntry], who: Who, group: bool, wanted: u32) -> bool {
-        let has = |entry: &AclEntry| u32::from(effective(*entry, acl)) & wanted == wanted;
-        if let Some(entry) = acl.iter().find(|entry| entry.0 == USER && entry.2 == who.id) {
-            return has(entry);
-        }
-        let mut groups = acl
-            .iter()
-            .filter(|entry| {
-                (entry.0 == GROUP_OBJ && group) || (entry.0 == GROUP && who.is_in(entry.2))
-            })
-            .peekable();
-        if groups.peek().is_some() {
-            return groups.any(has);
-        }
-        acl.iter().any(|entry| entry.0 == OTHER && has(entry))
     }
 
     /// Whether the sticky bit of the directory keeps somebody from removing the file.
@@ -165,6 +148,21 @@ impl Shown {
             && !dir.is_owned_by(who)
             && !self.has_root(who)
     }
+}
+
+fn acl_gives(acl: &[AclEntry], who: Who, group: bool, wanted: u32) -> bool {
+    let has = |entry: &AclEntry| u32::from(effective(*entry, acl)) & wanted == wanted;
+    if let Some(entry) = acl.iter().find(|entry| entry.0 == USER && entry.2 == who.id) {
+        return has(entry);
+    }
+    let mut groups = acl
+        .iter()
+        .filter(|entry| (entry.0 == GROUP_OBJ && group) || (entry.0 == GROUP && who.is_in(entry.2)))
+        .peekable();
+    if groups.peek().is_some() {
+        return groups.any(has);
+    }
+    acl.iter().any(|entry| entry.0 == OTHER && has(entry))
 }
 
 /// The rights of an entry after the mask.

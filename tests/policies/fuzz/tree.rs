@@ -79,12 +79,12 @@ impl Stored {
         let mut stored = Self { root: stat_of(root).st_ino, ..Self::default() };
         stored.add(root, recorded);
         for slot in held.iter().flatten() {
-            if !stored.objects.contains_key(&slot.number) {
+            stored.objects.entry(slot.number).or_insert_with(|| {
                 let path = idshift::lower::proc_path(slot.lower.as_fd());
                 let path = Path::new(&path);
                 let stat = rustix::fs::fstat(&slot.lower).unwrap();
-                stored.objects.insert(slot.number, object(path, &stat, recorded, true));
-            }
+                object(path, &stat, recorded, true)
+            });
         }
         stored
     }
@@ -144,8 +144,7 @@ fn object(path: &Path, stat: &Stat, recorded: bool, open: bool) -> Object {
     // A path below /proc is a link.
     let list = if open { list_following(path) } else { list_xattr(path).unwrap_or_default() };
     for name in list {
-        let value =
-            if open { get_following(path, &name) } else { get_xattr(path, &name).unwrap() };
+        let value = if open { get_following(path, &name) } else { get_xattr(path, &name).unwrap() };
         attributes.insert(name, value);
     }
     let mut object = Object {
@@ -258,7 +257,7 @@ fn put(path: &Path, is_dir: bool, policy: &Policy, dice: &mut Dice) {
     }
 }
 
-/// CAP_CHOWN, of version 2 or, with a root id, 3.
+/// `CAP_CHOWN`, of version 2 or, with a root id, 3.
 pub(super) fn capability(root: Option<u32>) -> Vec<u8> {
     let version: u32 = if root.is_some() { 0x0300_0001 } else { 0x0200_0001 };
     let words = [version, 1, 0, 0, 0];
