@@ -2,6 +2,8 @@
 //! `mount.fuse.idshift SOURCE TARGET [-sfnv] [-N NAMESPACE] [-o OPTS] [-t TYPE]` (mount(8),
 //! "EXTERNAL HELPERS").
 
+mod dropped;
+
 use std::ffi::{OsStr, OsString};
 
 use crate::cli::mount::{self, Call};
@@ -29,7 +31,10 @@ pub fn run(args: &[OsString]) -> Result<u8, StartError> {
     match parse(args)? {
         Parsed::Help => say!("{USAGE}"),
         Parsed::Version => tell!("{}", version::short()),
-        Parsed::Mount(call) => return mount::execute(call, Origin::MountProgram),
+        Parsed::Mount(call) => {
+            dropped::check(&call.mountpoint)?;
+            return mount::execute(call, Origin::MountProgram);
+        }
     }
     Ok(0)
 }

@@ -21,6 +21,9 @@ crate::common::tests!(
     ids_in_proc_own_nothing,
     status_through_it,
     goes_on_after_a_kill,
+    goes_on_after_an_upgrade,
+    stays_refused_after_an_upgrade,
+    everything_is_one_users,
     names_by_unmapped_callers,
     refused_where_it_is_denied,
 );
@@ -58,6 +61,7 @@ impl Idmapped {
 impl Drop for Idmapped {
     fn drop(&mut self) {
         let _gone = unmount(&self.point, UnmountFlags::DETACH);
+        std::fs::remove_dir(&self.point).ok();
     }
 }
 
@@ -161,6 +165,80 @@ fn goes_on_after_a_kill() {
     alice.run(|| std::fs::write(shown.at("new"), "x")).unwrap();
     assert_eq!(owner(&mount.low("new")), (lo(1000), lo(1000)));
     assert_eq!(stat(&shown.at("after")).st_nlink, 2);
+}
+
+/// Has the same program, as another file, go on with a mount.
+fn upgrade(mount: &Mount) {
+    let second = mount.beside().join("second");
+    common::program::copy_program(&common::machine().binary, &second);
+    common::set_mode(&second, 0o755).unwrap();
+    let before = mount.server_pid();
+    let called = idshift(&[&"upgrade", &mount.up(""), &"--binary", &second]);
+    assert_eq!(called.code, 0, "{}", called.err);
+    assert_ne!(mount.server_pid(), before);
+}
+
+/// What is idmapped stays so, and what is made later is told the same.
+fn goes_on_after_an_upgrade() {
+    for options in ["", "deny_groups=group,", "cache=none,"] {
+        let mount = restart::mounted(options);
+        let shown = Idmapped::of(&mount);
+        let alice = Caller::user(MORE + 1000);
+        alice.run(|| std::fs::write(shown.at("before"), "x")).unwrap();
+        upgrade(&mount);
+        let works = |shown: &Idmapped, name: &str| {
+            alice.run(|| link(&shown.at("before"), &shown.at(name))).unwrap();
+            alice.run(|| chmod(&shown.at(name), 0o600)).unwrap();
+            let new = format!("{name}-new");
+            alice.run(|| std::fs::write(shown.at(&new), "x")).unwrap();
+            assert_eq!(owner(&mount.low(&new)), (lo(1000), lo(1000)), "{options}");
+        };
+        works(&shown, "after");
+        let told = idshift(&[&"status", &mount.up("")]).out;
+        assert!(told.contains("idmapped mounts of it: possible"), "{told}");
+        drop(shown);
+        // The mount itself has not lost it, either; nor after one more kill.
+        works(&Idmapped::of(&mount), "another");
+        restart::kill(&mount);
+        works(&Idmapped::of(&mount), "a-third");
+    }
+}
+
+fn stays_refused_after_an_upgrade() {
+    let mount = restart::mounted("idmap=deny,");
+    upgrade(&mount);
+    let told = idshift(&[&"status", &mount.up("")]).out;
+    assert!(told.contains("idmapped mounts of it: refused (idmap=deny)"), "{told}");
+}
+
+/// `owned-by=` below the kernel's idmap, before and after another program goes on.
+fn everything_is_one_users() {
+    needs_real_root("restart=on");
+    restart::needs_resending();
+    let dir = common::mount::temp_dir();
+    let lower = dir.path().join("lower");
+    put_dir(&lower, 0o755, 500, 501);
+    put_file(&lower.join("strange"), b"x", 0o644, 4242, 4242);
+    let mount = Mount::of(dir, lower, "owned-by=1000:1000,restart=on");
+    common::eventually("the server is there", || mount.server_pid() != mount.main_pid());
+    let shown = Idmapped::of(&mount);
+    let user = Caller::user(MORE + 1000);
+    let works = |name: &str| {
+        assert_eq!(owner(&shown.at("strange")), (MORE + 1000, MORE + 1000), "{name}");
+        user.run(|| std::fs::write(shown.at(name), "x")).unwrap();
+        assert_eq!(owner(&mount.low(name)), (500, 501), "{name}");
+        // A change of owner is ignored, and so is that of whoever has the right to any.
+        chown(&shown.at(name), Some(MORE + 7), Some(MORE + 7)).unwrap();
+        assert_eq!(owner(&mount.low(name)), (500, 501), "{name}");
+        assert_errno!(chmod(&shown.at(name), 0o4755), Errno::PERM);
+        let other = Caller::user(MORE + 1001);
+        assert!(other.run(|| std::fs::write(shown.at("strange"), "y")).is_err(), "{name}");
+    };
+    works("one");
+    upgrade(&mount);
+    works("two");
+    restart::kill(&mount);
+    works("three");
 }
 
 /// The price of it, for mounts that nobody idmaps: a caller whom the map has not gives names by

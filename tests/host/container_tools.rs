@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::common::debian::run;
 use crate::common::mount::{free, is_mounted, temp_dir};
 use crate::common::runner::{needs_idshift, needs_program, needs_real_root};
 use crate::common::{
-    self, Caller, Mount, chown, get_xattr, mkdir, mode, owner, put_dir, put_file, set_mode,
+    self, Caller, Mount, chown, get_xattr, mkdir, mode, owner, put_dir, put_file, raw, set_mode,
     set_xattr,
 };
 
@@ -148,8 +150,56 @@ fn bindfs_side_by_side() {
             });
             let program = set_mode(&up.join("there"), 0o4755);
             assert_eq!(program.is_ok(), tool == "bindfs", "{tool}: {name}");
+            // A file of root's in the tree is the user's to write, and stays root's.
+            put_file(&lower.join("roots"), b"x", 0o644, 0, 0);
+            let keeps = tool == "bindfs" && !recipe.bindfs.contains("force-user");
+            let shown = if keeps { (0, 0) } else { recipe.shown };
+            assert_eq!(owner(&up.join("roots")), shown, "{tool}: {name}");
+            let as_shown = Caller::user(recipe.shown.0).gid(recipe.shown.1);
+            let written = as_shown.run(|| fs::write(up.join("roots"), "y"));
+            assert_eq!(written.is_ok(), shown == recipe.shown, "{tool}: {name}");
+            assert_eq!(owner(&lower.join("roots")), (0, 0), "{tool}: {name}");
+            let device = raw::mknod(&up.join("null"), 0o020_666, rustix::fs::makedev(1, 3));
+            assert_eq!(device.is_ok(), tool == "bindfs", "{tool}: {name}");
+            if tool == "idshift" {
+                let wrong = wrong_for_a_moment(recipe, &lower, up, Duration::from_millis(300));
+                assert!(!wrong, "{tool}: {name}");
+            } else if recipe.stored.0 != 0 && recipe.name == RECIPES[0].name {
+                assert!(wrong_for_a_moment(recipe, &lower, up, Duration::from_secs(20)));
+            }
         }
     }
+}
+
+/// Whether files that are made through the mount belong to somebody else for a moment. Looked for
+/// until it is seen, or for this long.
+fn wrong_for_a_moment(recipe: &Recipe, lower: &Path, up: &Path, longest: Duration) -> bool {
+    let done = AtomicBool::new(false);
+    let seen = AtomicBool::new(false);
+    let number = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let next = lower.join(format!("made-{}", number.load(Ordering::Relaxed)));
+                let found = fs::symlink_metadata(next);
+                if found.is_ok_and(|found| (found.uid(), found.gid()) != recipe.stored) {
+                    seen.store(true, Ordering::Relaxed);
+                }
+            }
+        });
+        let start = Instant::now();
+        let maker = Caller::user(recipe.maker.0).gid(recipe.maker.1);
+        maker.run(|| {
+            while start.elapsed() < longest && !seen.load(Ordering::Relaxed) {
+                let name = format!("made-{}", number.load(Ordering::Relaxed));
+                fs::write(up.join(name), "").unwrap();
+                number.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(number.load(Ordering::Relaxed) > 0);
+    seen.load(Ordering::Relaxed)
 }
 
 /// Name, owner and mode of what a tree has, without links and nodes, which that version of

@@ -9,10 +9,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::common::mount::free;
 use crate::common::runner::needs_program;
 use crate::common::{exists, machine, owner, put_dir, put_file, raw, skip};
+use crate::kinds;
 use crate::recipes::{MAPPED, Point, blocks, output, podman, shell, world};
 
 crate::common::tests!(
     podman_of_root,
+    podman_of_root_over_sshfs,
     podman_of_an_ordinary_user,
     lxc_mount_entry,
     nspawn_bind_mounts,
@@ -70,6 +72,39 @@ fn podman_of_root() {
     assert_eq!(shown(&said, "letter"), (33, 33));
     assert_eq!(shown(&said, "new"), (33, 0));
     assert_eq!(owner(Path::new("/srv/share/new")), (33, 0));
+    drop(places);
+}
+
+/// The same over a network file system: an sshd of our own, and sshfs through it.
+fn podman_of_root_over_sshfs() {
+    needs_program("podman");
+    let places = share();
+    let lower = kinds::sshfs();
+    put_file(&lower.behind.join("letter"), b"dear all\n", 0o644, 33, 33);
+    crate::common::chown(&lower.behind, Some(0), Some(0)).unwrap();
+    let _point = Point::new("/mnt/podman");
+    fs::create_dir_all("/run/root-sshfs").unwrap();
+    let commands = &blocks("podman")[2];
+    let below = format!("mount --bind {} /mnt/fuse", lower.root.display());
+    let mut command = shell("podman", &commands.replace("bindfs /srv/share /mnt/fuse", &below));
+    podman(&mut command, "crun", "/run/root-sshfs");
+    let said = output(&mut command);
+    assert_eq!(shown(&said, "letter"), (33, 33));
+    assert_eq!(shown(&said, "new"), (33, 0));
+    assert_eq!(owner(&lower.behind.join("new")), (33, 0));
+    // By itself the kernel makes no idmapped mount of it.
+    let mut alone = shell(
+        "podman",
+        &format!(
+            "podman run --rm --uidmap 0:100000:65536 --gidmap 0:100000:65536 \
+             -v {}:/data:idmap --rootfs /srv/rootfs true",
+            lower.root.display()
+        ),
+    );
+    podman(&mut alone, "crun", "/run/root-sshfs");
+    let refused = alone.output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("mount_setattr"), "{said}");
     drop(places);
 }
 

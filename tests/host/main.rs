@@ -5,6 +5,10 @@
 mod common;
 mod container_tools;
 mod idmapped;
+/// Lower file systems that a test makes.
+#[path = "../lower/lowers/kinds.rs"]
+#[allow(dead_code)] // the tests of lower file systems use all of it
+mod kinds;
 mod oci;
 mod package;
 mod pages;

@@ -27,6 +27,7 @@ crate::common::tests!(
     log_in_the_foreground,
     helper_by_its_name,
     mount_program_with_the_helper,
+    mount_program_keeps_no_option_to_itself,
     remounting_on_the_same_place,
     lower_directory_may_be_unmounted_from_sight,
     mount_over_the_lower_directory_itself,
@@ -430,4 +431,68 @@ fn limit_of_file_sizes() {
         Caller::user(1000).run(|| std::fs::write(place.upper.join("long"), vec![b'x'; 300_000]));
     written.unwrap();
     assert_eq!(std::fs::read(place.upper.join("file")).unwrap(), b"content");
+}
+
+/// What mount(8) keeps to itself is carried out by it, or refused: an older one forgets it, and without
+/// the map, or with the whole tree in place of a part, too much would be shown.
+fn mount_program_keeps_no_option_to_itself() {
+    needs_program("mount");
+    needs_real_root("the helper's place in /usr/sbin");
+    let dir = temp_dir();
+    let lower = dir.path().join("lower");
+    put_dir(&lower, 0o755, lo(0), lo(0));
+    put_dir(&lower.join("part"), 0o755, lo(0), lo(0));
+    let upper = dir.path().join("new/upper");
+    let table = dir.path().join("fstab");
+    // The table is looked into with the point as it is written there.
+    let run = |option: &str, by_table: bool| {
+        if option != "X-mount.mkdir" {
+            std::fs::create_dir_all(&upper).unwrap();
+        }
+        let options = format!("{},{option}", common::MAP);
+        let line = format!("{} {} fuse.idshift {options} 0 0\n", lower.display(), upper.display());
+        std::fs::write(&table, line).unwrap();
+        let words = if by_table {
+            format!("mount -T '{}' '{}'", table.display(), upper.display())
+        } else {
+            format!(
+                "mount -t fuse.idshift -o '{options}' '{}' '{}'",
+                lower.display(),
+                upper.display()
+            )
+        };
+        let script = format!(
+            "mount -t tmpfs none /usr/sbin && ln -s \"$0\" /usr/sbin/mount.fuse.idshift && {words} && ls '{}'; \
+             code=$?; umount '{}' 2>/dev/null; exit $code",
+            upper.display(),
+            upper.display()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        let called = call({
+            command.arg(&machine().binary);
+            command
+        });
+        std::fs::remove_dir_all(dir.path().join("new")).ok();
+        called
+    };
+    for by_table in [false, true] {
+        let called = run("X-mount.mkdir", by_table);
+        assert_eq!((called.code, &*called.out), (0, "part\n"), "{}", called.err);
+        let called = run("X-mount.subdir=part", by_table);
+        let carried_out = called.code == 0 && called.out.is_empty();
+        let refused = called.code != 0 && called.err.contains("X-mount.subdir=part");
+        assert!(carried_out || refused, "{}{}", called.out, called.err);
+        let called = run("X-mount.idmap=u:0:100000:65536", by_table);
+        let refused = called.code != 0 && called.err.contains("X-mount.idmap=u:0:100000:65536");
+        assert!(called.code == 0 || refused, "{}{}", called.out, called.err);
+        if called.code == 0 {
+            let version = call({
+                let mut command = Command::new("mount");
+                command.arg("--version");
+                command
+            });
+            assert!(!version.out.contains("libmount 2.38"), "it forgets the map: {}", version.out);
+        }
+    }
 }
