@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod container_tools;
+mod engines;
 mod idmapped;
 /// Lower file systems that a test makes.
 #[path = "../lower/lowers/kinds.rs"]
@@ -18,6 +19,6 @@ mod volumes;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped, volumes),
+        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped, volumes, engines),
     )
 }

@@ -29,12 +29,12 @@ crate::common::tests!(
 );
 
 /// Where the mounts of containers lie.
-const BASE: &str = "/run/idshift/runtime";
+pub(crate) const BASE: &str = "/run/idshift/runtime";
 
 /// A bundle, and things to mount in it.
-struct Bundle {
-    dir: TempDir,
-    config: Value,
+pub(crate) struct Bundle {
+    pub(crate) dir: TempDir,
+    pub(crate) config: Value,
     /// All containers' mounts lie in one place, and each test looks at all that is there.
     _alone: MutexGuard<'static, ()>,
 }
@@ -42,7 +42,7 @@ struct Bundle {
 static ALONE: Mutex<()> = Mutex::new(());
 
 impl Bundle {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         world();
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = temp_dir();
@@ -74,11 +74,11 @@ impl Bundle {
         bundle
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn in_user_namespace(&mut self) {
+    pub(crate) fn in_user_namespace(&mut self) {
         let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
         self.config["linux"]["uidMappings"] = map.clone();
         self.config["linux"]["gidMappings"] = map;
@@ -86,14 +86,14 @@ impl Bundle {
         namespaces.push(json!({"type": "user"}));
     }
 
-    fn mount(&mut self, source: &Path, options: &[&str]) {
+    pub(crate) fn mount(&mut self, source: &Path, options: &[&str]) {
         let mount =
             json!({"destination": "/work", "type": "bind", "source": source, "options": options});
         self.config["mounts"].as_array_mut().unwrap().push(mount);
     }
 
     /// Writes the configuration; a command in front of this runtime.
-    fn command(&self, runtime: &str) -> Command {
+    pub(crate) fn command(&self, runtime: &str) -> Command {
         fs::write(self.path("config.json"), self.config.to_string()).unwrap();
         let mut command = Command::new("timeout");
         command.arg("60").arg(self.path("idshift-runtime")).arg("--root").arg(self.path("state"));
@@ -118,7 +118,7 @@ impl Bundle {
         path.to_str().unwrap().to_owned()
     }
 
-    fn nothing_is_left(&self) {
+    pub(crate) fn nothing_is_left(&self) {
         assert!(left().is_empty(), "{:?}", left());
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         assert!(!mounts.contains(BASE), "{mounts}");
@@ -129,16 +129,16 @@ impl Bundle {
     }
 }
 
-fn left() -> Vec<String> {
+pub(crate) fn left() -> Vec<String> {
     let Ok(entries) = fs::read_dir(BASE) else { return Vec::new() };
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// A mount of ours; gone at the end.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 /// A file system that the kernel cannot idmap.
-fn bindfs(bundle: &Bundle) -> Mounted {
+pub(crate) fn bindfs(bundle: &Bundle) -> Mounted {
     needs_program("bindfs");
     let at = bundle.path("bindfs");
     fs::create_dir(&at).unwrap();

@@ -96,6 +96,11 @@ const USE: &str = "\
     ls /usr/share/doc/idshift/examples/systemd /usr/share/zsh/vendor-completions \
         /usr/share/fish/vendor_completions.d /usr/share/bash-completion/completions\n\
     grep '^ExecStart=/usr/bin/idshift ' /usr/lib/systemd/system/idshift@.service\n\
+    grep '^ExecStart=/usr/bin/idshift volumes' /usr/lib/systemd/system/idshift-volumes.service\n\
+    grep '^ListenStream=/run/docker/plugins/idshift.sock' /usr/lib/systemd/system/idshift-volumes.socket\n\
+    test \"$(readlink -f /usr/bin/idshift-runtime)\" = /usr/bin/idshift\n\
+    idshift-runtime --version 2>&1 | grep -q 'no OCI runtime'\n\
+    ls /usr/share/doc/idshift/examples/oci/README.md /usr/share/doc/idshift/examples/volumes/README.md\n\
     test -x /usr/share/doc/idshift/examples/lxc/idshift-hook\n\
     test ! -e /usr/share/doc/idshift/examples/debian\n\
     dpkg --verify idshift\n";
