@@ -43,6 +43,13 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Some("cleanup") if args.args.len() == 1 => {
             clean_up().map_err(|problem| StartError::Mount(problem.to_string()))
         }
+        Some("--help" | "-h") if args.args.len() == 1 => {
+            let mut all = super::command();
+            // Under the name idshift-runtime the real runtime is asked.
+            let help = all.find_subcommand_mut("runtime").map(clap::Command::render_long_help);
+            tell!("{}", help.unwrap_or_default());
+            Ok(0)
+        }
         _ => Ok(stand_in_front(None, &args.args)),
     }
 }

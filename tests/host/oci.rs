@@ -393,6 +393,9 @@ fn mistakes_reach_the_caller() {
     }
     let out = bundle.command("no-such-runtime").args(["create", "x"]).output().unwrap();
     assert!(String::from_utf8(out.stderr).unwrap().contains("no-such-runtime"));
+    // This program's own help; that of the runtime is behind the other name.
+    let said = output(Command::new(&machine().binary).args(["runtime", "--help"]));
+    assert!(said.contains("annotation") && said.contains("cleanup"), "{said}");
     // No id leads out of the directory.
     let out = bundle.command(&script).args(["create", "../x"]).output().unwrap();
     assert_eq!(String::from_utf8(out.stdout).unwrap(), "it was run\n", "the runtime judges it");
