@@ -1,6 +1,6 @@
 //! What changes below mean for the kernel above, which remembers answers: what it has to forget.
 //!
-//! One thread listens and notifies, with others that tell of names ([`names`]). A notification may wait
+//! One thread listens and notifies, with others for what may have to wait ([`queue`]). A notification may wait
 //! for a lock that the kernel holds while it waits for an answer: so this is never one of the threads
 //! that answer, and no lock is held here meanwhile. While one is late, no answer is trusted.
 
@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use self::names::Names;
+use self::queue::{Notice, Queue};
 use super::FileSystem;
 use crate::lower::inode::Place;
 use crate::lower::watch::{Change, Watch};
 
-mod names;
+mod queue;
 
 /// Whoever remembers answers, and can be told to forget: the kernel above.
 pub trait Notices: Sync {
@@ -44,7 +44,7 @@ const QUIET: Duration = Duration::from_millis(10);
 /// first and at most; doubled in between.
 const FIRST_REPEAT: Duration = Duration::from_millis(1);
 const LAST_REPEAT: Duration = Duration::from_millis(500);
-/// How often it is looked whether names that are late have been told.
+/// How often it is looked whether notices that are late have been told.
 const LATE: Duration = Duration::from_millis(50);
 
 impl FileSystem {
@@ -60,11 +60,11 @@ impl FileSystem {
     pub fn tell_changes(&self, kernel: &impl Notices, stop: BorrowedFd<'_>, takes_over: bool) {
         let Some(watch) = self.watch() else { return };
         let _at_the_end = Stopping(watch);
-        let names = Names::new(kernel);
+        let queue = Queue::new(kernel);
         let (repeats, late) = (HashMap::new(), false);
         thread::scope(|scope| {
-            let names = &names;
-            let mut listener = Listener { fs: self, kernel, names, scope, watch, repeats, late };
+            let queue = &queue;
+            let mut listener = Listener { fs: self, kernel, queue, scope, watch, repeats, late };
             if takes_over {
                 listener.tell(Changes { lost: true, ..Changes::default() });
             }
@@ -72,7 +72,7 @@ impl FileSystem {
                 tracing::error!(%errno, "changes below are not heard of any more");
             }
             watch.stop();
-            names.end();
+            queue.end();
         });
     }
 }
@@ -89,10 +89,10 @@ impl Drop for Stopping<'_> {
 struct Listener<'s, 'e, N> {
     fs: &'s FileSystem,
     kernel: &'s N,
-    names: &'s Names<'s, N>,
+    queue: &'s Queue<'s, N>,
     scope: &'s Scope<'s, 'e>,
     watch: &'s Watch,
-    /// Whether names are still to be told.
+    /// Whether some are still to be told.
     late: bool,
     /// Inodes that the table knows and the kernel does not yet.
     repeats: HashMap<u64, Repeat>,
@@ -149,7 +149,7 @@ impl<N: Notices> Listener<'_, '_, N> {
                     "too many changes below at once: all that is remembered is asked anew"
                 );
             }
-            if self.late && self.names.take_given_up() {
+            if self.late && self.queue.take_given_up() {
                 changes.lost = true;
                 changes.missing.extend(self.watch.take_missing());
             }
@@ -192,39 +192,59 @@ impl<N: Notices> Listener<'_, '_, N> {
             table.nodeids().into_iter().for_each(|nodeid| table.doubt(nodeid));
         }
         let all = if lost || anew { table.places() } else { Vec::new() };
-        self.tell_names(names.into_iter().chain(missing).chain(all));
+        // Listings go along with the names in them.
+        let dirs: HashSet<u64> = names.iter().map(|place| place.parent).collect();
+        let listed = inodes.extract_if(|nodeid, contents| *contents && dirs.contains(nodeid));
+        let listings: Vec<u64> = listed.map(|(nodeid, _)| nodeid).collect();
+        let names = names.into_iter().chain(missing).chain(all).map(Notice::Name);
+        let first = names.chain(listings.iter().copied().map(Notice::Contents));
+        let mut all_told = self.queue.tell(self.scope, first);
         if lost || anew {
             inodes.extend(table.nodeids().into_iter().map(|nodeid| (nodeid, true)));
         }
-        for (nodeid, contents) in inodes {
-            self.tell_inode(nodeid, contents);
+        let mut contents = Vec::new();
+        for (nodeid, of_contents) in inodes {
+            if of_contents || self.repeats.get(&nodeid).is_some_and(|repeat| repeat.contents) {
+                contents.push(nodeid);
+                continue;
+            }
+            match self.kernel.forget_attributes(nodeid) {
+                Err(Errno::NOENT) => self.tell_again(nodeid, false),
+                told => {
+                    unless_unknown(told);
+                    self.repeats.remove(&nodeid);
+                }
+            }
         }
+        if !contents.is_empty() {
+            all_told = self.queue.tell(self.scope, contents.iter().copied().map(Notice::Contents));
+        }
+        let unknown: HashSet<u64> = self.queue.take_unknown().into_iter().collect();
+        for nodeid in contents.iter().chain(&listings).filter(|nodeid| !unknown.contains(nodeid)) {
+            self.repeats.remove(nodeid);
+        }
+        for nodeid in unknown {
+            self.tell_again(nodeid, true);
+        }
+        self.set_late(!all_told);
     }
 
-    fn tell_inode(&mut self, nodeid: u64, contents: bool) {
+    /// The kernel did not know the inode. If the table does, an answer is on its way there, or a FORGET
+    /// here.
+    fn tell_again(&mut self, nodeid: u64, contents: bool) {
         let before = self.repeats.remove(&nodeid);
-        let contents = contents || before.as_ref().is_some_and(|repeat| repeat.contents);
-        let told = if contents {
-            self.kernel.forget_contents(nodeid)
-        } else {
-            self.kernel.forget_attributes(nodeid)
-        };
-        // In the table, but not in the kernel: an answer is on its way there, or a FORGET here.
-        if told == Err(Errno::NOENT) && self.fs.lower.inodes.knows(nodeid) {
-            let after = before.map_or(Duration::ZERO, |repeat| repeat.after * 2);
-            let after = after.clamp(FIRST_REPEAT, LAST_REPEAT);
-            let due = Instant::now() + after;
-            self.repeats.insert(nodeid, Repeat { contents, after, due });
+        if !self.fs.lower.inodes.knows(nodeid) {
             return;
         }
-        unless_unknown(told);
+        let after = before.map_or(Duration::ZERO, |repeat| repeat.after * 2);
+        let after = after.clamp(FIRST_REPEAT, LAST_REPEAT);
+        self.repeats.insert(nodeid, Repeat { contents, after, due: Instant::now() + after });
     }
 
-    fn tell_names(&mut self, places: impl IntoIterator<Item = Place>) {
-        let late = !self.names.tell(self.scope, places);
+    fn set_late(&mut self, late: bool) {
         if late && !self.late {
             tracing::warn!(
-                "a directory is held for long: until its names are told, answers are trusted less"
+                "a directory or file is held for long: until the kernel has been told of it, answers are trusted less"
             );
         }
         self.late = late;

@@ -19,6 +19,7 @@ crate::common::tests!(
     changes_behind_the_lock_of_an_inode,
     opening_without_waiting,
     changes_are_told_while_a_directory_is_held,
+    changes_are_told_while_contents_are_held,
     threads_end_when_they_are_not_needed,
 );
 
@@ -204,6 +205,8 @@ fn changes_are_told_while_a_directory_is_held() {
     let can_read =
         || Caller::user(OTHER).run(|| open(&mount.up("file0"), OFlags::RDONLY, 0).is_ok());
     assert!(can_read());
+    // What the kernel remembers of a listing has a lock of its own.
+    assert_eq!(std::fs::read_dir(mount.up("held")).unwrap().count(), 1);
     raw::kill(source.main_pid(), libc::SIGSTOP).unwrap();
     reader.go_on();
     thread::sleep(Duration::from_millis(300));
@@ -218,6 +221,39 @@ fn changes_are_told_while_a_directory_is_held() {
     raw::kill(source.main_pid(), libc::SIGCONT).unwrap();
     assert!(took < SOON / 2, "{took:?}");
     crate::common::eventually("the new name is seen", || mount.up("held/new").exists());
+}
+
+/// The kernel forgets what it has read of a file when no more of it is being read, and a read waits
+/// here for the lease of somebody who writes.
+fn changes_are_told_while_contents_are_held() {
+    let (mount, files) = with_files(1, "cache=coherent,io=cached");
+    let program = "import fcntl,os,signal,sys\n\
+         signal.signal(signal.SIGIO,signal.SIG_IGN)\n\
+         held=os.open(sys.argv[1],os.O_RDWR)\n\
+         fcntl.fcntl(held,fcntl.F_SETLEASE,fcntl.F_WRLCK)\n\
+         print('ready',flush=True)\n\
+         sys.stdin.readline()\n\
+         os.write(held,b'changed')\n\
+         sys.stdin.read()\n";
+    let can_read =
+        || Caller::user(OTHER).run(|| open(&mount.up("other0"), OFlags::RDONLY, 0).is_ok());
+    assert!(can_read() && mount.up("file0").exists());
+    let mut lessee = Helper::run(program, &files);
+    let reading = start(STUCK, [mount.up("file0")].into_iter(), |path| std::fs::read(path));
+    assert!(reading.try_recv().is_err(), "the lease holds");
+    lessee.go_on();
+    thread::sleep(Duration::from_millis(300));
+    set_mode(&mount.low("other0"), 0o600).unwrap();
+    crate::common::chown(&mount.low("other0"), Some(lo(STUCK)), None).unwrap();
+    let start = Instant::now();
+    while can_read() && start.elapsed() < SOON {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let (took, waits) = (start.elapsed(), reading.try_recv().is_err());
+    drop(lessee);
+    assert!(waits, "it is read all the time");
+    assert!(took < SOON / 2, "{took:?}");
+    assert_eq!(reading.recv_timeout(SOON * 4).unwrap().unwrap(), b"changed");
 }
 
 fn threads_end_when_they_are_not_needed() {
