@@ -134,6 +134,8 @@ pub fn supported(lower: &Path) -> Result<(), String> {
     attempt().map_err(|why| why.to_string())
 }
 
+const TOO_OLD: &str = "this kernel has no idmapped mounts (mount_setattr, Linux 5.12)";
+
 /// Why the kernel does not make the mount.
 enum Why {
     /// The map has no extents of one kind.
@@ -163,10 +165,11 @@ impl fmt::Display for Why {
                 rustix::param::page_size()
             ),
             Why::Guard(error) => write!(f, "{error}"),
+            // What it lacks first is no matter.
+            Why::Clone(_) | Why::Userns(_) if !idmapped::are_there() => f.write_str(TOO_OLD),
             Why::Clone(Errno::PERM) => {
                 f.write_str("cloning the lower mount needs CAP_SYS_ADMIN (open_tree)")
             }
-            Why::Clone(Errno::NOSYS) => f.write_str("this kernel has no open_tree (Linux 5.2)"),
             Why::Clone(errno) => write!(f, "the lower mount cannot be cloned (open_tree: {errno})"),
             Why::Userns((step, error)) => {
                 write!(f, "no user namespace to carry the map ({step}: {error})")
@@ -189,9 +192,7 @@ impl fmt::Display for Why {
                          ({file_system}){below} was mounted, and a lower mount that is not itself \
                          idmapped"
                     ),
-                    Errno::NOSYS => f.write_str(
-                        "this kernel has no idmapped mounts (mount_setattr, Linux 5.12)",
-                    ),
+                    Errno::NOSYS => f.write_str(TOO_OLD),
                     errno => write!(f, "mount_setattr on {file_system}{below}: {errno}"),
                 }
             }

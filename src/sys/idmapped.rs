@@ -63,6 +63,16 @@ pub struct Change<'a> {
     pub recursive: bool,
 }
 
+/// Whether the kernel has mount_setattr(2), and so idmapped mounts (Linux 5.12).
+pub fn are_there() -> bool {
+    // SAFETY: what there is to read has no length: with the call the answer is `EINVAL`.
+    let done = unsafe {
+        let attr: *const MountAttr = std::ptr::null();
+        libc::syscall(libc::SYS_mount_setattr, libc::AT_FDCWD, c"".as_ptr(), 0, attr, 0_usize)
+    };
+    super::check(done).err() != Some(Errno::NOSYS)
+}
+
 /// Changes the attributes of the mount that `tree` names (mount_setattr(2), Linux 5.12).
 ///
 /// `EINVAL`: the file system has no idmapped mounts; `EPERM`: no `CAP_SYS_ADMIN` over the file

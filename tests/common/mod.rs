@@ -18,6 +18,7 @@ pub(crate) mod files;
 pub(crate) mod inject;
 pub(crate) mod kernel;
 pub(crate) mod mount;
+pub(crate) mod older;
 pub(crate) mod program;
 pub(crate) mod raw;
 pub(crate) mod restart;

@@ -1,7 +1,8 @@
 //! Runs the tests of one family: as root, and again as an ordinary user in a user namespace.
 //!
 //! `IDSHIFT_TEST_IDENTITY=root` or `=userns` runs only one of the two. `IDSHIFT_TEST_BACKEND=kernel`
-//! takes the kernel's idmapped mount in place of idshift, to test the tests.
+//! takes the kernel's idmapped mount in place of idshift, to test the tests. `IDSHIFT_TEST_KERNEL=5.4`
+//! takes from idshift what is newer than that kernel.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -100,6 +101,7 @@ pub(crate) fn needs_program(name: &str) {
 
 /// Runs the tests of these modules and returns the exit code of the whole.
 pub(crate) fn main(modules: &[Module]) -> ExitCode {
+    super::older::stand_in();
     let arguments = Arguments::from_args();
     let wanted = std::env::var("IDSHIFT_TEST_IDENTITY").unwrap_or_else(|_| "both".into());
     if arguments.list {
@@ -242,6 +244,10 @@ fn kernel_backend() -> bool {
 
 fn prepare(real_root: bool, binary: PathBuf, base: Option<PathBuf>) {
     let base = base.unwrap_or_else(new_base);
+    let binary = match super::older::asked_for() {
+        Some(kernel) => super::older::wrap(&binary, &kernel, &base),
+        None => binary,
+    };
     let machine = Machine {
         real_root,
         has_ids: has_ids("uid_map") && has_ids("gid_map"),

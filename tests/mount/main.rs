@@ -9,13 +9,14 @@ mod explain;
 mod first_steps;
 mod lifecycle;
 mod maps;
+mod older;
 mod one_file;
 mod options;
 mod places;
 mod status;
 
 fn main() -> std::process::ExitCode {
-    common::runner::main(
-        common::modules!(commands, every_option, explain, first_steps, lifecycle, one_file, options, places, status; maps),
-    )
+    common::runner::main(common::modules!(
+        commands, every_option, explain, first_steps, lifecycle, older, one_file, options, places, status; maps
+    ))
 }

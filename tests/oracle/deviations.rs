@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use crate::caller::{CAP_CHOWN, CAP_FOWNER, CAP_FSETID, Caller, Home};
+use crate::older;
 use crate::step::Step;
 
 /// One known deviation.
@@ -53,10 +54,14 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
     ((6, 6), known("no-birth-time", no_birth_time)),
     ((6, 1), parting("no-tmpfile", no_tmpfile)),
     ((6, 9), known("atime-of-cached-reads", atime_of_cached_reads)),
+    ((6, 9), parting("direct-io-of-any-size", direct_io_of_any_size)),
     ((6, 2), parting("sgid-without-group-execute", sgid_without_group_execute)),
     ((6, 4), parting("directory-and-create", directory_and_create)),
     ((6, 10), parting("security-names-with-bpf", security_names)),
     ((6, 6), parting("no-fchmodat2", no_fchmodat2)),
+    ((5, 8), known("no-faccessat2", no_faccessat2)),
+    ((5, 8), parting("whiteouts-as-devices", whiteouts_as_devices)),
+    ((5, 6), parting("no-files-by-io-uring", no_files_by_io_uring)),
 ];
 
 /// What comes with an option of idshift's only. `io=cached` keeps contents in the mount's own cache
@@ -105,13 +110,14 @@ pub fn find(
         .find(|known| (known.shown_by)(step, left, right) && (known.after)(before))
 }
 
-/// Version and patch level of this kernel.
+/// Version and patch level of this kernel, or of that which is shown to idshift.
 fn kernel() -> (u32, u32) {
     static VERSION: LazyLock<(u32, u32)> = LazyLock::new(|| {
         let name = rustix::system::uname();
         let release = name.release().to_string_lossy();
         let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
-        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+        let own = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+        older::asked_for().map_or(own, |shown| own.min(older::version(&shown)))
     });
     *VERSION
 }
@@ -214,6 +220,21 @@ fn security_names(step: &Step, left: &str, right: &str) -> bool {
 /// The system call itself is missing, for every file system.
 fn no_fchmodat2(step: &Step, _: &str, right: &str) -> bool {
     step.call == "chmod" && step.args.len() > 2 && right == "ENOSYS"
+}
+
+fn no_faccessat2(step: &Step, _: &str, right: &str) -> bool {
+    step.call == "access" && right == "ENOSYS"
+}
+
+/// Making a whiteout takes CAP_MKNOD of the machine there.
+fn whiteouts_as_devices(step: &Step, _: &str, right: &str) -> bool {
+    step.call == "rename"
+        && step.args.iter().any(|arg| arg.contains("WHITEOUT"))
+        && right == "EPERM"
+}
+
+fn no_files_by_io_uring(step: &Step, _: &str, right: &str) -> bool {
+    step.call.starts_with("uring") && matches!(right, "ENOSYS" | "EINVAL")
 }
 
 /// Both refuse; the oracle looks at the map first and says EOVERFLOW, while a FUSE mount's

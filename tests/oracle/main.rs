@@ -14,6 +14,7 @@
 //! | `IDSHIFT_ORACLE_RECORD` | makes that file anew |
 //! | `IDSHIFT_ORACLE_EVERY` | 7: of each case only each seventh sequence, for slow machines |
 //! | `IDSHIFT_ORACLE_SERVER` | the idshift to run instead of the one that was built with the test |
+//! | `IDSHIFT_TEST_KERNEL` | 5.4: takes from idshift what is newer than that kernel |
 //! | `IDSHIFT_ORACLE_TESTED` | `kernel` or `bind` instead of idshift: tries the comparison itself |
 
 // The callers make raw system calls, with arguments that a safe wrapper would refuse.
@@ -32,6 +33,8 @@ mod cases;
 mod deviations;
 mod maps;
 mod observe;
+#[path = "../common/older.rs"]
+mod older;
 mod pool;
 mod random;
 mod side;
@@ -45,6 +48,7 @@ mod worker;
 mod world;
 
 fn main() -> std::process::ExitCode {
+    older::stand_in();
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).map(String::as_str) == Some(worker::MARK) {
         worker::main(&args[2..]);

@@ -13,6 +13,7 @@ use idshift::shift::idmap::Maps;
 use rustix::mount::UnmountFlags;
 
 use crate::maps::{MapSpec, OTHER};
+use crate::older;
 
 /// What shows the lower directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +99,11 @@ impl Side {
             more.filter(|one| !one.is_empty() && !one.starts_with("stack=")).map(str::to_owned),
         );
         let built = env!("CARGO_BIN_EXE_idshift").into();
-        let mut command = Command::new(std::env::var_os("IDSHIFT_ORACLE_SERVER").unwrap_or(built));
+        let mut program = std::env::var_os("IDSHIFT_ORACLE_SERVER").map_or(built, PathBuf::from);
+        if let (Some(kernel), Some(place)) = (older::asked_for(), self.upper.parent()) {
+            program = older::wrap(&program, &kernel, place);
+        }
+        let mut command = Command::new(program);
         command
             .args(["mount", "-f", "-o", &options.join(",")])
             .args([self.lower.as_path(), self.served()])

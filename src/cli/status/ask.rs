@@ -166,7 +166,8 @@ fn complete(path: &Path, question: &mut Vec<u8>) -> io::Result<PathBuf> {
     question.push(b'\n');
     // What is mounted is a child of the file system's root, or a directory below it.
     let root = Path::new(&mount.root);
-    let root = root.strip_prefix(Path::new("/").join(fuse::root::NAME)).unwrap_or(root);
+    let shown = root.strip_prefix(Path::new("/").join(fuse::root::NAME));
+    let root = shown.or_else(|_| root.strip_prefix("/")).unwrap_or(root);
     let below = resolved.strip_prefix(&mount.mountpoint).unwrap_or(&resolved);
     question.extend_from_slice(root.join(below).as_os_str().as_bytes());
     Ok(mount.mountpoint.clone())

@@ -103,10 +103,22 @@ fn listed(mount: u64) -> Result<u64, Errno> {
 
 /// A mount of `fusectl` of one's own: the host's may be missing, or covered. It takes a while.
 pub(super) fn fusectl() -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = match rustix::mount::fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC) {
+        // Before Linux 5.2.
+        Err(Errno::NOSYS) => return of_the_host(),
+        context => context?,
+    };
     rustix::mount::fsconfig_create(&context)?;
     let flags = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, flags)
+}
+
+fn of_the_host() -> Result<OwnedFd, Errno> {
+    const FUSECTL: u64 = 0x6573_5543; // FUSE_CTL_SUPER_MAGIC of fs/fuse/control.c
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let found = rustix::fs::open("/sys/fs/fuse/connections", flags, Mode::empty())?;
+    let is_there = rustix::fs::fstatfs(&found)?.f_type.cast_unsigned() == FUSECTL;
+    if is_there { Ok(found) } else { Err(Errno::NODEV) }
 }

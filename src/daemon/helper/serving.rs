@@ -57,6 +57,8 @@ pub(super) struct HelperProcess {
     looking: Looking,
     /// What takes the mount away.
     unmounting: Option<JoinHandle<()>>,
+    /// The server has said that it is done.
+    finished: bool,
 }
 
 impl HelperProcess {
@@ -85,6 +87,7 @@ impl HelperProcess {
             mounted: None,
             looking: Looking::Not,
             unmounting: None,
+            finished: false,
         }
     }
 
@@ -93,7 +96,9 @@ impl HelperProcess {
         while let Ok(true) = self.turn() {}
         // It could also be a server that has closed its end and lives. The guard's lock ends with
         // this process.
-        self.end_connection();
+        if !self.is_over() {
+            self.end_connection();
+        }
         // What the server said last.
         self.pass_log_on();
         // It waits for nobody: the connection has ended.
@@ -183,8 +188,15 @@ impl HelperProcess {
         }
     }
 
+    /// Whether the server has ended by itself, and the mount before it. The next mount may have its
+    /// number by now, and must not be taken for it.
+    fn is_over(&self) -> bool {
+        self.finished && self.unmounting.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Undoes the guard, if the mount does not go on.
     fn finish(&mut self) {
+        self.finished = true;
         let Some(guard) = self.guard.take() else { return };
         let ended = self.mounted.as_ref().map_or(Ok(()), |mount| mount.end(&self.mountpoint));
         match ended {

@@ -4,12 +4,10 @@
 //! more, is there as a mount of its own: nothing leads from it up into `/proc`, where every process
 //! has a link to the root directory of the host. The lower tree needs no place: it is open.
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
-};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::host::mountinfo;
 use crate::sys::idmapped::{Change, MountAttrs, mount_setattr};
@@ -24,12 +22,12 @@ const FD: &str = "/proc/self/fd";
 /// server may be in a mount namespace of its own, with everything still in it.
 pub(super) fn move_in() -> Result<(), String> {
     let failed = |step: &'static str| move |errno: Errno| format!("{step}: {errno}");
-    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    let fds = rustix::mount::open_tree(CWD, FD, clone).map_err(failed("open_tree(2)"))?;
+    // It is found from here when something else lies on /proc.
+    rustix::process::chdir(FD).map_err(failed("chdir(2)"))?;
     namespace::unshare_mounts().map_err(failed("unshare(2)"))?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(failed("mount(2) of / as private"))?;
-    furnish(&fds).map_err(failed("mounting an empty directory"))?;
+    furnish().map_err(failed("mounting an empty directory"))?;
     rustix::process::chdir(PLACE).map_err(failed("chdir(2)"))?;
     rustix::process::pivot_root(".", ".").map_err(failed("pivot_root(2)"))?;
     // The old root now lies on the new one.
@@ -37,24 +35,23 @@ pub(super) fn move_in() -> Result<(), String> {
     rustix::process::chdir("/").map_err(failed("chdir(2)"))
 }
 
-fn furnish(fds: &OwnedFd) -> Result<(), Errno> {
+fn furnish() -> Result<(), Errno> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     rustix::mount::mount("idshift", PLACE, "tmpfs", flags, c"mode=0755,size=4k,nr_inodes=8")?;
     for dir in ["/proc/proc", "/proc/proc/self", "/proc/proc/self/fd"] {
         rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755))?;
     }
-    let to = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    rustix::mount::move_mount(fds, "", CWD, "/proc/proc/self/fd", to)?;
-    restrict(fds.as_fd(), MountAttrs::NOSUID | MountAttrs::NODEV | MountAttrs::NOEXEC)?;
-    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(PLACE, open, Mode::empty())?;
-    restrict(root.as_fd(), MountAttrs::RDONLY)
+    rustix::mount::mount_bind(".", "/proc/proc/self/fd")?;
+    restrict("/proc/proc/self/fd", MountAttrs::NOSUID | MountAttrs::NODEV | MountAttrs::NOEXEC)?;
+    restrict(PLACE, MountAttrs::RDONLY)
 }
 
-fn restrict(mount: BorrowedFd<'_>, set: MountAttrs) -> Result<(), Errno> {
+fn restrict(mount: &str, set: MountAttrs) -> Result<(), Errno> {
+    let open = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mount = rustix::fs::open(mount, open, Mode::empty())?;
     let clear = MountAttrs::empty();
     let change = Change { set, clear, private: false, userns: None, recursive: false };
-    match mount_setattr(mount, change) {
+    match mount_setattr(mount.as_fd(), change) {
         // Before Linux 5.12: the directory is empty all the same.
         Err(Errno::NOSYS) => Ok(()),
         result => result,

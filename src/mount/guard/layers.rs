@@ -199,8 +199,11 @@ fn put_bind(
     needed: GuardMode,
 ) -> Result<(), String> {
     let before = Table::read()?;
-    let clone = clone_of(&lower, true)
-        .map_err(|errno| format!("the directory cannot be bound (open_tree: {errno})"))?;
+    let too_old = || "it needs Linux 5.12 (open_tree, mount_setattr)".to_owned();
+    let clone = clone_of(&lower, true).map_err(|errno| match errno {
+        Errno::NOSYS => too_old(),
+        other => format!("the directory cannot be bound (open_tree: {other})"),
+    })?;
     let mut set = MountAttrs::NOSUID | MountAttrs::NODEV;
     if needed > GuardMode::Nosuid {
         set |= MountAttrs::NOEXEC;
@@ -208,7 +211,7 @@ fn put_bind(
     let clear = MountAttrs::empty();
     let change = Change { set, clear, private: true, userns: None, recursive: true };
     mount_setattr(clone.as_fd(), change).map_err(|errno| match errno {
-        Errno::NOSYS => "it needs Linux 5.12 (mount_setattr)".to_owned(),
+        Errno::NOSYS => too_old(),
         other => format!("mount_setattr: {other}"),
     })?;
     let id = mountinfo::id_of(&clone).map_err(|errno| format!("statx: {errno}"))?;
