@@ -143,7 +143,7 @@ fn install(kernel: Version) {
     }
     put(refused, Errno::INVAL);
     if kernel < (6, 9) {
-        let backing = [sys::fuse::BACKING_OPEN, sys::fuse::BACKING_CLOSE];
+        let backing = [sys::fuse_device::BACKING_OPEN, sys::fuse_device::BACKING_CLOSE];
         let ioctls = backing.map(|number| only((1, SeccompCmpOp::Eq, u64::from(number))));
         put(BTreeMap::from([(libc::SYS_ioctl, ioctls.to_vec())]), Errno::NOTTY);
     }
