@@ -13,7 +13,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use tempfile::TempDir;
 
 use super::files::{chown, put_dir, put_file};
-use super::runner::{failing, machine, skip};
+use super::runner::{failing, machine, skip, skip_if_too_old};
 use super::{kernel, raw};
 
 /// What the usual map adds to an upper id to get the lower one.
@@ -226,6 +226,12 @@ fn wait_until_mounted(server: &mut Child, upper: &Path, dir: &Path) {
     while !is_mounted(upper) {
         let log = || fs::read_to_string(dir.join("server.log")).unwrap_or_default();
         if let Some(status) = server.try_wait().unwrap() {
+            // What it said last may still be on its way through its keeper.
+            let ended = Instant::now();
+            while !log().contains("idshift: ") && ended.elapsed() < Duration::from_secs(2) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            skip_if_too_old(&log());
             panic!("the server ended with {status} instead of mounting:\n{}", log());
         }
         if start.elapsed() > PATIENCE {

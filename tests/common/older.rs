@@ -69,6 +69,15 @@ const FLAGS: &[(Version, i64, u8, u32)] = &[
     ((6, 3), libc::SYS_memfd_create, 1, libc::MFD_NOEXEC_SEAL | libc::MFD_EXEC),
 ];
 
+/// The kernel that idshift sees.
+pub(crate) fn kernel() -> Version {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
+    let own = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    asked_for().map_or(own, |shown| own.min(version(&shown)))
+}
+
 /// What is asked for, as in `5.4`.
 pub(crate) fn asked_for() -> Option<String> {
     std::env::var("IDSHIFT_TEST_KERNEL").ok()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::mount::{BASE, MAP, Mount, wait_for};
 use super::program::children_of;
-use super::runner::{needs_idshift, needs_program, needs_real_root, skip};
+use super::runner::{needs_idshift, needs_kernel, needs_program, needs_real_root};
 use super::{chown, eventually, raw};
 
 /// Kills the server, and waits until the next one is there.
@@ -26,13 +26,7 @@ pub(crate) fn kill(mount: &Mount) {
 /// Only since Linux 6.9 does the kernel send requests again that a killed server had begun.
 pub(crate) fn needs_resending() {
     needs_idshift();
-    let name = rustix::system::uname();
-    let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    let version: (u32, u32) = (parts.next().unwrap(), parts.next().unwrap());
-    if version < (6, 9) {
-        skip(format!("needs Linux 6.9 (FUSE_NOTIFY_RESEND), not {release}"));
-    }
+    needs_kernel((6, 9), "FUSE_NOTIFY_RESEND");
 }
 
 pub(crate) fn mounted(options: &str) -> Mount {

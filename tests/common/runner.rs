@@ -82,6 +82,31 @@ pub(crate) fn needs_real_root(why: &str) {
     }
 }
 
+/// Skips a test where idshift sees an older kernel than this.
+pub(crate) fn needs_kernel(version: (u32, u32), why: &str) {
+    if super::older::kernel() < version {
+        skip(format!("needs Linux {}.{}: {why}", version.0, version.1));
+    }
+}
+
+/// Skips a test where idshift sees an older kernel than it asks for in its own words: `Linux 5.17`.
+pub(crate) fn skip_if_too_old(words: &str) {
+    let Some((_, after)) = words.split_once("Linux ") else { return };
+    let number: String = after.chars().take_while(|it| it.is_ascii_digit() || *it == '.').collect();
+    let Some((major, minor)) = number.split_once('.') else { return };
+    if let (Ok(major), Ok(minor)) = (major.parse(), minor.trim_end_matches('.').parse()) {
+        needs_kernel((major, minor), words.lines().last().unwrap_or_default());
+    }
+}
+
+/// Skips a test of ordinary users where they have had to give up set-user-ID programs for the filter that
+/// shows an older kernel.
+pub(crate) fn needs_set_user_id_programs() {
+    if super::older::asked_for().is_some() {
+        skip("needs set-user-ID programs, which IDSHIFT_TEST_KERNEL takes from users");
+    }
+}
+
 /// Skips a test that is about idshift's own doings when it runs on the kernel's mount.
 pub(crate) fn needs_idshift() {
     if machine().kernel_backend {

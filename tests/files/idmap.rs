@@ -9,7 +9,7 @@ use rustix::fs::{linkat, renameat};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::common::program::idshift;
-use crate::common::runner::{needs_idshift, needs_program, needs_real_root, skip};
+use crate::common::runner::{needs_idshift, needs_kernel, needs_program, needs_real_root, skip};
 use crate::common::{
     self, AtFlags, CWD, Caller, Errno, Mode, Mount, UNMAPPED, assert_errno, chown, kernel, lo,
     mode, owner, put_dir, put_file, restart, stat,
@@ -259,6 +259,7 @@ fn names_by_unmapped_callers() {
 
 fn refused_where_it_is_denied() {
     needs_real_root("idmapped mounts");
+    needs_kernel((5, 12), "idmapped mounts");
     let mount = Mount::with(&format!("{},idmap=deny", common::MAP), |_| ());
     needs_idshift();
     let point = mount.beside().join("idmapped");

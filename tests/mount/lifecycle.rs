@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::common::mount::{free, is_mounted, mount_line, server_command, temp_dir, wait_for};
 use crate::common::program::{Called, call, idshift, processes_of, program, servers_of};
-use crate::common::runner::{needs_program, needs_real_root};
+use crate::common::runner::{needs_program, needs_real_root, needs_set_user_id_programs};
 use crate::common::{
     self, Caller, Mount, OFlags, eventually, lo, machine, open, put_dir, put_file, raw,
 };
@@ -383,6 +383,7 @@ fn ends_cleanly_under_load() {
 /// Whoever mounts without root's rights on the host gets no set-user-ID programs and no devices
 /// out of it.
 fn user_who_mounts_gets_no_suid() {
+    needs_set_user_id_programs();
     needs_program("fusermount3");
     needs_real_root("becoming an ordinary user of the host");
     let dir = temp_dir();

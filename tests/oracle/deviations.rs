@@ -110,15 +110,9 @@ pub fn find(
         .find(|known| (known.shown_by)(step, left, right) && (known.after)(before))
 }
 
-/// Version and patch level of this kernel, or of that which is shown to idshift.
+/// Version and patch level of the kernel that idshift sees.
 fn kernel() -> (u32, u32) {
-    static VERSION: LazyLock<(u32, u32)> = LazyLock::new(|| {
-        let name = rustix::system::uname();
-        let release = name.release().to_string_lossy();
-        let mut numbers = release.split(['.', '-']).map_while(|word| word.parse().ok());
-        let own = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        older::asked_for().map_or(own, |shown| own.min(older::version(&shown)))
-    });
+    static VERSION: LazyLock<(u32, u32)> = LazyLock::new(older::kernel);
     *VERSION
 }
 

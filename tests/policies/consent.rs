@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 
 use crate::common::mount::{free, is_mounted, mount_line, temp_dir};
 use crate::common::program::{Called, copy_program, program};
-use crate::common::runner::{needs_idshift, needs_program, needs_real_root};
+use crate::common::runner::{
+    needs_idshift, needs_program, needs_real_root, needs_set_user_id_programs,
+};
 use crate::common::{
     self, Caller, Errno, chown, machine, owner, put_dir, put_file, set_mode, stat,
 };
@@ -39,6 +41,7 @@ impl Place {
     fn new() -> Self {
         needs_idshift();
         needs_program("fusermount3");
+        needs_set_user_id_programs();
         needs_real_root("becoming two ordinary users of the host");
         grant();
         let dir = temp_dir();

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::common::mount::{free, is_mounted, temp_dir, wait_for};
 use crate::common::program::{Called, copy_program, idshift};
-use crate::common::runner::{needs_idshift, needs_program, needs_real_root};
+use crate::common::runner::{needs_idshift, needs_kernel, needs_program, needs_real_root};
 use crate::common::{
     self, Caller, Errno, Mount, chown, eventually, lo, machine, put_dir, put_file, raw, set_mode,
 };
@@ -46,6 +46,7 @@ impl Place {
 
 /// A lower directory with a set-user-ID program that belongs to lower id 20005.
 fn lower() -> (Place, PathBuf) {
+    needs_kernel((5, 12), "guards");
     needs_idshift();
     needs_real_root("guard= is for root of the machine");
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

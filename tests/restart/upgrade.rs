@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::common::mount::{is_mounted, temp_dir};
 use crate::common::program::{Called, call, copy_program, idshift, program, servers_of};
 use crate::common::restart::{Tar, kill, mounted, needs_resending};
-use crate::common::runner::{needs_idshift, needs_program, needs_real_root};
+use crate::common::runner::{needs_idshift, needs_kernel, needs_program, needs_real_root};
 use crate::common::{self, Mount, eventually, lo, machine, put_dir, put_file, raw, set_mode};
 
 crate::common::tests!(
@@ -44,6 +44,7 @@ fn second() -> &'static Path {
 }
 
 fn upgrade(mount: &Path, binary: &dyn AsRef<std::ffi::OsStr>) -> Called {
+    needs_kernel((5, 3), "pidfd_open(2)");
     idshift(&[&"upgrade", &mount, &"--binary", binary])
 }
 
