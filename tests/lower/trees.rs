@@ -30,6 +30,7 @@ crate::common::tests!(
     parts_that_cannot_be_mounted,
     layers_on_two_file_systems,
     numbers_stay_when_the_server_is_killed,
+    numbers_stay_with_another_program_and_another_mount,
     offsets_fit_into_31_bits,
     offsets_outlive_a_killed_server,
     handles_outlive_what_the_kernel_remembers,
@@ -233,6 +234,32 @@ fn numbers_stay_when_the_server_is_killed() {
     let before = all();
     kill(&mount);
     assert_eq!(all(), before);
+}
+
+fn numbers_stay_with_another_program_and_another_mount() {
+    needs_idshift();
+    let place = temp_dir();
+    let btrfs = with_subvolumes(&place);
+    let mount = || Mount::of(temp_dir(), btrfs.root.clone(), "map=identity,restart=on");
+    let first = mount();
+    eventually("the server is there", || first.server_pid() != first.main_pid());
+    let before = numbers(&first.up(""));
+    for file in before.keys().filter(|name| first.up(name).is_file()) {
+        let number = before[file];
+        let held = rustix::fs::openat(CWD, first.up(file), OFlags::RDWR, Mode::empty()).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        let own = format!(" {} ", std::process::id());
+        let shown = locks
+            .lines()
+            .any(|line| line.contains(&own) && line.contains(&format!(":{number} 0 EOF")));
+        assert!(shown, "{} is not {number} in {locks}", file.display());
+    }
+    let upgraded = idshift(&[&"upgrade", &first.up("")]);
+    assert_eq!(upgraded.code, 0, "{}", upgraded.err);
+    assert_eq!(numbers(&first.up("")), before);
+    first.unmount();
+    assert_eq!(numbers(&mount().up("")), before);
 }
 
 /// Of what is on the device of this directory alone.
