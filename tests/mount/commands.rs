@@ -278,6 +278,20 @@ fn busy_mount_names_who_uses_it() {
     let open = fs::File::open(place.path("mnt/file")).unwrap();
     let me = std::process::id().to_string();
     place.idshift(&["umount", "MNT"]).with_code(32).saying(&["is busy", &me, "open file"]);
+    // What no process holds.
+    let busy = |what: &str| {
+        place.idshift(&["umount", "MNT"]).with_code(32).saying(&["is busy", what]);
+    };
+    let listener = std::os::unix::net::UnixListener::bind(place.path("mnt/socket")).unwrap();
+    busy("a socket is bound to");
+    drop(listener);
+    if machine().real_root {
+        let dir = place.path("mnt/covered");
+        fs::create_dir(&dir).unwrap();
+        place.run(Command::new("mount"), &["-t", "tmpfs", "none", dir.to_str().unwrap()]);
+        busy("a mount of type tmpfs is inside");
+        rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
     assert!(place.mounted());
     place.idshift(&["umount", "-l", "MNT"]).with_code(0);
     assert!(!place.mounted());
