@@ -146,6 +146,16 @@ pub enum Sandbox {
     Off,
 }
 
+/// What requests come through (`transport=`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// They are read from `/dev/fuse`.
+    #[default]
+    Dev,
+    /// io_uring, a queue for each CPU (Linux 6.14).
+    Uring,
+}
+
 /// What covers the lower path while it is shown shifted (`guard=`), from weak to strong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum GuardMode {

@@ -20,5 +20,6 @@ mod request;
 pub mod root;
 mod server;
 mod unattached;
+mod uring;
 mod wire;
 mod workers;

@@ -20,6 +20,7 @@ pub mod nsfs;
 pub mod process;
 pub mod seccomp;
 pub mod shared;
+pub mod uring;
 pub mod users;
 pub mod wake;
 

@@ -23,7 +23,7 @@ mod filter;
 pub mod landlock;
 mod namespace;
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -43,7 +43,7 @@ use crate::sys::apart;
 /// called when everything that needs a path, a socket or another process has been done.
 ///
 /// What this kernel or user cannot do is left out, with a line in the log for each part.
-pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, keys: Keys<'_>) {
+pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, opened: (Keys<'_>, Vec<RawFd>)) {
     let standing = Standing::of_this_process();
     let steps: [(&str, &str, Result<(), String>); 6] = [
         (
@@ -55,7 +55,7 @@ pub fn enter(config: &MountConfig, lower: BorrowedFd<'_>, keys: Keys<'_>) {
         ("environment", "its environment stays in memory", said(sys::process::wipe_environment())),
         ("files", "it can open files outside of the lower directory", leave_host(lower, standing)),
         ("capabilities", "it keeps its capabilities", give_up_rights(config, standing)),
-        ("system calls", "it may make any system call", filter_calls(&keys.into())),
+        ("system calls", "it may make any system call", filter_calls(&opened.into())),
     ];
     for (part, meaning, result) in steps {
         match result {

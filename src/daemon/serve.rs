@@ -17,7 +17,7 @@ use super::adopt::Adopted;
 use super::helper::{Helper, Line};
 use super::supervise::{self, SERVERS_SIGNALS, Supervised};
 use super::{background, facts, log, sandbox};
-use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox};
+use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox, Transport};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
 use crate::fuse::connection::{Connection, Facts, Machine, Settings};
@@ -126,7 +126,7 @@ pub(super) fn run(
         sys::process::unblock(&SERVERS_SIGNALS)
             .map_err(|errno| failed("cannot wait for signals", errno))?;
         if config.options.sandbox == Sandbox::On {
-            sandbox::enter(config, connection.lower(), connection.keys());
+            sandbox::enter(config, connection.lower(), (connection.keys(), connection.rings()));
         }
         let unmount = unmounting(config, helper.line());
         wait_for_signals(signals, connection.reporter(), unmount)
@@ -262,6 +262,7 @@ pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> 
             && !config.options.flags.read_only,
         // Through an idmapped mount requests do not say who makes them.
         idmap: !config.options.no_idmap && !fs.acts_as_callers(),
+        uring: config.options.transport == Transport::Uring,
         threads: config.options.threads.unwrap_or(machine.cpus().clamp(2, 8) * 2),
         threads_if_stuck: config.options.threads.unwrap_or(WORKERS),
         facts: Facts {
@@ -283,18 +284,25 @@ fn connect(
     let settings = settings(&fs, config, cache);
     let Mounted { device, detached, to_close } = fuse_backend::mount(config, mountpoint, below)?;
     let is_shown = detached.is_none();
-    let connection = Connection::establish(fs, device, settings).map_err(|errno| {
+    let established = Connection::establish(fs, device, settings).map_err(|errno| match errno {
+        Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
+        Errno::NODEV => "it was unmounted before it could answer".to_owned(),
+        other => format!("no handshake with the kernel's FUSE: {other}"),
+    });
+    let asked = |connection: Connection| match connection.without_uring() {
+        Some(why) if config.options.transport == Transport::Uring => {
+            Err(format!("option 'transport=uring': {why}; leave it out to read from /dev/fuse"))
+        }
+        _ => Ok(connection),
+    };
+    let mut connection = established.and_then(asked).map_err(|why| {
         if is_shown {
             fuse_backend::detach_own(
                 &config.mountpoint,
                 fuse_backend::mount_id(&config.mountpoint),
             );
         }
-        StartError::Mount(match errno {
-            Errno::PROTO => "this kernel's FUSE is older than Linux 4.18's".to_owned(),
-            Errno::NODEV => "it was unmounted before it could answer".to_owned(),
-            other => format!("no handshake with the kernel's FUSE: {other}"),
-        })
+        StartError::Mount(why)
     })?;
     let Some(detached) = detached else {
         return Ok((
@@ -303,7 +311,7 @@ fn connect(
             Vec::from_iter(to_close),
         ));
     };
-    let (mount, unused) = fuse_backend::attach(&connection, detached, config, below)?;
+    let (mount, unused) = fuse_backend::attach(&mut connection, detached, config, below)?;
     Ok((connection, mount, to_close.into_iter().chain([unused]).collect()))
 }
 

@@ -11,8 +11,8 @@ use super::counters::AllCounters;
 use super::device::{Device, Read, bytes};
 use super::negotiate::{
     self, Agreed, FUSE_ALLOW_IDMAP, FUSE_EXPORT_SUPPORT, FUSE_FLOCK_LOCKS, FUSE_INIT_EXT,
-    FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT, FUSE_PASSTHROUGH, FUSE_POSIX_ACL,
-    FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
+    FUSE_NO_OPEN_SUPPORT, FUSE_NO_OPENDIR_SUPPORT, FUSE_OVER_IO_URING, FUSE_PASSTHROUGH,
+    FUSE_POSIX_ACL, FUSE_POSIX_LOCKS, FUSE_WRITEBACK_CACHE,
 };
 use super::notify::Notifier;
 use super::report::About;
@@ -20,6 +20,7 @@ pub use super::report::Facts;
 use super::request::Request;
 use super::server::{LockWaiters, Resumed, Server};
 use super::unattached;
+use super::uring::{self, Porter, Rings};
 use super::wire::{InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR, Opcode};
 use super::workers::{self, Most};
 pub use super::workers::{Machine, WORKER};
@@ -61,6 +62,8 @@ pub struct Settings {
     pub gather_writes: bool,
     /// Whether the kernel may idmap the mount, for which it says less of callers.
     pub idmap: bool,
+    /// Whether requests are to come through io_uring, if the kernel offers that.
+    pub uring: bool,
     /// The most worker threads for a load.
     pub threads: usize,
     /// The most when all are stuck.
@@ -98,6 +101,8 @@ pub struct Connection {
     threads: Most,
     machine: Machine,
     resumes: bool,
+    /// What the requests come through, or why through `/dev/fuse`.
+    porter: Result<Porter, String>,
 }
 
 /// What makes up a connection, for the program that goes on after this one.
@@ -124,8 +129,22 @@ impl Connection {
     /// `EPROTO` if the kernel is too old, `ENODEV` if it was unmounted meanwhile.
     pub fn establish(fs: FileSystem, device: OwnedFd, settings: Settings) -> Result<Self, Errno> {
         let device = Device::new(device)?;
-        let agreed = shake_hands(&device, settings.stack_depth, settings.left_out())?;
-        Ok(Self::with(fs, device, agreed, settings))
+        let rings = if settings.uring {
+            Rings::make(device.as_fd())
+        } else {
+            Err("it is not asked for".to_owned())
+        };
+        let without = if rings.is_ok() { 0 } else { FUSE_OVER_IO_URING };
+        let left_out = settings.left_out() | without;
+        let agreed = shake_hands(&device, settings.stack_depth, left_out)?;
+        let mut connection = Self::with(fs, device, agreed, settings);
+        // From here on the kernel lets nobody ask before each queue has an entry.
+        connection.porter = match rings {
+            Ok(_) if !agreed.has(FUSE_OVER_IO_URING) => Err(negotiate::WITHOUT_URING.to_owned()),
+            Ok(rings) => Ok(rings.begin()?),
+            Err(why) => Err(why),
+        };
+        Ok(connection)
     }
 
     /// A connection for which another program has shaken hands and agreed on `agreed`. `PROTO` if
@@ -136,7 +155,8 @@ impl Connection {
         settings: Settings,
         agreed: u64,
     ) -> Result<Self, Errno> {
-        let agreed = Agreed::adopt(agreed, settings.left_out()).ok_or(Errno::PROTO)?;
+        let left_out = settings.left_out() | FUSE_OVER_IO_URING;
+        let agreed = Agreed::adopt(agreed, left_out).ok_or(Errno::PROTO)?;
         Ok(Self::with(fs, Device::new(device)?, agreed, settings))
     }
 
@@ -157,7 +177,8 @@ impl Connection {
         };
         let Settings { threads: usual, threads_if_stuck: stuck, machine, .. } = settings;
         let threads = Most { usual, stuck };
-        Self { server: Arc::new(server), threads, machine, resumes: false }
+        let (server, porter) = (Arc::new(server), Err(String::new()));
+        Self { server, threads, machine, resumes: false, porter }
     }
 
     /// What a program must be given that goes on after this one.
@@ -231,8 +252,18 @@ impl Connection {
 
     /// Answers requests while another thread does `work`, which needs the answers, with a mount
     /// that nobody else can see.
-    pub fn answer_during<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
-        unattached::answer_during(&self.server, work)
+    pub fn answer_during<T: Send>(&mut self, work: impl FnOnce() -> T + Send) -> Result<T, Errno> {
+        unattached::answer_during(&self.server, self.porter.as_mut().ok(), work)
+    }
+
+    /// Why requests do not come through io_uring, if they do not.
+    pub fn without_uring(&self) -> Option<&str> {
+        self.porter.as_ref().err().map(String::as_str)
+    }
+
+    /// By which numbers system calls know what the requests come through, beside `/dev/fuse`.
+    pub fn rings(&self) -> Vec<RawFd> {
+        self.porter.as_ref().map(Porter::numbers).unwrap_or_default()
     }
 
     /// Serves requests until the file system is unmounted; after [`Connection::begin`].
@@ -244,7 +275,10 @@ impl Connection {
             return Ok(());
         }
         let notifier = Notifier::start(&self.server, self.resumes)?;
-        let ended = workers::run(&self.server, self.threads, self.machine);
+        let ended = match self.porter {
+            Ok(porter) => uring::run(&self.server, porter),
+            Err(_) => workers::run(&self.server, self.threads, self.machine),
+        };
         drop(notifier);
         ended
     }

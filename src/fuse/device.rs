@@ -11,10 +11,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
+use super::reply::Sink;
 use super::root;
 use super::wire::{
-    EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NOTIFY_RESEND, NotifyInvalEntry,
-    NotifyInvalInode, OutHeader,
+    EXPIRE_ONLY, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE, NOTIFY_RESEND, NOTIFY_RETRIEVE,
+    NotifyInvalEntry, NotifyInvalInode, NotifyRetrieve, OutHeader,
 };
 
 /// An open /dev/fuse that belongs to a mount.
@@ -117,6 +118,14 @@ impl Device {
         self.send(0, NOTIFY_RESEND, &[])
     }
 
+    /// Has the kernel make a request for which nobody waits, with this number: for nothing of what is
+    /// cached of a file that it knows (`FUSE_NOTIFY_RETRIEVE`). `INVAL` if that is no regular file.
+    pub(super) fn ask_for_nothing(&self, nodeid: u64, unique: u64) -> Result<(), Errno> {
+        let (offset, size, padding) = (0, 0, 0);
+        let notice = NotifyRetrieve { notify_unique: unique, nodeid, offset, size, padding };
+        self.send(0, NOTIFY_RETRIEVE, &[notice.as_bytes()])
+    }
+
     fn send(&self, unique: u64, error: i32, parts: &[&[u8]]) -> Result<(), Errno> {
         let length = size_of::<OutHeader>() + parts.iter().map(|part| part.len()).sum::<usize>();
         let header = OutHeader { len: u32::try_from(length).unwrap_or(0), error, unique };
@@ -148,6 +157,15 @@ impl Device {
 const SHORT: usize = 256;
 /// More parts than any message has.
 const MAX_PARTS: usize = 3;
+
+impl Sink for &Device {
+    fn answer(&mut self, unique: u64, errno: Option<Errno>, payload: &[u8]) -> Result<(), Errno> {
+        match errno {
+            None => self.reply(unique, &[payload]),
+            Some(errno) => self.reply_error(unique, errno),
+        }
+    }
+}
 
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {

@@ -78,11 +78,18 @@ features! {
         else "they end with EIO";
     FUSE_ALLOW_IDMAP 40 "6.12" "the mount can be idmapped by the kernel once more (':idmap' of container tools)"
         else "the mount cannot be idmapped";
+    FUSE_OVER_IO_URING 41 "6.14" "with transport=uring: requests come through io_uring, on the caller's CPU"
+        else "requests are read from /dev/fuse";
 }
 
 /// What to do where the kernel makes no idmapped mounts of FUSE.
 pub const WITHOUT_IDMAP: &str = "not before Linux 6.12; give idshift the whole map (map=) and bind its \
                                  mount without ':idmap'";
+
+/// What to do where the kernel does not offer io_uring.
+pub const WITHOUT_URING: &str = "the kernel does not offer it: it has it from Linux 6.14 on, and only if \
+                                 root has written Y to /sys/module/fuse/parameters/enable_uring (for \
+                                 good: 'options fuse enable_uring=1' in /etc/modprobe.d/fuse.conf)";
 
 /// Whether a kernel that offers these flags lets mounts be idmapped.
 pub fn can_be_idmapped(offered: u64) -> bool {

@@ -1,10 +1,12 @@
 //! Putting replies together: attributes, entries, listings as the protocol wants them.
 
 use std::ffi::OsStr;
+use std::mem::offset_of;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use rustix::fs::{FileType, StatxFlags};
+use rustix::io::Errno;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::wire::{AttrOut, AttrWire, Dirent, EntryOut, StatxOut, SxTime};
@@ -59,6 +61,14 @@ pub(super) fn entry_out(nodeid: u64, attr: &Attr, valid: Valid) -> EntryOut {
     }
 }
 
+/// The nodeid in an answer that begins with an entry, if that is a regular file.
+pub(super) fn regular_file(payload: &[u8]) -> Option<u64> {
+    let word = |at: usize| payload.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes);
+    let mode = word(offset_of!(EntryOut, attr) + offset_of!(AttrWire, mode))?;
+    let nodeid = u64::from_ne_bytes(payload.get(..8)?.try_into().ok()?);
+    (mode & libc::S_IFMT == libc::S_IFREG).then_some(nodeid)
+}
+
 /// A name that is not there, for the kernel to remember.
 pub(super) fn negative_entry(timeout: Duration) -> EntryOut {
     EntryOut {
@@ -96,6 +106,13 @@ pub(super) fn statx_out(KnownAttr { attr, valid }: &KnownAttr) -> StatxOut {
 
 fn sx_time(time: Timestamp) -> SxTime {
     SxTime { sec: time.sec, nsec: time.nsec, reserved: 0 }
+}
+
+/// Where answers go.
+pub(super) trait Sink {
+    /// Takes the answer to the request `unique`: an errno, or this payload. `Err(NOENT)` means that
+    /// nobody waits for it any more.
+    fn answer(&mut self, unique: u64, errno: Option<Errno>, payload: &[u8]) -> Result<(), Errno>;
 }
 
 /// A reply's payload while it grows.

@@ -8,7 +8,7 @@ use super::backing::{Backing, Backings};
 use super::counters::{AllCounters, Served};
 use super::device::Device;
 use super::negotiate::{Agreed, FUSE_SETXATTR_EXT, FUSE_WRITEBACK_CACHE};
-use super::reply::{self, Payload};
+use super::reply::{self, Payload, Sink};
 use super::report::About;
 use super::request::Request;
 use super::wire::{self, Opcode};
@@ -87,17 +87,18 @@ impl Server {
             return Served { opcode: None, failed: true, trusted: [0; 3] };
         };
         record.begin(request.unique());
-        let served = self.answer(&request, record.in_flight(), payload);
+        let served = self.answer(&request, record.in_flight(), payload, &mut &self.device);
         record.end();
         served
     }
 
-    /// Serves a request and sends the answer.
+    /// Serves a request and gives the answer to `sink`; its payload stays in `payload`.
     pub(super) fn answer(
         &self,
         request: &Request<'_>,
         in_flight: InFlight<'_>,
         payload: &mut Payload,
+        sink: &mut impl Sink,
     ) -> Served {
         let call = Call::new(request.caller(), in_flight);
         payload.bytes.clear();
@@ -115,7 +116,7 @@ impl Server {
         let sent = match outcome.unwrap_or(Err(FsError::Refused(Errno::IO))) {
             Ok(Outcome::Silent) => Ok(()),
             Ok(Outcome::Reply(handover)) => {
-                let sent = self.device.reply(unique, &[&payload.bytes]);
+                let sent = sink.answer(unique, None, &payload.bytes);
                 if sent.is_ok() {
                     handover.keep();
                 }
@@ -124,7 +125,7 @@ impl Server {
             Err(error) => {
                 tracing::trace!(opcode = ?request.opcode(), %error, "refused");
                 failed = true;
-                self.device.reply_error(unique, error.errno())
+                sink.answer(unique, Some(error.errno()), &[])
             }
         };
         match sent {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
-use super::device::{Read, bytes};
-use super::reply::{self, Payload};
+use super::device::Read;
+use super::reply::{self, Payload, Sink};
 use super::request::Request;
 use super::root::{NAME, SHOWN_ID};
 use super::server::Server;
+use super::uring::{Answer, Porter};
 use super::wire::Opcode;
 use crate::fs::{LONG, Valid};
 use crate::lower::table::ROOT_ID;
@@ -23,6 +24,7 @@ use crate::state::in_flight::InFlight;
 /// returns what that comes to. [`root::NAME`](super::root::NAME) in the root directory is the root directory.
 pub(super) fn answer_during<T: Send>(
     server: &Server,
+    mut porter: Option<&mut Porter>,
     work: impl FnOnce() -> T + Send,
 ) -> Result<T, Errno> {
     let done = eventfd(0, EventfdFlags::CLOEXEC)?;
@@ -32,35 +34,56 @@ pub(super) fn answer_during<T: Send>(
             rustix::io::write(&done, &1_u64.to_ne_bytes()).map(|_| outcome)
         });
         let (mut buffer, mut payload) = (vec![0; BUFFER], Payload::default());
-        let is_done = || {
-            let mut fds = [done.as_fd(), server.device.as_fd()]
+        loop {
+            let ring = porter.as_ref().map_or(done.as_fd(), |porter| porter.as_fd());
+            let mut fds = [done.as_fd(), server.device.as_fd(), ring]
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-            poll(&mut fds, None).map(|_| !fds[0].revents().is_empty())
-        };
-        while !is_done()? {
-            match server.device.read(&mut buffer)? {
-                Read::Request(length) => answer(server, &buffer[..length], &mut payload),
-                Read::Ended => break,
+            match poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+            }
+            let [is_done, is_read, has_come] = fds.map(|fd| !fd.revents().is_empty());
+            if is_done {
+                break;
+            }
+            if let Some(porter) = porter.as_mut().filter(|_| has_come) {
+                let serve = |message: &[u8], payload: &mut Payload, sink: &mut Answer| {
+                    answer(server, message, payload, sink);
+                };
+                match porter.answer(serve, &mut payload) {
+                    Err(Errno::NODEV) => break,
+                    other => other?,
+                }
+            }
+            if is_read {
+                match server.device.read(&mut buffer)? {
+                    Read::Request(length) => {
+                        answer(server, &buffer[..length], &mut payload, &mut &server.device);
+                    }
+                    Read::Ended => break,
+                }
             }
         }
         worker.join().map_err(|_| Errno::IO)?
     })
 }
 
-fn answer(server: &Server, message: &[u8], payload: &mut Payload) {
+fn answer(server: &Server, message: &[u8], payload: &mut Payload, sink: &mut impl Sink) {
     let Some(request) = Request::parse(message) else { return };
     if !looks_for_root(&request) {
         // No other server would go on with it.
-        server.answer(&request, InFlight::NOWHERE, payload);
+        server.answer(&request, InFlight::NOWHERE, payload, sink);
         return;
     }
     let valid = Valid { name: LONG, attr: Duration::ZERO };
+    payload.bytes.clear();
     let sent = match server.fs.root_attr() {
         Ok(attr) => {
-            let entry = reply::entry_out(SHOWN_ID, &attr, valid);
-            server.device.reply(request.unique(), &[bytes(&entry)])
+            payload.push(&reply::entry_out(SHOWN_ID, &attr, valid));
+            sink.answer(request.unique(), None, &payload.bytes)
         }
-        Err(error) => server.device.reply_error(request.unique(), error.errno()),
+        Err(error) => sink.answer(request.unique(), Some(error.errno()), &[]),
     };
     if let Err(errno) = sent {
         tracing::debug!(%errno, "cannot show the root directory");

@@ -41,7 +41,10 @@ pub(super) const IOCTL_UNRESTRICTED: u32 = 1 << 1;
 /// `FUSE_NOTIFY_*`, sent in the place of an errno.
 pub(super) const NOTIFY_INVAL_INODE: i32 = 2;
 pub(super) const NOTIFY_INVAL_ENTRY: i32 = 3;
+pub(super) const NOTIFY_RETRIEVE: i32 = 5;
 pub(super) const NOTIFY_RESEND: i32 = 7;
+/// `FUSE_NOTIFY_REPLY`: a request that the kernel makes because it was told [`NOTIFY_RETRIEVE`].
+pub(super) const NOTIFY_REPLY: u32 = 41;
 /// `FUSE_UNIQUE_RESEND`: set in the number of a request that the kernel sends once more.
 pub(super) const UNIQUE_RESEND: u64 = 1 << 63;
 /// `FUSE_EXPIRE_ONLY`: the name is asked about again, and stays if that confirms it.
@@ -76,6 +79,8 @@ macro_rules! outgoing {
 }
 
 incoming! {
+    /// `struct fuse_uring_ent_in_out`: what io_uring says of a request, and is told of its answer.
+    EntWords { flags: u64, commit_id: u64, payload_sz: u32, padding: u32, reserved: u64 }
     /// What every request begins with.
     InHeader {
         len: u32, opcode: u32, unique: u64, nodeid: u64,
@@ -125,6 +130,8 @@ incoming! {
 }
 
 outgoing! {
+    /// `struct fuse_notify_retrieve_out`.
+    NotifyRetrieve { notify_unique: u64, nodeid: u64, offset: u64, size: u32, padding: u32 }
     /// What every reply begins with.
     OutHeader { len: u32, error: i32, unique: u64 }
     InitOut {

@@ -66,7 +66,7 @@ pub(crate) fn mount(
 /// Shows the root directory at the mount point. Returns the number of the mount there, and what is to be
 /// closed when there is time.
 pub(crate) fn attach(
-    connection: &Connection,
+    connection: &mut Connection,
     detached: Detached,
     config: &MountConfig,
     below: &[Below],

@@ -14,7 +14,7 @@ mod values;
 
 use crate::config::{
     ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, MountFlags, Ownership, Policies,
-    Sandbox,
+    Sandbox, Transport,
 };
 use crate::error::StartError;
 use crate::mount::flags;
@@ -76,6 +76,8 @@ pub struct Options {
     pub guard: GuardMode,
     /// See [`Sandbox`].
     pub sandbox: Sandbox,
+    /// See [`Transport`].
+    pub transport: Transport,
     /// A new server goes on should the server be killed.
     pub restart: bool,
     /// Make a mount point that is not there, with this mode.

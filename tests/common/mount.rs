@@ -194,10 +194,27 @@ pub(crate) fn temp_dir() -> TempDir {
     dir
 }
 
+/// What is added so that all tests run over the transport that `IDSHIFT_TEST_TRANSPORT` names, where the
+/// other options allow it.
+fn transport_for(options: &str) -> String {
+    const WITHOUT: [&str; 4] = ["transport=", "restart=on", "locks=lower", "threads="];
+    match std::env::var("IDSHIFT_TEST_TRANSPORT") {
+        Ok(word) if !WITHOUT.iter().any(|option| options.contains(option)) => {
+            format!(",transport={word}")
+        }
+        _ => String::new(),
+    }
+}
+
 /// The command line of a mount in the foreground, not started yet.
 pub(crate) fn server_command(options: &str, lower: &Path, upper: &Path) -> Command {
     let mut command = Command::new(&machine().binary);
-    command.args(["mount", "-f", "-o", options]).arg(lower).arg(upper).stdin(Stdio::null());
+    let transport = transport_for(options);
+    command
+        .args(["mount", "-f", "-o", &format!("{options}{transport}")])
+        .arg(lower)
+        .arg(upper)
+        .stdin(Stdio::null());
     command
 }
 

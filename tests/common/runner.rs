@@ -3,6 +3,7 @@
 //! `IDSHIFT_TEST_IDENTITY=root` or `=userns` runs only one of the two. `IDSHIFT_TEST_BACKEND=kernel`
 //! takes the kernel's idmapped mount in place of idshift, to test the tests. `IDSHIFT_TEST_KERNEL=5.4`
 //! takes from idshift what is newer than that kernel.
+//! `IDSHIFT_TEST_TRANSPORT=uring` has requests come through io_uring, where that is on.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -137,7 +137,11 @@ impl Scene {
     fn pins(&self) -> Pins {
         let number = |descriptor: &Descriptor| i32::try_from(descriptor.number).unwrap();
         let of = |kind| self.all.iter().filter(move |one| one.kind == kind).map(number);
-        Pins { mounts: of(Kind::Handles).collect(), group: of(Kind::Group).next() }
+        Pins {
+            mounts: of(Kind::Handles).collect(),
+            group: of(Kind::Group).next(),
+            rings: Vec::new(),
+        }
     }
 }
 

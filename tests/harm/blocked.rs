@@ -30,7 +30,7 @@ const STUCK: u32 = 1000;
 const OTHER: u32 = 1001;
 
 /// A program in Python that does something, says so, and waits for a line before it goes on.
-struct Helper(Child);
+pub(crate) struct Helper(Child);
 
 impl Helper {
     fn run(program: &str, paths: &[PathBuf]) -> Self {
@@ -61,7 +61,7 @@ impl Drop for Helper {
 }
 
 /// Somebody who holds a read lease on each of the files, and does not mind that others want them.
-fn lessee(files: &[PathBuf]) -> Helper {
+pub(crate) fn lessee(files: &[PathBuf]) -> Helper {
     let program = "import fcntl,os,signal,sys\n\
          signal.signal(signal.SIGIO,signal.SIG_IGN)\n\
          held=[os.open(p,os.O_RDONLY) for p in sys.argv[1:]]\n\

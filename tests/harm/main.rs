@@ -12,12 +12,13 @@ mod faults;
 mod hostile;
 mod locks;
 mod sandbox;
+mod uring;
 
 fn main() -> std::process::ExitCode {
     #[cfg(target_arch = "x86_64")]
-    let all = common::modules!(hostile, blocked, locks, sandbox, descriptors, audit; faults);
+    let all = common::modules!(hostile, blocked, locks, sandbox, descriptors, audit; faults, uring);
     // The calls of another process are made by hand on x86_64 only.
     #[cfg(not(target_arch = "x86_64"))]
-    let all = common::modules!(hostile, blocked, locks, sandbox; faults);
+    let all = common::modules!(hostile, blocked, locks, sandbox; faults, uring);
     common::runner::main(all)
 }

@@ -224,6 +224,7 @@ const OF_THE_KERNEL: &[&str] = &[
     "submounts",
     "allow_other",
     "restart=off",
+    "transport=dev",
     "idmap=deny",
     // Its calls are the callers' own.
     "act_as=auto",

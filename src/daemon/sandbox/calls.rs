@@ -12,17 +12,17 @@ use libc::{
     SYS_fremovexattr, SYS_fsetxattr, SYS_fstat, SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex,
     SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid, SYS_getgid, SYS_getpid, SYS_getppid,
     SYS_getrandom, SYS_getrusage, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_getxattr,
-    SYS_ioctl, SYS_lgetxattr, SYS_linkat, SYS_listxattr, SYS_llistxattr, SYS_lremovexattr,
-    SYS_lseek, SYS_lsetxattr, SYS_madvise, SYS_membarrier, SYS_mkdirat, SYS_mknodat, SYS_mmap,
-    SYS_mprotect, SYS_mremap, SYS_munmap, SYS_name_to_handle_at, SYS_nanosleep, SYS_newfstatat,
-    SYS_open_by_handle_at, SYS_openat, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv2,
-    SYS_prlimit64, SYS_pwrite64, SYS_pwritev2, SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom,
-    SYS_removexattr, SYS_renameat2, SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction,
-    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_setaffinity,
-    SYS_sched_yield, SYS_sendto, SYS_set_robust_list, SYS_setfsgid, SYS_setfsuid, SYS_setgroups,
-    SYS_setxattr, SYS_shutdown, SYS_sigaltstack, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs,
-    SYS_tgkill, SYS_truncate, SYS_umask, SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat,
-    SYS_wait4, SYS_write, SYS_writev,
+    SYS_io_uring_enter, SYS_io_uring_register, SYS_ioctl, SYS_lgetxattr, SYS_linkat, SYS_listxattr,
+    SYS_llistxattr, SYS_lremovexattr, SYS_lseek, SYS_lsetxattr, SYS_madvise, SYS_membarrier,
+    SYS_mkdirat, SYS_mknodat, SYS_mmap, SYS_mprotect, SYS_mremap, SYS_munmap,
+    SYS_name_to_handle_at, SYS_nanosleep, SYS_newfstatat, SYS_open_by_handle_at, SYS_openat,
+    SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv2, SYS_prlimit64, SYS_pwrite64, SYS_pwritev2,
+    SYS_read, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_removexattr, SYS_renameat2,
+    SYS_restart_syscall, SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn,
+    SYS_sched_getaffinity, SYS_sched_setaffinity, SYS_sched_yield, SYS_sendto, SYS_set_robust_list,
+    SYS_setfsgid, SYS_setfsuid, SYS_setgroups, SYS_setxattr, SYS_shutdown, SYS_sigaltstack,
+    SYS_statfs, SYS_statx, SYS_symlinkat, SYS_syncfs, SYS_tgkill, SYS_truncate, SYS_umask,
+    SYS_uname, SYS_unlinkat, SYS_unshare, SYS_utimensat, SYS_wait4, SYS_write, SYS_writev,
 };
 
 use std::os::fd::{AsRawFd, RawFd};
@@ -31,6 +31,7 @@ use crate::lower::Keys;
 use crate::sys::fanotify::{FORGET_MARKS, MARK_INODE};
 use crate::sys::fuse_device::{BACKING_CLOSE, BACKING_OPEN};
 use crate::sys::ioctl::FileIoctl;
+use crate::sys::uring;
 
 /// Calls that a feature needs, whatever their arguments.
 #[derive(Debug)]
@@ -212,13 +213,16 @@ pub struct Pins {
     pub mounts: Vec<RawFd>,
     /// What listens to changes (`fanotify`).
     pub group: Option<RawFd>,
+    /// What requests come through (io_uring). Each is restricted to requests and answers of this one
+    /// mount, so nothing else can be had through it.
+    pub rings: Vec<RawFd>,
 }
 
-impl From<Keys<'_>> for Pins {
-    fn from(keys: Keys<'_>) -> Self {
+impl From<(Keys<'_>, Vec<RawFd>)> for Pins {
+    fn from((keys, rings): (Keys<'_>, Vec<RawFd>)) -> Self {
         let Keys { mounts, group } = keys;
         let mounts = mounts.iter().map(AsRawFd::as_raw_fd).collect();
-        Self { mounts, group: group.map(|group| group.as_raw_fd()) }
+        Self { mounts, group: group.map(|group| group.as_raw_fd()), rings }
     }
 }
 
@@ -239,13 +243,26 @@ impl Pins {
                 when: vec![When::Is(0, bits(group)), When::Is(1, flags)],
             })
         });
-        let pinned = self.mounts.iter().copied().chain(self.group);
+        // A ring is enabled by the thread that will use it; all else about it is settled.
+        let rings = self.rings.iter().flat_map(|&ring| {
+            [(SYS_io_uring_enter, None), (SYS_io_uring_register, Some(uring::ENABLE))].map(
+                |(call, command)| Narrow {
+                    name: "transport=uring",
+                    call,
+                    when: [When::Is(0, bits(ring))]
+                        .into_iter()
+                        .chain(command.map(|command| When::Is(1, command)))
+                        .collect(),
+                },
+            )
+        });
+        let pinned = self.mounts.iter().copied().chain(self.group).chain(self.rings.clone());
         let close = Narrow {
             name: "descriptors",
             call: SYS_close,
             when: pinned.map(|fd| When::Not(0, bits(fd))).collect(),
         };
-        opens.chain(marks).chain([close]).collect()
+        opens.chain(marks).chain(rings).chain([close]).collect()
     }
 }
 

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     fn some_pins() -> Pins {
-        Pins { mounts: vec![4, 9], group: Some(7) }
+        Pins { mounts: vec![4, 9], group: Some(7), rings: (20..60).collect() }
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl Server {
                 Some(record) => self.replay(record, &request, payload),
                 None if is_about_others(&request) => {
                     // In the record of the buffer, which says how far it has come.
-                    self.answer(&request, spare.in_flight(), payload);
+                    self.answer(&request, spare.in_flight(), payload, &mut &self.device);
                     continue;
                 }
                 None => {
@@ -140,7 +140,7 @@ impl Server {
             tracing::error!(opcode = ?request.opcode(), "a request that ends each server is refused");
             self.device.reply_error(request.unique(), Errno::IO).ok();
         } else {
-            self.answer(request, record.in_flight(), payload);
+            self.answer(request, record.in_flight(), payload, &mut &self.device);
         }
         record.end();
     }

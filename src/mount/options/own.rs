@@ -2,7 +2,9 @@
 
 use super::table::{Conflict, Kernel, Remount, Row, Who, word_for, written};
 use super::values::{self, choice, needed};
-use crate::config::{ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, Ownership, Sandbox};
+use crate::config::{
+    ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, Ownership, Sandbox, Transport,
+};
 use crate::shift::deny_groups::DenyGroups;
 use crate::shift::foreign::{Creators, ForeignOwners};
 use crate::shift::set_id::SetIdPolicy;
@@ -19,6 +21,7 @@ const ACT_AS: &[(&str, ActAs)] = &[
 const BACKENDS: &[(&str, Backend)] =
     &[("fuse", Backend::Fuse), ("kernel", Backend::Kernel), ("auto", Backend::Auto)];
 const SANDBOX: &[(&str, Sandbox)] = &[("on", Sandbox::On), ("off", Sandbox::Off)];
+const TRANSPORTS: &[(&str, Transport)] = &[("dev", Transport::Dev), ("uring", Transport::Uring)];
 const RESTART: &[(&str, bool)] = &[("off", false), ("on", true)];
 const IDMAP: &[(&str, bool)] = &[("allow", false), ("deny", true)];
 const CREATORS: &[(&str, Creators)] = &[("refuse", Creators::Refuse), ("squash", Creators::Squash)];
@@ -407,6 +410,42 @@ pub const ROWS: &[Row] = &[
         shown: |options| options.no_idmap.then(|| written("idmap", "deny")),
         // An idmapped mount cannot be idmapped again.
         kernel: Kernel::HasOnly(&["deny"]),
+        ..Row::OWN
+    },
+    Row {
+        names: &["transport"],
+        form: "transport=dev | uring",
+        text: "requests are read from /dev/fuse (default), or come through io_uring, which has a queue and \
+               a thread for each CPU (Linux 6.14, where fuse.enable_uring is on)",
+        read: |options, word, _| {
+            options.transport = choice(word, TRANSPORTS)?;
+            Ok(())
+        },
+        shown: |options| match options.transport {
+            Transport::Dev => None,
+            Transport::Uring => Some(written("transport", "uring")),
+        },
+        kernel: Kernel::HasNoServer(&["dev"]),
+        conflicts: &[
+            Conflict {
+                options: ["transport=uring", "restart=on"],
+                meet: |options| options.transport == Transport::Uring && options.restart,
+                why: "requests that a killed server has begun cannot be had again from io_uring; leave one \
+                      of them out",
+            },
+            Conflict {
+                options: ["transport=uring", "locks=lower"],
+                meet: |options| {
+                    options.transport == Transport::Uring && options.locks == LockMode::Lower
+                },
+                why: "who waits for a lock would keep a queue from going on; leave one of them out",
+            },
+            Conflict {
+                options: ["transport=uring", "threads="],
+                meet: |options| options.transport == Transport::Uring && options.threads.is_some(),
+                why: "with io_uring each CPU that is used has a thread; leave one of them out",
+            },
+        ],
         ..Row::OWN
     },
     Row {

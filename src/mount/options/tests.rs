@@ -31,6 +31,7 @@ fn sample(name: &str) -> String {
         "sandbox" => "sandbox=off".to_owned(),
         "threads" => "threads=2".to_owned(),
         "restart" => "restart=on".to_owned(),
+        "transport" => "transport=dev".to_owned(),
         "owned-by" => "owned-by=1000".to_owned(),
         "creators" => "creators=squash".to_owned(),
         "chown" => "chown=ignore".to_owned(),

@@ -187,6 +187,7 @@ fn serve(store: &Path, device: OwnedFd) {
         judges_opening: false,
         gather_writes: false,
         idmap: false,
+        uring: false,
         threads: 4,
         threads_if_stuck: 4,
         facts: Facts::default(),
