@@ -47,10 +47,14 @@ pub(super) fn protected_hardlinks() -> bool {
     value.map_or(true, |value| value.trim() != "0")
 }
 
-/// Somebody who is looked up in `/proc` when that is needed.
+/// Somebody who is judged: by the ids of the request, or, where it carries none because the mount can be
+/// idmapped, by what the kernel above has found, as far as that rests on what is still so. Never by the
+/// ids in `/proc`, which may be of another number space there.
 struct Judged<'f> {
     callers: &'f Callers,
     caller: Caller,
+    /// What the kernel was told of the file last.
+    told: Option<Told>,
     process: Option<ProcCaller<'f>>,
 }
 
@@ -60,25 +64,66 @@ impl<'f> Judged<'f> {
         self.process.get_or_insert_with(|| callers.read(tid))
     }
 
-    fn owns(&mut self, now: &Attr) -> bool {
-        let uid = match self.caller.uid {
-            Some(uid) => Some(uid.raw()),
-            None if self.caller.is_told() => None,
-            // As the machine numbers it, which is right unless the mount is idmapped; then whoever is
-            // wrongly refused may try again once the kernel has asked anew.
-            None => self.process().fsuid.filter(|uid| *uid != OVERFLOW),
-        };
-        now.uid != INVALID && uid == Some(now.uid)
+    /// Whether the kernel above has judged by this owner, and by the present sticky bit.
+    fn found_by_owner(&self, now: &Attr) -> bool {
+        let sticky = |mode: u32| mode & S_ISVTX;
+        self.told.is_some_and(|told| told.uid == now.uid && sticky(told.mode) == sticky(now.mode))
+    }
+
+    /// The same with the group.
+    fn found_by_ids(&self, now: &Attr) -> bool {
+        self.found_by_owner(now) && self.told.is_some_and(|told| told.gid == now.gid)
+    }
+
+    fn owns(&self, now: &Attr) -> bool {
+        if now.uid == INVALID {
+            return false;
+        }
+        match self.caller.uid {
+            Some(uid) => uid.raw() == now.uid,
+            None => !self.caller.is_told() && self.found_by_owner(now),
+        }
     }
 
     /// `inode_owner_or_capable`
     fn may_act_as_owner(&mut self, now: &Attr) -> Result<(), FsError> {
-        let may = self.owns(now) || self.process().may_act_as_owner(now.uid);
+        let told = self.caller.is_told();
+        let may = self.owns(now)
+            || if told {
+                self.process().may_act_as_owner(now.uid)
+            } else {
+                self.is_capable(Capability::Fowner, now)
+            };
         if may { Ok(()) } else { Err(FsError::NotOwner) }
     }
 
+    /// Whether the caller has the capability over everything with a valid id.
+    fn is_capable(&mut self, capability: Capability, now: &Attr) -> bool {
+        now.uid != INVALID && now.gid != INVALID && self.process().has(capability)
+    }
+
     fn has_over(&mut self, capability: Capability, now: &Attr) -> bool {
-        self.process().has_over(capability, now.uid, now.gid)
+        if self.caller.is_told() {
+            return self.process().has_over(capability, now.uid, now.gid);
+        }
+        self.found_by_ids(now) || self.is_capable(capability, now)
+    }
+
+    /// Whether the caller may have this group, as owner of the file.
+    fn may_give_to(&mut self, gid: u32, now: &Attr) -> bool {
+        if gid == INVALID || !self.owns(now) {
+            return false;
+        }
+        if self.caller.is_told() {
+            return gid == now.gid || self.is_in(gid);
+        }
+        // To the group that it had, owners may give it without being members.
+        gid == now.gid || self.told.is_some_and(|told| told.gid != gid)
+    }
+
+    /// By a name the kernel can find out anew, and does so on `ESTALE`.
+    fn by_name(&mut self, capability: Capability, now: &Attr) -> Result<(), FsError> {
+        if self.is_capable(capability, now) { Ok(()) } else { Err(FsError::Stale) }
     }
 
     fn is_in(&mut self, gid: u32) -> bool {
@@ -86,11 +131,20 @@ impl<'f> Judged<'f> {
             && (self.caller.gid.is_some_and(|own| own.raw() == gid)
                 || self.process().groups.contains(&gid))
     }
+
+    /// Whether S_ISGID stays in a mode that the caller sets; `gid` is the group set with it.
+    fn keeps_set_gid(&mut self, gid: Option<u32>, now: &Attr) -> bool {
+        if self.caller.is_told() {
+            return self.is_in(gid.unwrap_or(now.gid)) || self.has_over(Capability::Fsetid, now);
+        }
+        let found = gid.is_some() || self.told.is_some_and(|told| told.gid == now.gid);
+        found || self.is_capable(Capability::Fsetid, now)
+    }
 }
 
 impl FileSystem {
-    fn judged(&self, caller: Caller) -> Judged<'_> {
-        Judged { callers: &self.callers, caller, process: None }
+    fn judged(&self, caller: Caller, told: Option<Told>) -> Judged<'_> {
+        Judged { callers: &self.callers, caller, told, process: None }
     }
 
     /// Whether nobody else changes the lower tree.
@@ -167,7 +221,7 @@ impl FileSystem {
         let Some(now) = self.doubted(caller, inode, fd, (knowledge, 0))? else {
             return Ok(set.mode);
         };
-        let mut judged = self.judged(caller);
+        let mut judged = self.judged(caller, knowledge.told);
         let invalid = |id: u32, set: bool| id == INVALID && !set;
         if invalid(now.uid, set.uid.is_some()) || invalid(now.gid, set.gid.is_some()) {
             return Err(FsError::UnmappedOwner);
@@ -180,7 +234,7 @@ impl FileSystem {
             return Err(FsError::NotOwner);
         }
         if let Some(gid) = gid
-            && !(judged.owns(&now) && (gid == now.gid || judged.is_in(gid)))
+            && !judged.may_give_to(gid, &now)
             && !judged.has_over(Capability::Chown, &now)
         {
             return Err(FsError::NotOwner);
@@ -198,9 +252,7 @@ impl FileSystem {
             _ => judged.may_act_as_owner(&now)?,
         }
         let Some(mode) = set.mode.filter(|mode| mode & S_ISGID != 0) else { return Ok(set.mode) };
-        let keeps =
-            judged.is_in(gid.unwrap_or(now.gid)) || judged.has_over(Capability::Fsetid, &now);
-        Ok(Some(if keeps { mode } else { mode & !S_ISGID }))
+        Ok(Some(if judged.keeps_set_gid(gid, &now) { mode } else { mode & !S_ISGID }))
     }
 
     /// Judges a change of an extended attribute that the kernel has let pass. Returns whether the
@@ -214,7 +266,7 @@ impl FileSystem {
     ) -> Result<bool, FsError> {
         let judged_by = (self.knowledge(inode), S_ISVTX);
         let Some(now) = self.doubted(caller, inode, fd, judged_by)? else { return Ok(false) };
-        let mut judged = self.judged(caller);
+        let mut judged = self.judged(caller, judged_by.0.told);
         if now.uid == INVALID || now.gid == INVALID {
             return Err(FsError::Refused(Errno::PERM));
         }
@@ -241,7 +293,10 @@ impl FileSystem {
         if now.uid == INVALID || now.gid == INVALID {
             return Err(FsError::UnmappedOwner);
         }
-        let mut judged = self.judged(caller);
+        let mut judged = self.judged(caller, judged_by.0.told);
+        if !caller.is_told() {
+            return judged.by_name(Capability::Fowner, &now);
+        }
         if !self.protected_hardlinks || judged.may_act_as_owner(&now).is_ok() {
             return Ok(());
         }
@@ -303,7 +358,14 @@ impl FileSystem {
             return Err(FsError::UnmappedOwner);
         }
         let dir = self.shown(Of::Fd(dir_fd), &LowerStat::of(dir_fd)?)?;
-        let mut judged = self.judged(caller);
+        let mut judged = self.judged(caller, None);
+        if !caller.is_told() {
+            return if dir.mode & S_ISVTX == 0 {
+                Ok(())
+            } else {
+                judged.by_name(Capability::Fowner, now)
+            };
+        }
         let held = dir.mode & S_ISVTX != 0 && !judged.owns(now) && !judged.owns(&dir);
         if held && !judged.has_over(Capability::Fowner, now) {
             return Err(FsError::NotOwner);
@@ -325,11 +387,16 @@ impl FileSystem {
             _ => None,
         };
         let Caller { uid, gid, .. } = judged.caller;
-        let process = judged.process();
-        let mut groups: Vec<u32> =
-            gid.map(Id::raw).or(process.fsgid).into_iter().chain(process.groups.clone()).collect();
-        groups.retain(|gid| *gid != INVALID);
-        let Some(uid) = uid.map(Id::raw).or(process.fsuid) else { return Err(refusal) };
+        let Some(uid) = uid.map(Id::raw) else {
+            return if judged.has_over(Capability::DacOverride, now) {
+                Ok(())
+            } else {
+                Err(refusal)
+            };
+        };
+        let own = gid.map(Id::raw);
+        let groups = own.into_iter().chain(judged.process().groups.iter().copied());
+        let groups = groups.filter(|gid| *gid != INVALID).collect();
         let person = Person { uid, groups };
         let shown = Shown { mode: now.mode, uid: now.uid, gid: now.gid, acl };
         let judgement = judge(&person, &shown, wanted);
@@ -337,9 +404,6 @@ impl FileSystem {
         if granted || judged.has_over(Capability::DacOverride, now) { Ok(()) } else { Err(refusal) }
     }
 }
-
-/// What `/proc` says of an id that has no number here.
-const OVERFLOW: u32 = 65_534;
 
 const ACCESS_ACL: &str = "system.posix_acl_access";
 

@@ -5,20 +5,21 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{linkat, renameat};
+use rustix::fs::{Gid, Timespec, Timestamps, fchmod, fchown, futimens, linkat, renameat};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::common::program::idshift;
 use crate::common::runner::{needs_idshift, needs_kernel, needs_program, needs_real_root, skip};
 use crate::common::{
-    self, AtFlags, CWD, Caller, Errno, Mode, Mount, UNMAPPED, assert_errno, chown, kernel, lo,
-    mode, owner, put_dir, put_file, restart, stat,
+    self, AtFlags, CWD, Caller, Errno, Mode, Mount, OFlags, UNMAPPED, assert_errno, chown, kernel,
+    lo, mode, open, owner, put_dir, put_file, restart, stat,
 };
 
 crate::common::tests!(
     owners_names_groups_and_flags,
     protections_hold_through_it,
     ids_in_proc_own_nothing,
+    owners_that_changed_below_are_not_looked_up_in_proc,
     status_through_it,
     goes_on_after_a_kill,
     goes_on_after_an_upgrade,
@@ -38,6 +39,10 @@ struct Idmapped {
 
 impl Idmapped {
     fn of(mount: &Mount) -> Self {
+        Self::adding(MORE, mount)
+    }
+
+    fn adding(more: u32, mount: &Mount) -> Self {
         needs_idshift();
         needs_real_root("idmapped mounts");
         let name = rustix::system::uname();
@@ -49,7 +54,7 @@ impl Idmapped {
         }
         let point = mount.beside().join("idmapped");
         put_dir(&point, 0o755, 0, 0);
-        kernel::mount(&format!("map=b:0:{MORE}:20000"), &mount.up(""), &point);
+        kernel::mount(&format!("map=b:0:{more}:10000"), &mount.up(""), &point);
         Self { point }
     }
 
@@ -144,6 +149,45 @@ fn ids_in_proc_own_nothing() {
     chown(&shown.at("program"), None, None).unwrap();
     assert_eq!(mode(&mount.low("program")), 0o755, "root of the machine may");
 }
+
+/// The id of a process may be the number of somebody else in idshift's map.
+fn owners_that_changed_below_are_not_looked_up_in_proc() {
+    for options in ["cache=none", "cache=none,io=cached", "cache=none,restart=on"] {
+        let fill = |lower: &Path| {
+            for name in ["given", "regrouped", "reset"] {
+                put_file(&lower.join(name), b"x", 0o644, lo(1000), lo(1000));
+            }
+        };
+        let mount = Mount::with(&format!("{},{options}", common::MAP), fill);
+        let shown = Idmapped::adding(1000, &mount);
+        let owner = Caller::user(2000);
+        let open = |name: &str| owner.run(|| open(&shown.at(name), OFlags::RDONLY, 0)).unwrap();
+        let [given, regrouped, reset] = ["given", "regrouped", "reset"].map(open);
+        // 2000 is the new owner's number in idshift's map, and the former one's of processes.
+        chown(&mount.low("given"), Some(lo(2000)), Some(lo(2000))).unwrap();
+        chown(&mount.low("regrouped"), None, Some(lo(3))).unwrap();
+        chmod(&mount.low("reset"), 0o4755).unwrap();
+        owner.run(|| {
+            let mode = Mode::from_raw_mode;
+            assert_errno!(fchmod(&given, mode(0o4755)), Errno::PERM);
+            assert_errno!(futimens(&given, &EARLY), Errno::PERM);
+            assert_errno!(fchown(&given, None, Some(Gid::from_raw(2000))), Errno::PERM);
+            fchmod(&regrouped, mode(0o600)).unwrap();
+            futimens(&regrouped, &EARLY).unwrap();
+            fchmod(&reset, mode(0o600)).unwrap();
+        });
+        assert_eq!(mode(&mount.low("given")), 0o644, "{options}");
+        // By a name the kernel asks anew.
+        assert_errno!(owner.run(|| chmod(&shown.at("given"), 0o600)), Errno::PERM);
+        Caller::user(3000).run(|| chmod(&shown.at("given"), 0o600)).unwrap();
+        assert_eq!(mode(&mount.low("given")), 0o600, "{options}");
+    }
+}
+
+const EARLY: Timestamps = Timestamps {
+    last_access: Timespec { tv_sec: 7, tv_nsec: 0 },
+    last_modification: Timespec { tv_sec: 7, tv_nsec: 0 },
+};
 
 fn status_through_it() {
     let mount = Mount::new();
