@@ -51,6 +51,7 @@ impl FileSystem {
         let file = self.lower.open_file(&inode, OFlags::RDONLY | OFlags::NONBLOCK)?;
         if ioctl.sets() {
             self.may_change(file.as_fd(), Errno::PERM)?;
+            self.may_flag(call.caller, &inode, file.as_fd())?;
             self.may_set_flags(call.caller, file.as_fd(), ioctl, &value)?;
         }
         self.allocating(|| file_ioctl(&file, ioctl, &mut value).call("ioctl"))?;

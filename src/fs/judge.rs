@@ -281,6 +281,18 @@ impl FileSystem {
         Ok(true)
     }
 
+    /// Judges a change of the file's flags that the kernel has let pass.
+    pub(super) fn may_flag(
+        &self,
+        caller: Caller,
+        inode: &Inode,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), FsError> {
+        let judged_by = (self.knowledge(inode), 0);
+        let Some(now) = self.doubted(caller, inode, fd, judged_by)? else { return Ok(()) };
+        self.judged(caller, judged_by.0.told).may_act_as_owner(&now)
+    }
+
     /// Judges a link to a file that the kernel has let pass.
     pub(super) fn may_link(
         &self,

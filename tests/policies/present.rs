@@ -4,20 +4,23 @@
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, XattrFlags, chmod, chownat,
-    fchmod, fchown, fsetxattr, futimens, linkat, rename, setxattr, unlink, utimensat,
+    AtFlags, CWD, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, XattrFlags, chmod,
+    chownat, fchmod, fchown, fsetxattr, futimens, ioctl_getflags, ioctl_setflags, linkat, rename,
+    setxattr, unlink, utimensat,
 };
+
+use rustix::process::fchdir;
 
 use crate::common::mount::{free, temp_dir};
 use crate::common::runner::{needs_idshift, needs_real_root};
 use crate::common::{
     ACL_ACCESS, Caller, Errno, GROUP_OBJ, MAP, MASK, Mount, NO_ID, OTHER, UNMAPPED, USER, USER_OBJ,
-    acl, chown, get_xattr, kernel, lo, open, put_dir, put_file, set_mode, stat,
+    acl, chown, get_xattr, kernel, lo, open, put_dir, put_file, raw, set_mode, stat,
 };
 
 crate::common::tests!(
@@ -33,7 +36,7 @@ const FORMER: u32 = 1000;
 const NEW: u32 = 1001;
 
 const CHANGES: [&str; 5] = ["nothing", "owner", "group", "owner and group", "unmapped owner"];
-const CALLS: [&str; 11] = [
+const CALLS: [&str; 13] = [
     "chmod",
     "chmod g+s",
     "times",
@@ -42,6 +45,8 @@ const CALLS: [&str; 11] = [
     "chown",
     "acl",
     "attribute",
+    "flags",
+    "extended flags",
     "link",
     "unlink",
     "rename",
@@ -51,6 +56,16 @@ const CALLS: [&str; 11] = [
 enum By {
     Name,
     Descriptor,
+    /// As the working directory.
+    Cwd,
+}
+
+impl By {
+    /// Whether it can be the object of such a call without one of its names.
+    fn suits(self, call: &str) -> bool {
+        self == By::Name
+            || !(matches!(call, "unlink" | "rename") || (self == By::Cwd && call == "link"))
+    }
 }
 
 struct Case {
@@ -87,7 +102,8 @@ impl Case {
 
     fn call(&self, upper: &Path) -> Result<(), Errno> {
         let dir = upper.join(&self.place);
-        let file = dir.join("f");
+        let cwd = self.fd.as_ref().filter(|_| self.by == By::Cwd);
+        let file = if cwd.is_some() { PathBuf::from(".") } else { dir.join("f") };
         let times = |nsec| Timestamps {
             last_access: Timespec { tv_sec: 7, tv_nsec: nsec },
             last_modification: Timespec { tv_sec: 7, tv_nsec: nsec },
@@ -104,26 +120,37 @@ impl Case {
         let own = Some(rustix::fs::Uid::from_raw(self.caller));
         let mode = Mode::from_raw_mode(if self.call == "chmod g+s" { 0o2755 } else { 0o711 });
         let time = if self.call == "times" { times(0) } else { times(UTIME_NOW) };
-        self.caller().run(|| match (self.call, &self.fd) {
-            ("chmod" | "chmod g+s", None) => chmod(&file, mode),
-            ("chmod" | "chmod g+s", Some(fd)) => fchmod(fd, mode),
-            ("times" | "times now", None) => utimensat(CWD, &file, &time, AtFlags::empty()),
-            ("times" | "times now", Some(fd)) => futimens(fd, &time),
-            ("chgrp", None) => chownat(CWD, &file, None, group, AtFlags::empty()),
-            ("chgrp", Some(fd)) => fchown(fd, None, group),
-            ("chown", None) => chownat(CWD, &file, own, None, AtFlags::empty()),
-            ("chown", Some(fd)) => fchown(fd, own, None),
-            ("acl", None) => setxattr(&file, ACL_ACCESS, &value, none),
-            ("acl", Some(fd)) => fsetxattr(fd, ACL_ACCESS, &value, none),
-            ("attribute", None) => setxattr(&file, "user.x", b"1", none),
-            ("attribute", Some(fd)) => fsetxattr(fd, "user.x", b"1", none),
-            ("link", None) => linkat(CWD, &file, CWD, dir.join("g"), AtFlags::empty()),
-            ("link", Some(fd)) => {
-                let path = idshift::lower::proc_path(fd.as_fd());
-                linkat(CWD, path, CWD, dir.join("g"), AtFlags::SYMLINK_FOLLOW)
+        let fd = self.fd.as_ref().filter(|_| self.by == By::Descriptor);
+        let opened = || open(&file, OFlags::RDONLY, 0);
+        self.caller().run(|| {
+            if let Some(cwd) = cwd {
+                fchdir(cwd)?;
             }
-            ("unlink", _) => unlink(&file),
-            _ => rename(&file, dir.join("g")),
+            match (self.call, fd) {
+                ("chmod" | "chmod g+s", None) => chmod(&file, mode),
+                ("chmod" | "chmod g+s", Some(fd)) => fchmod(fd, mode),
+                ("times" | "times now", None) => utimensat(CWD, &file, &time, AtFlags::empty()),
+                ("times" | "times now", Some(fd)) => futimens(fd, &time),
+                ("chgrp", None) => chownat(CWD, &file, None, group, AtFlags::empty()),
+                ("chgrp", Some(fd)) => fchown(fd, None, group),
+                ("chown", None) => chownat(CWD, &file, own, None, AtFlags::empty()),
+                ("chown", Some(fd)) => fchown(fd, own, None),
+                ("acl", None) => setxattr(&file, ACL_ACCESS, &value, none),
+                ("acl", Some(fd)) => fsetxattr(fd, ACL_ACCESS, &value, none),
+                ("attribute", None) => setxattr(&file, "user.x", b"1", none),
+                ("attribute", Some(fd)) => fsetxattr(fd, "user.x", b"1", none),
+                ("link", None) => linkat(CWD, &file, CWD, dir.join("g"), AtFlags::empty()),
+                ("link", Some(fd)) => {
+                    let path = idshift::lower::proc_path(fd.as_fd());
+                    linkat(CWD, path, CWD, dir.join("g"), AtFlags::SYMLINK_FOLLOW)
+                }
+                ("flags", None) => set_flags(&opened()?),
+                ("flags", Some(fd)) => set_flags(fd),
+                ("extended flags", None) => set_extended_flags(&opened()?),
+                ("extended flags", Some(fd)) => set_extended_flags(fd),
+                ("unlink", _) => unlink(&file),
+                _ => rename(&file, dir.join("g")),
+            }
         })
     }
 
@@ -137,10 +164,12 @@ impl Case {
                 let stat = stat(&path);
                 let attributes = [ACL_ACCESS, "user.x"].map(|name| get_xattr(&path, name).ok());
                 let old = stat.st_mtime == 7;
+                let flags = open(&path, OFlags::RDONLY, 0).and_then(ioctl_getflags).unwrap();
+                let dump = !flags.contains(IFlags::NODUMP);
                 let (mode, uid, gid) = (stat.st_mode, stat.st_uid, stat.st_gid);
                 let name = path.file_name().unwrap().to_owned();
                 format!(
-                    "{} {mode:o} {uid} {gid} {} {old} {attributes:?}",
+                    "{} {mode:o} {uid} {gid} {} {old} {dump} {attributes:?}",
                     name.display(),
                     stat.st_nlink
                 )
@@ -151,20 +180,33 @@ impl Case {
     }
 }
 
+fn set_flags(fd: &OwnedFd) -> Result<(), Errno> {
+    ioctl_setflags(fd, ioctl_getflags(fd)? | IFlags::NODUMP)
+}
+
+/// `FS_IOC_FSSETXATTR` of `FS_XFLAG_NODUMP`.
+fn set_extended_flags(fd: &OwnedFd) -> Result<(), Errno> {
+    let mut flags = [0_u32; 7];
+    raw::ioctl(fd.as_fd(), 0x801c_581f, &mut flags)?;
+    flags[0] |= 0x80;
+    raw::ioctl(fd.as_fd(), 0x401c_5820, &mut flags).map(drop)
+}
+
 fn cases(lower: &Path) -> Vec<Case> {
     let mut cases = Vec::new();
     for change in CHANGES {
         for call in CALLS {
-            for by in [By::Name, By::Descriptor] {
+            for by in [By::Name, By::Descriptor, By::Cwd].into_iter().filter(|by| by.suits(call)) {
                 for caller in [FORMER, NEW, 0] {
-                    if by == By::Descriptor && matches!(call, "unlink" | "rename") {
-                        continue;
-                    }
                     let place = cases.len().to_string();
                     put_dir(&lower.join(&place), 0o777, lo(0), lo(0));
                     set_mode(&lower.join(&place), 0o1777).unwrap();
                     let file = lower.join(&place).join("f");
-                    put_file(&file, b"x", 0o644, lo(FORMER), lo(2000));
+                    if by == By::Cwd {
+                        put_dir(&file, 0o755, lo(FORMER), lo(2000));
+                    } else {
+                        put_file(&file, b"x", 0o644, lo(FORMER), lo(2000));
+                    }
                     cases.push(Case { change, call, by, caller, place, fd: None });
                 }
             }
@@ -183,7 +225,7 @@ fn outcomes(
     for case in &mut cases {
         let file = upper.join(&case.place).join("f");
         assert_eq!(stat(&file).st_uid, FORMER);
-        if case.by == By::Descriptor {
+        if case.by != By::Name {
             case.fd = Some(case.caller().run(|| open(&file, OFlags::RDONLY, 0)).unwrap());
         }
     }
@@ -218,10 +260,11 @@ fn compare(options: &str, wait: Duration) {
     let mut wrong = Vec::new();
     for ((what, by, result, stored), (_, _, native, natively_stored)) in seen.iter().zip(&natively)
     {
-        // A descriptor's file is not looked up: whoever has got a right since is refused until
+        // A descriptor's file and the working directory are not looked up: whoever has got a right since is refused until
         // somebody asks for the attributes (docs/semantics.md).
-        let late = *by == By::Descriptor && native.is_ok() && result.is_err();
-        let errno_alone = native.is_err() && result.is_err() && *by == By::Descriptor;
+        let unnamed = *by != By::Name;
+        let late = unnamed && native.is_ok() && result.is_err();
+        let errno_alone = native.is_err() && result.is_err() && unnamed;
         if late || (errno_alone && stored == natively_stored) {
             continue;
         }
