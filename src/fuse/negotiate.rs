@@ -91,6 +91,11 @@ pub const WITHOUT_URING: &str = "the kernel does not offer it: it has it from Li
                                  root has written Y to /sys/module/fuse/parameters/enable_uring (for \
                                  good: 'options fuse enable_uring=1' in /etc/modprobe.d/fuse.conf)";
 
+/// Whether a kernel that offers these flags sends requests through io_uring.
+pub fn has_uring(offered: u64) -> bool {
+    offered & FUSE_OVER_IO_URING != 0
+}
+
 /// Whether a kernel that offers these flags lets mounts be idmapped.
 pub fn can_be_idmapped(offered: u64) -> bool {
     offered & FUSE_ALLOW_IDMAP != 0

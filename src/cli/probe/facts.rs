@@ -8,7 +8,7 @@ mod sandbox;
 use std::fmt;
 use std::path::Path;
 
-use crate::fuse::negotiate::{FEATURES, WITHOUT_IDMAP, can_be_idmapped};
+use crate::fuse::negotiate::{FEATURES, WITHOUT_IDMAP, WITHOUT_URING, can_be_idmapped, has_uring};
 use crate::host::privilege::{self, Standing};
 use crate::mount::check;
 
@@ -121,6 +121,16 @@ fn outlook(standing: Standing, offer: Option<u64>, lower: Option<&lower::Found>)
         }
         Some(false) => section.add("idmapped mounts of it", false, WITHOUT_IDMAP),
         None => section.add("idmapped mounts of it", Answer::Unknown, "needs Linux 6.12"),
+    }
+    let uring = "requests by io_uring";
+    match offer.map(has_uring) {
+        Some(true) => section.add(
+            uring,
+            true,
+            "transport=uring has callers answered on their own CPU: no other one is woken",
+        ),
+        Some(false) => section.add(uring, false, WITHOUT_URING),
+        None => section.add(uring, Answer::Unknown, "needs Linux 6.14"),
     }
     if let Some(found) = lower {
         let (by, why) = match found.handles {
