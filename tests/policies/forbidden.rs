@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, StatVfs, fallocate, linkat, makedev, rename, statvfs,
+    AtFlags, CWD, FallocateFlags, StatVfs, copy_file_range, fallocate, linkat, makedev, rename,
+    statvfs,
 };
 use rustix::mount::{UnmountFlags, unmount};
 
@@ -173,19 +174,28 @@ fn flags_of_the_lower_mount_are_inherited() {
 }
 
 fn set_id_bits_from_below_go_with_the_next_write() {
+    const CALLS: [&str; 4] = ["write", "copy_file_range", "ftruncate", "fallocate"];
     needs_idshift();
-    for options in ["cache=none", "suid=deny", "unmapped=squash:1000:1001", "io=cached"] {
+    let modes =
+        ["cache=none", "cache=coherent", "cache=ttl:1", "cache=none,io=cached", "io=cached"];
+    for options in modes.into_iter().chain(["suid=deny", "unmapped=squash:1000:1001"]) {
         let mount = Mount::with(&format!("{MAP},{options}"), |lower| {
-            for call in ["write", "fallocate"] {
+            put_file(&lower.join("source"), b"source", 0o644, lo(1000), lo(1000));
+            for call in CALLS {
                 put_file(&lower.join(call), b"x", 0o755, lo(1000), lo(1000));
             }
         });
-        for call in ["write", "fallocate"] {
+        for call in CALLS {
             let stored = mount.low(call);
             let file = Caller::user(1000).run(|| open(&mount.up(call), OFlags::WRONLY, 0)).unwrap();
             set_mode(&stored, 0o6755).unwrap();
             Caller::user(1000).run(|| match call {
                 "write" => drop(rustix::io::write(&file, b"z").unwrap()),
+                "copy_file_range" => {
+                    let source = open(&mount.up("source"), OFlags::RDONLY, 0).unwrap();
+                    assert_eq!(copy_file_range(source, None, &file, None, 6).unwrap(), 6);
+                }
+                "ftruncate" => rustix::fs::ftruncate(&file, 3).unwrap(),
                 _ => fallocate(&file, FallocateFlags::empty(), 0, 4096).unwrap(),
             });
             assert_eq!(mode(&stored), 0o755, "{call}, {options}");
