@@ -10,9 +10,9 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
@@ -73,12 +73,7 @@ impl Forbidden {
         if refused.is_empty() {
             return Ok(());
         }
-        Err(StartError::Usage(format!(
-            "option '{}': the file system with '{}' is mounted without that, and what it forbids is \
-             forbidden here too; leave the option out, or remount that file system",
-            refused.join(","),
-            plain::path(&config.lower)
-        )))
+        Err(forbidden_below(&refused.join(","), &config.lower))
     }
 
     fn attributes(self) -> MountAttrs {
@@ -133,6 +128,37 @@ pub(crate) fn inherit(
 /// The same check for a mount that keeps the flags of the lower one by itself.
 pub(crate) fn refuse_more(config: &MountConfig, clone: &OwnedFd) -> Result<(), StartError> {
     Forbidden::on(clone).unwrap_or_default().refuse(config)
+}
+
+/// A usage error if a remount takes away a flag that the mount has and the lower one at `lower` has, too.
+/// Where that cannot be looked at any more, nothing is known of it.
+pub(super) fn refuse_less(
+    lower: &Path,
+    before: MountFlags,
+    after: MountFlags,
+) -> Result<(), StartError> {
+    let Ok(lower_fd) = openat(CWD, lower, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
+        return Ok(());
+    };
+    let Forbidden(forbidden) = Forbidden::on(lower_fd).unwrap_or_default();
+    let taken = |of: fn(&MountFlags) -> bool| of(&before) && !of(&after) && of(&forbidden);
+    let words: [(&str, fn(&MountFlags) -> bool); 4] = [
+        ("suid", |flags| flags.nosuid),
+        ("dev", |flags| flags.nodev),
+        ("exec", |flags| flags.noexec),
+        ("symfollow", |flags| flags.nosymfollow),
+    ];
+    let refused: Vec<&str> =
+        words.into_iter().filter(|(_, of)| taken(*of)).map(|(word, _)| word).collect();
+    if refused.is_empty() { Ok(()) } else { Err(forbidden_below(&refused.join(","), lower)) }
+}
+
+fn forbidden_below(options: &str, lower: &Path) -> StartError {
+    StartError::Usage(format!(
+        "option '{options}': the file system with '{}' is mounted without that, and what it forbids is \
+         forbidden here too; leave the option out, or remount that file system",
+        plain::path(lower)
+    ))
 }
 
 /// Whether the mount that a descriptor is on is in this mount namespace.

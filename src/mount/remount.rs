@@ -12,7 +12,7 @@ use crate::config::MountFlags;
 use crate::error::StartError;
 use crate::host::mountinfo::{self, Mount};
 use crate::mount::options::{Options, Origin};
-use crate::mount::{flags, times};
+use crate::mount::{flags, inherit, times};
 use crate::plain;
 
 /// The idshift mount at `mountpoint`.
@@ -51,8 +51,9 @@ pub fn new_times(before: MountFlags, options: &Options) -> Option<[u8; 8]> {
     (mentioned && before != after).then_some(after.to_ne_bytes())
 }
 
-/// Gives `mount` the flags of `options`.
+/// Gives `mount` the flags of `options`, but none that the lower mount forbids.
 pub fn remount(mount: &Mount, options: &Options) -> Result<(), StartError> {
+    inherit::refuse_less(Path::new(&mount.source), present_flags(mount)?, options.flags)?;
     let left = options.left_by_remount(mount);
     if !left.is_empty() {
         complain!(

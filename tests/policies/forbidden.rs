@@ -171,6 +171,13 @@ fn flags_of_the_lower_mount_are_inherited() {
         assert_eq!(called.code, 1, "{flag}: {}", called.err);
         assert!(called.err.contains(&format!("'{flag}'")), "{flag}: {}", called.err);
     }
+    let point = mount.beside().join("upper");
+    for flag in ["suid", "dev", "exec"] {
+        let called = idshift(&[&"mount", &"-o", &format!("remount,{flag}"), &lower, &point]);
+        assert_eq!(called.code, 1, "{flag}: {}", called.err);
+        assert!(called.err.contains(&format!("'{flag}'")), "{flag}: {}", called.err);
+        assert_eq!(mount_line(&point).unwrap()[3], shown, "{flag}");
+    }
 }
 
 fn set_id_bits_from_below_go_with_the_next_write() {
