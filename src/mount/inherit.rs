@@ -141,15 +141,13 @@ pub(super) fn refuse_less(
         return Ok(());
     };
     let Forbidden(forbidden) = Forbidden::on(lower_fd).unwrap_or_default();
-    let taken = |of: fn(&MountFlags) -> bool| of(&before) && !of(&after) && of(&forbidden);
-    let words: [(&str, fn(&MountFlags) -> bool); 4] = [
-        ("suid", |flags| flags.nosuid),
-        ("dev", |flags| flags.nodev),
-        ("exec", |flags| flags.noexec),
-        ("symfollow", |flags| flags.nosymfollow),
-    ];
-    let refused: Vec<&str> =
-        words.into_iter().filter(|(_, of)| taken(*of)).map(|(word, _)| word).collect();
+    let flags = |of: MountFlags| [of.nosuid, of.nodev, of.noexec, of.nosymfollow];
+    let [had, has, kept] = [before, after, forbidden].map(flags);
+    let words = ["suid", "dev", "exec", "symfollow"].into_iter().enumerate();
+    let refused: Vec<&str> = words
+        .filter(|&(nth, _)| had[nth] && kept[nth] && !has[nth])
+        .map(|(_, word)| word)
+        .collect();
     if refused.is_empty() { Ok(()) } else { Err(forbidden_below(&refused.join(","), lower)) }
 }
 
