@@ -128,6 +128,8 @@ pub(super) fn run(
         if config.options.sandbox == Sandbox::On {
             sandbox::enter(config, connection.lower(), (connection.keys(), connection.rings()));
         }
+        // What putting it together has taken.
+        sys::memory::give_back();
         let unmount = unmounting(config, helper.line());
         wait_for_signals(signals, connection.reporter(), unmount)
     };

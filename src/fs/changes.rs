@@ -46,6 +46,8 @@ const FIRST_REPEAT: Duration = Duration::from_millis(1);
 const LAST_REPEAT: Duration = Duration::from_millis(500);
 /// How often it is looked whether notices that are late have been told.
 const LATE: Duration = Duration::from_millis(50);
+/// So many readings in a row tell of writes to a file before they are left unheard for a while.
+const LOUD: u32 = 16;
 
 impl FileSystem {
     /// Whether changes below are to be told.
@@ -61,10 +63,11 @@ impl FileSystem {
         let Some(watch) = self.watch() else { return };
         let _at_the_end = Stopping(watch);
         let queue = Queue::new(kernel);
-        let (repeats, late) = (HashMap::new(), false);
+        let (repeats, loud, late) = (HashMap::new(), HashMap::new(), false);
         thread::scope(|scope| {
             let queue = &queue;
-            let mut listener = Listener { fs: self, kernel, queue, scope, watch, repeats, late };
+            let mut listener =
+                Listener { fs: self, kernel, queue, scope, watch, loud, repeats, late };
             if takes_over {
                 listener.tell(Changes { lost: true, ..Changes::default() });
             }
@@ -94,6 +97,8 @@ struct Listener<'s, 'e, N> {
     watch: &'s Watch,
     /// Whether some are still to be told.
     late: bool,
+    /// In how many readings in a row the contents of these nodeids have changed.
+    loud: HashMap<u64, u32>,
     /// Inodes that the table knows and the kernel does not yet.
     repeats: HashMap<u64, Repeat>,
 }
@@ -110,6 +115,8 @@ struct Changes {
     names: HashSet<Place>,
     /// Nodeids, and whether the contents have changed.
     inodes: HashMap<u64, bool>,
+    /// Nodeids of files that were written.
+    written: HashSet<u64>,
     /// Nodeids that may have another owner or mode.
     owners: HashSet<u64>,
     lost: bool,
@@ -120,7 +127,7 @@ struct Changes {
 
 impl<N: Notices> Listener<'_, '_, N> {
     fn listen(mut self, stop: BorrowedFd<'_>) -> Result<(), Errno> {
-        let mut buffer = vec![0; BUFFER];
+        let mut buffer = Vec::with_capacity(BUFFER);
         let mut last = Instant::now();
         loop {
             let [events, doubted] = self.watch.descriptors();
@@ -154,7 +161,12 @@ impl<N: Notices> Listener<'_, '_, N> {
                 changes.missing.extend(self.watch.take_missing());
             }
             self.repeat(&mut changes);
+            for ino in self.watch.end_silence() {
+                changes.add(Change::Contents(ino), self.fs, self.watch);
+            }
+            let loud = self.grown_loud(&changes, slept);
             self.tell(changes);
+            self.silence(loud);
             last = Instant::now();
         }
     }
@@ -163,9 +175,38 @@ impl<N: Notices> Listener<'_, '_, N> {
     fn timeout(&self) -> Option<Timespec> {
         let repeat = self.repeats.values().map(|repeat| repeat.due).min();
         let late = self.late.then(|| Instant::now() + LATE);
-        let due = repeat.into_iter().chain(late).min()?;
+        let silent = self.watch.silent_until();
+        let due = repeat.into_iter().chain(late).chain(silent).min()?;
         let wait = due.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         Timespec::try_from(wait).ok()
+    }
+
+    /// The files that others write to without end.
+    fn grown_loud(&mut self, changes: &Changes, slept: Duration) -> Vec<u64> {
+        let before = std::mem::take(&mut self.loud);
+        if slept >= QUIET {
+            return Vec::new();
+        }
+        let mut grown = Vec::new();
+        for &nodeid in &changes.written {
+            match before.get(&nodeid).map_or(1, |readings| readings + 1) {
+                LOUD => grown.push(nodeid),
+                readings => drop(self.loud.insert(nodeid, readings)),
+            }
+        }
+        grown
+    }
+
+    fn silence(&mut self, loud: Vec<u64>) {
+        let mut changes = Changes::default();
+        for nodeid in loud {
+            if let Some(ino) = self.fs.lower.silence(self.watch, nodeid) {
+                changes.add(Change::Contents(ino), self.fs, self.watch);
+            }
+        }
+        if !changes.inodes.is_empty() {
+            self.tell(changes);
+        }
     }
 
     /// Adds what is to be told once more.
@@ -179,7 +220,7 @@ impl<N: Notices> Listener<'_, '_, N> {
     /// Tells the kernel: names first, so that whoever finds a name anew asks for its attributes
     /// after they were forgotten.
     fn tell(&mut self, changes: Changes) {
-        let Changes { mut names, mut inodes, owners, lost, anew, missing } = changes;
+        let Changes { mut names, mut inodes, owners, lost, anew, missing, .. } = changes;
         let table = &self.fs.lower.inodes;
         for nodeid in owners {
             // With its attributes alone expired, the kernel would go on judging by the old owner
@@ -271,7 +312,10 @@ impl Changes {
                 self.inode(nodeid, false);
                 self.owners.insert(nodeid);
             }),
-            Change::Contents(ino) => table.nodes_numbered(ino, |nodeid| self.inode(nodeid, true)),
+            Change::Contents(ino) => table.nodes_numbered(ino, |nodeid| {
+                self.inode(nodeid, true);
+                self.written.insert(nodeid);
+            }),
             Change::Name { dir, name, object } => {
                 table.nodes_numbered(dir, |nodeid| self.name(nodeid, name));
                 if let Some(ino) = object {

@@ -76,6 +76,13 @@ impl FileSystem {
         }))
     }
 
+    /// From now on files that others write to without end are asked about each time, and not heard of.
+    pub fn leaves_loud_files_unheard(&self) {
+        if let Some(watch) = self.watch() {
+            watch.may_be_silent();
+        }
+    }
+
     /// What listens to the lower tree, if the kernel's memory rests on it.
     pub(super) fn watch(&self) -> Option<&Watch> {
         self.lower.watch().filter(|_| matches!(self.keeping, Keeping::Notified(_)))
@@ -208,7 +215,7 @@ impl FileSystem {
     ) -> Duration {
         let trust = self.lower.trust(watch, since, inode, attr.nlink);
         // What happened to it may have been that it went elsewhere.
-        if trust == Trust::None {
+        if trust == Trust::None && !watch.is_silent(inode) {
             watch.strayed(inode.nodeid);
         }
         // Writing through a mapping causes no events.

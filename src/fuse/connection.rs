@@ -161,6 +161,10 @@ impl Connection {
     }
 
     fn with(fs: FileSystem, device: Device, agreed: Agreed, settings: Settings) -> Self {
+        // With contents of its own the kernel above would not ask for them at each reading.
+        if agreed.has(FUSE_PASSTHROUGH) && !settings.facts.supervised {
+            fs.leaves_loud_files_unheard();
+        }
         let server = Server {
             agreed,
             flush: settings.flush,

@@ -52,6 +52,9 @@
 //!
 //! - *A name that is not there* is always looked up under the lock.
 //!
+//! Writes to a file that is written without end are left out for a while (`loud`). Then no answer about it
+//! is trusted.
+//!
 //! Lost events count as events about everything. There is a notification that makes the kernel
 //! doubt all names at once, but it would also take down what is mounted inside the mount. So only
 //! names are trusted for long that can be told one by one: the one that an inode was last seen
@@ -65,6 +68,7 @@
 
 mod epoch;
 mod event;
+mod loud;
 mod marking;
 mod marks;
 mod strays;
@@ -75,6 +79,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -84,6 +89,7 @@ pub(crate) use event::fuzz as fuzz_events;
 pub use marking::Marked;
 
 use self::event::{Event, Handle};
+use self::loud::Loud;
 use self::marks::Marks;
 use self::strays::Strays;
 use self::told::Told;
@@ -162,6 +168,7 @@ pub struct Watch {
     late: AtomicBool,
     marks: Marks,
     strays: Strays,
+    loud: Loud,
 }
 
 /// Why changes cannot be heard of, as a person would want to read it.
@@ -210,7 +217,8 @@ impl LowerTree {
     /// Whether every change of the inode's attributes by others is heard of, soon after it: also what is
     /// done by another way than its name.
     pub fn is_heard(&self, inode: &Inode) -> bool {
-        let heard = |watch: &Watch| watch.marks.hears(inode, watch.epoch());
+        let heard =
+            |watch: &Watch| watch.marks.hears(inode, watch.epoch()) && !watch.is_silent(inode);
         self.watch.as_ref().is_some_and(|watch| heard(watch) && !watch.epochs.has_stopped())
     }
 
@@ -259,6 +267,7 @@ impl Watch {
             late: AtomicBool::new(false),
             marks: Marks::allowed(),
             strays: Strays::default(),
+            loud: Loud::default(),
         })
     }
 
@@ -330,6 +339,11 @@ impl Watch {
         self.told.doubt(place);
     }
 
+    /// Whether writes to the inode are not heard of just now, so that what is said of it is never trusted.
+    pub fn is_silent(&self, inode: &Inode) -> bool {
+        self.loud.contains(inode.identity.ino)
+    }
+
     /// Nobody will read events any more: from now on no answer is trusted.
     pub fn stop(&self) {
         self.epochs.stop();
@@ -347,15 +361,21 @@ impl Watch {
         self.strays.remove(nodeid);
     }
 
-    /// Reads the events that are waiting, up to a buffer, and tells what others have
+    /// Reads the events that are waiting, up to the room in a buffer, and tells what others have
     /// changed. From one thread alone. Returns whether there may be more.
-    pub fn read(&self, buffer: &mut [u8], tell: &mut dyn FnMut(Change<'_>)) -> Result<bool, Errno> {
-        let length = match rustix::io::read(&self.group, &mut *buffer) {
+    pub fn read(
+        &self,
+        buffer: &mut Vec<u8>,
+        tell: &mut dyn FnMut(Change<'_>),
+    ) -> Result<bool, Errno> {
+        // Memory that is not written to takes none.
+        buffer.clear();
+        let length = match rustix::io::read(&self.group, spare_capacity(buffer)) {
             Ok(length) => length,
             Err(Errno::AGAIN | Errno::INTR) => 0,
             Err(errno) => return Err(errno),
         };
-        let mut rest = &buffer[..length];
+        let mut rest = &buffer[..];
         while let Some((event, after)) = event::parse(rest) {
             rest = after;
             self.handle(&event, tell);

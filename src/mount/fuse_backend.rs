@@ -73,7 +73,8 @@ pub(crate) fn attach(
 ) -> Result<(u64, OwnedFd), StartError> {
     let failed = |errno: Errno| {
         let point = plain::path(&config.mountpoint);
-        StartError::Mount(format!("attaching the file system to '{point}': {errno}"))
+        let why = in_words(errno);
+        StartError::Mount(format!("attaching the file system to '{point}': {why}"))
     };
     let show = || {
         let shown = detached.shown();
@@ -113,10 +114,21 @@ fn mount_directly(config: &MountConfig, mountpoint: &Dir) -> Result<Option<Owned
         Ok(()) => Ok(Some(device)),
         Err(Errno::PERM) => Ok(None),
         Err(errno) => Err(StartError::Mount(format!(
-            "mount(2) of type {FS_TYPE} on '{}': {errno}",
-            plain::path(&config.mountpoint)
+            "mount(2) of type {FS_TYPE} on '{}': {}",
+            plain::path(&config.mountpoint),
+            in_words(errno)
         ))),
     }
+}
+
+/// Why nothing can be mounted.
+fn in_words(errno: Errno) -> String {
+    if errno != Errno::NOSPC {
+        return errno.to_string();
+    }
+    let now = std::fs::read_to_string("/proc/sys/fs/mount-max");
+    let now = now.map_or("unknown".to_owned(), |now| now.trim().to_owned());
+    format!("there are as many mounts as allowed; raise sysctl fs.mount-max ({now} now)")
 }
 
 fn open_device() -> Result<(OwnedFd, Option<OwnedFd>), StartError> {
@@ -200,5 +212,16 @@ fn detach_mount(mountpoint: &Path, own: u64) -> Result<Shown, StartError> {
         // It is checked by fusermount3 whose it is.
         Err(Errno::PERM) => fusermount::detach(mountpoint).map(|()| Shown::Own),
         Err(errno) => Err(system(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_run_out_is_named() {
+        assert!(in_words(Errno::NOSPC).contains("sysctl fs.mount-max ("));
+        assert_eq!(in_words(Errno::PERM), Errno::PERM.to_string());
     }
 }

@@ -43,6 +43,10 @@ bitflags::bitflags! {
 
 /// What [`watch_inode`] does.
 pub const MARK_INODE: u32 = libc::FAN_MARK_ADD;
+/// What [`ignore_inode`] and [`end_ignoring`] do.
+pub const IGNORE_INODE: u32 = libc::FAN_MARK_ADD | libc::FAN_MARK_IGNORE_SURV;
+/// See [`IGNORE_INODE`].
+pub const END_IGNORING: u32 = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORE;
 /// What [`forget_inodes`] does.
 pub const FORGET_MARKS: u32 = libc::FAN_MARK_FLUSH;
 
@@ -81,9 +85,40 @@ pub fn watch_inode(
     path: &CStr,
     mask: Mask,
 ) -> Result<(), Errno> {
-    let (group, dir) = (group.as_fd().as_raw_fd(), dir.as_raw_fd());
+    mark(group.as_fd(), MARK_INODE, mask, dir, path)
+}
+
+/// Leaves out events of one inode, whatever else is watched (Linux 6.0), until [`end_ignoring`]. `path` is
+/// relative to `dir`.
+pub fn ignore_inode(
+    group: impl AsFd,
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    mask: Mask,
+) -> Result<(), Errno> {
+    mark(group.as_fd(), IGNORE_INODE, mask, dir, path)
+}
+
+/// Ends what [`ignore_inode`] has begun. `ENOENT` if nothing is left out.
+pub fn end_ignoring(
+    group: impl AsFd,
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    mask: Mask,
+) -> Result<(), Errno> {
+    mark(group.as_fd(), END_IGNORING, mask, dir, path)
+}
+
+fn mark(
+    group: BorrowedFd<'_>,
+    flags: u32,
+    mask: Mask,
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+) -> Result<(), Errno> {
+    let (group, dir) = (group.as_raw_fd(), dir.as_raw_fd());
     // SAFETY: `path` is a C string that outlives the call.
-    let ret = unsafe { libc::fanotify_mark(group, MARK_INODE, mask.bits(), dir, path.as_ptr()) };
+    let ret = unsafe { libc::fanotify_mark(group, flags, mask.bits(), dir, path.as_ptr()) };
     check(ret).map(drop)
 }
 

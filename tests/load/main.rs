@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod many;
 mod mixed;
 mod scale;
 mod soak;
@@ -19,5 +20,5 @@ fn main() -> ExitCode {
     if let Some(task) = stress::task() {
         return stress::work(&task);
     }
-    common::runner::main(common::modules!(mixed, scale, suites; soak, stress))
+    common::runner::main(common::modules!(mixed, scale, suites; many, soak, stress))
 }

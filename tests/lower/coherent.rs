@@ -4,6 +4,7 @@
 //! nothing may have been seen, after [`PROMISE`] it must have been.
 
 mod loss;
+mod loud;
 mod race;
 
 use std::fs::{self, File};
@@ -33,6 +34,8 @@ crate::common::tests!(
     watches_of_removed_files_are_given_back,
     acls_changed_below_are_enforced,
     a_file_that_is_written_without_end_is_seen_to_grow,
+    what_is_written_without_end_is_right_unheard,
+    where_servers_follow_each_other_everything_is_heard,
     two_mounts_see_each_other,
     what_the_mount_itself_changes_is_seen_at_once,
     lost_events_make_everything_be_asked_anew,
@@ -526,4 +529,12 @@ fn race_of_replaced_files() {
 
 fn race_of_first_looks() {
     race::first_looks();
+}
+
+fn what_is_written_without_end_is_right_unheard() {
+    loud::is_right_unheard();
+}
+
+fn where_servers_follow_each_other_everything_is_heard() {
+    loud::is_heard_by_followers();
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
+use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
@@ -22,6 +23,7 @@ use crate::lower::caller;
 use crate::mount::config::MountConfig;
 use crate::mount::guard::Guard;
 use crate::mount::{fuse_backend, times};
+use crate::sys::memory;
 use crate::sys::process::{self, Signals};
 
 /// How often the helper looks whether the server has ended, once its first thread has.
@@ -176,10 +178,12 @@ impl HelperProcess {
     }
 
     fn pass_log_on(&mut self) {
-        let mut line = vec![0; 64 * 1024];
+        // Memory that is not written to takes none.
+        let mut line = Vec::with_capacity(64 * 1024);
         while let Some(logged) = &self.logged {
-            match rustix::io::read(logged, &mut line) {
-                Ok(length) if length > 0 => log::pass_on(&line[..length]),
+            line.clear();
+            match rustix::io::read(logged, spare_capacity(&mut line)) {
+                Ok(length) if length > 0 => log::pass_on(&line),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,
                 // The end, or what no server sends; waiting for more would never sleep.
@@ -266,6 +270,7 @@ fn settle_down(config: &MountConfig, kept: &[RawFd]) -> Result<(), io::Error> {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     sandbox::shut_memory().map_err(io::Error::other)?;
+    memory::give_back();
     Ok(give_up_rights()?)
 }
 

@@ -28,7 +28,7 @@ use libc::{
 use std::os::fd::{AsRawFd, RawFd};
 
 use crate::lower::Keys;
-use crate::sys::fanotify::{FORGET_MARKS, MARK_INODE};
+use crate::sys::fanotify::{END_IGNORING, FORGET_MARKS, IGNORE_INODE, MARK_INODE};
 use crate::sys::fuse_device::{BACKING_CLOSE, BACKING_OPEN};
 use crate::sys::ioctl::FileIoctl;
 use crate::sys::uring;
@@ -237,7 +237,7 @@ impl Pins {
         });
         // On single inodes, never on whole mounts or file systems.
         let marks = self.group.into_iter().flat_map(|group| {
-            [MARK_INODE, FORGET_MARKS].map(|flags| Narrow {
+            [MARK_INODE, FORGET_MARKS, IGNORE_INODE, END_IGNORING].map(|flags| Narrow {
                 name: "cache=coherent",
                 call: SYS_fanotify_mark,
                 when: vec![When::Is(0, bits(group)), When::Is(1, flags)],

@@ -192,7 +192,8 @@ impl LowerTree {
 
     /// How far attributes with so many links can be trusted that were read after the epoch was taken.
     pub fn trust(&self, watch: &Watch, since: Epoch, inode: &Inode, links: u32) -> Trust {
-        if watch.is_late() || !watch.epochs.undisturbed(since, inode.identity.ino) {
+        let disturbed = !watch.epochs.undisturbed(since, inode.identity.ino);
+        if watch.is_late() || disturbed || watch.is_silent(inode) {
             return Trust::None;
         }
         if watch.marks.hears(inode, since) {
@@ -208,6 +209,9 @@ impl LowerTree {
     pub fn keeps_contents(&self, watch: &Watch, nodeid: u64) -> bool {
         let Some(inode) = self.inodes.get(nodeid) else { return false };
         let now = watch.epoch();
+        if watch.is_silent(&inode) {
+            return false;
+        }
         watch.marks.keeps_contents(&inode, now) || self.hears_through_name(watch, now, &inode)
     }
 
