@@ -155,8 +155,8 @@ fn many_mounts_cost_little_and_can_all_be_asked() {
     }
     let unmounting = start.elapsed() / u32::try_from(mounts).unwrap();
     let lives = |pid: &u32| {
-        let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        !state.is_empty() && !state.contains(") Z ")
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !text.is_empty() && !text.contains(") Z ")
     };
     eventually("all processes have ended", || !all.iter().any(lives));
     println!(
