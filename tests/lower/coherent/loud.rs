@@ -82,7 +82,7 @@ pub(super) fn is_heard_by_followers() {
     });
     let log = File::options().write(true).open(mount.low("log")).unwrap();
     let ino = stat(&mount.low("log")).st_ino;
-    let servers = common::program::children_of(mount.server_pid());
+    let servers = common::program::servers_of(&mount.upper);
     warm(&mount.up("log"));
     let start = Instant::now();
     while start.elapsed() < PROMISE / 2 {
