@@ -91,12 +91,12 @@ fn ctr_runs_it() {
 }
 
 /// An ordinary user with a home for Podman, and the processes of Podman's that stay.
-struct Ann {
-    home: PathBuf,
+pub(crate) struct Ann {
+    pub(crate) home: PathBuf,
 }
 
 impl Ann {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         for program in ["podman", "crun", "newuidmap"] {
             needs_program(program);
         }
@@ -127,7 +127,7 @@ impl Ann {
     }
 
     /// Runs a script with Podman; what it says.
-    fn runs(&self, runtime: &str, (engine, more): (&str, &str), script: &str) -> String {
+    pub(crate) fn runs(&self, runtime: &str, (engine, more): (&str, &str), script: &str) -> String {
         let mut command = shell(
             "podman",
             "cd /; exec setpriv --reuid 7001 --regid 7001 --clear-groups sh -e -c \"$0\"",

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod container_tools;
+mod documented;
 mod engines;
 mod idmapped;
 /// Lower file systems that a test makes.
@@ -19,6 +20,6 @@ mod volumes;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(
-        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped, volumes, engines),
+        common::modules!(container_tools, package, pages, rootfs; oci, recipes, idmapped, volumes, engines, documented),
     )
 }

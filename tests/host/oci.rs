@@ -25,6 +25,8 @@ crate::common::tests!(
     mistakes_reach_the_caller,
     killed_runtimes_are_cleaned_up_after,
     mounts_outlive_the_control_group,
+    what_the_runtimes_alone_do,
+    start_up_costs_little,
     a_hundred_containers_leave_nothing,
 );
 
@@ -518,4 +520,79 @@ fn a_hundred_containers_leave_nothing() {
     bundle.nothing_is_left();
     eventually("all servers have ended", || servers() == 0);
     drop(served);
+}
+
+/// What the wrapper is for: crun says no more than EINVAL, and runc 1.1 starts the container all the same and shows 65534. Its own
+/// errors name the mount, the directory and what to do.
+fn what_the_runtimes_alone_do() {
+    let mut bundle = Bundle::new();
+    let served = bindfs(&bundle);
+    bundle.in_user_namespace();
+    bundle.mount(&served.0, &["bind"]);
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    bundle.config["mounts"][2]["uidMappings"] = map.clone();
+    bundle.config["mounts"][2]["gidMappings"] = map;
+    fs::write(bundle.path("config.json"), bundle.config.to_string()).unwrap();
+    let alone = |runtime: &str| {
+        needs_program(runtime);
+        let mut command = Command::new("timeout");
+        command.args(["60", runtime, "--root"]).arg(bundle.path("alone"));
+        command.args(["run", "idshift-alone"]).current_dir(bundle.dir.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let out = alone("crun");
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(!out.status.success() && said.contains("mount_setattr"), "{said}");
+    let version = output(Command::new("runc").arg("--version"));
+    if version.contains("runc version 1.1") {
+        let out = alone("runc");
+        assert_eq!(String::from_utf8_lossy(&out.stdout), "65534:65534\n", "{out:?}");
+    }
+    for runtime in ["crun", "runc"] {
+        assert_eq!(bundle.run(runtime), "1234:1235\n", "{runtime}");
+    }
+    // What cannot be done at all.
+    bundle.config["mounts"][2]["source"] = bundle.path("nowhere").to_str().unwrap().into();
+    let out = bundle.command("crun").args(["run", "idshift-alone"]).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    let names = ["mount '/work'", "nowhere", "No such file"];
+    assert!(!out.status.success() && names.iter().all(|part| said.contains(part)), "{said}");
+    bundle.nothing_is_left();
+}
+
+/// Side by side: the runtime alone with a plain bind mount, and the wrapper with a mount of the kernel's and of FUSE. What
+/// counts is the least of many rounds, because others use this machine too.
+fn start_up_costs_little() {
+    let mut bundle = Bundle::new();
+    let served = bindfs(&bundle);
+    let plain = bundle.config.clone();
+    let mut least = [std::time::Duration::MAX; 3];
+    for _ in 0..15 {
+        for (which, source) in
+            [(0, bundle.path("source")), (1, bundle.path("source")), (2, served.0.clone())]
+        {
+            bundle.config = plain.clone();
+            bundle.mount(&source, &["bind"]);
+            if which > 0 {
+                bundle.config["annotations"]["idshift"] = "/work".into();
+            }
+            fs::write(bundle.path("config.json"), bundle.config.to_string()).unwrap();
+            let program = if which == 0 { "crun".into() } else { bundle.path("idshift-runtime") };
+            let mut command = Command::new(program);
+            command.arg("--root").arg(bundle.path("state")).args(["run", "idshift-timed"]);
+            command.env("IDSHIFT_RUNTIME", "crun").current_dir(bundle.dir.path());
+            let start = std::time::Instant::now();
+            output(&mut command);
+            least[which] = least[which].min(start.elapsed());
+        }
+    }
+    let more = |which: usize| least[which].saturating_sub(least[0]).as_secs_f64() * 1e3;
+    println!(
+        "start-up: crun {:.1} ms; with idshift-runtime {:.1} ms more (the kernel's mount), {:.1} ms more (FUSE)",
+        least[0].as_secs_f64() * 1e3,
+        more(1),
+        more(2)
+    );
+    // What a debug build takes says nothing.
+    assert!(cfg!(debug_assertions) || (more(1) < 20.0 && more(2) < 20.0), "{least:?}");
 }

@@ -24,6 +24,10 @@ crate::common::tests!(
     mistakes_are_named_when_the_volume_is_created,
     the_socket_is_its_owners,
     podman_uses_volumes,
+    podman_fills_volumes_and_gives_them_away,
+    podman_shares_and_loses_them,
+    what_was_answered_outlives_a_crash,
+    a_machine_that_starts_anew,
 );
 
 const MOUNTS: &str = "/run/idshift/volumes";
@@ -246,25 +250,164 @@ fn podman_uses_volumes() {
         needs_program(program);
     }
     let plugin = Plugin::new();
-    let place = plugin.path("podman");
-    fs::create_dir(&place).unwrap();
     let script = format!(
         "podman volume create --driver idshift -o lower={} -o map=b:1000:0:1 data >/dev/null\n\
          podman run --rm -v data:/work --rootfs /srv/rootfs sh -e -c 'cat /work/file; echo new > /work/new'\n\
          podman volume rm data >/dev/null",
         plugin.path("lower").display()
     );
-    let mut command = shell("podman", &script);
-    podman(&mut command, "crun", place.to_str().unwrap());
-    let settings = place.join("containers.conf");
-    let socket = plugin.path("socket");
-    let text = fs::read_to_string(&settings).unwrap();
-    fs::write(
-        settings,
-        format!("{text}[engine.volume_plugins]\nidshift = \"{}\"\n", socket.display()),
-    )
-    .unwrap();
+    let mut command = engine(&plugin, &script);
     assert_eq!(output(&mut command), "hello\n");
     assert_eq!(owner(&plugin.path("lower/new")), (1000, 1000));
     assert!(!Path::new(MOUNTS).join("data").exists());
+}
+
+/// A script with Podman, to which the plugin is known.
+fn engine(plugin: &Plugin, script: &str) -> Command {
+    let place = plugin.path("podman");
+    fs::create_dir_all(&place).unwrap();
+    if fs::symlink_metadata("/srv/rootfs/etc/mtab").is_err() {
+        std::os::unix::fs::symlink("/proc/self/mounts", "/srv/rootfs/etc/mtab").unwrap();
+    }
+    let mut command = shell("podman", script);
+    podman(&mut command, "crun", place.to_str().unwrap());
+    let settings = place.join("containers.conf");
+    let text = fs::read_to_string(&settings).unwrap();
+    let socket = plugin.path("socket");
+    let line = format!("{text}[engine.volume_plugins]\nidshift = \"{}\"\n", socket.display());
+    fs::write(settings, line).unwrap();
+    command
+}
+
+/// What is in the image at the place of an empty volume is copied into it (unless `:nocopy`), and `:U` gives
+/// all of it to the container's user.
+fn podman_fills_volumes_and_gives_them_away() {
+    for program in ["podman", "crun"] {
+        needs_program(program);
+    }
+    let plugin = Plugin::new();
+    let seed = Path::new("/srv/rootfs/opt/seed");
+    put_dir(seed, 0o755, 0, 0);
+    put_file(&seed.join("roots"), b"0", 0o644, 0, 0);
+    put_file(&seed.join("others"), b"33", 0o644, 33, 33);
+    // Name, owner of the directory, options, how it is mounted; who owns what afterwards, by what is stored.
+    let shifted = "-o map=b:100000:0:65536";
+    let of_one = "-o owned-by=0";
+    type Owners<'o> = &'o [(&'o str, (u32, u32))];
+    let copied: Owners<'_> = &[("roots", (100_000, 100_000)), ("others", (100_033, 100_033))];
+    let given: Owners<'_> = &[("roots", (100_033, 100_033)), ("others", (100_033, 100_033))];
+    let one: Owners<'_> = &[("roots", (1000, 1000)), ("others", (1000, 1000))];
+    for (name, first, options, how, user, expected) in [
+        ("copied", 100_000, shifted, "", 0, copied),
+        ("empty", 100_000, shifted, ":nocopy", 0, &[] as Owners<'_>),
+        ("given", 100_000, shifted, ":U", 33, given),
+        ("one", 1000, of_one, "", 0, one),
+        ("one-given", 1000, of_one, ":U", 33, one),
+    ] {
+        let lower = plugin.path(name);
+        put_dir(&lower, 0o755, first, first);
+        let script = format!(
+            "podman volume create --driver idshift -o lower={} {options} {name} >/dev/null\n\
+             podman run --rm --user {user} -v {name}:/opt/seed{how} --rootfs /srv/rootfs ls /opt/seed\n\
+             podman volume rm {name} >/dev/null",
+            lower.display()
+        );
+        let said = output(&mut engine(&plugin, &script));
+        let names = if expected.is_empty() { "" } else { "others\nroots\n" };
+        assert_eq!(said, names, "{name}");
+        for (file, stored) in expected {
+            assert_eq!(owner(&lower.join(file)), *stored, "{name}: {file}");
+        }
+        assert!(!Path::new(MOUNTS).join(name).exists(), "{name}");
+    }
+    fs::remove_dir_all(seed).unwrap();
+}
+
+/// Two containers at once; one is killed; a volume in use, an unknown option and a directory that has gone
+/// are named.
+fn podman_shares_and_loses_them() {
+    for program in ["podman", "crun"] {
+        needs_program(program);
+    }
+    let plugin = Plugin::new();
+    let lower = plugin.path("lower");
+    let script = format!(
+        "podman volume create --driver idshift -o lower={0} -o map=b:1000:0:1 data >/dev/null\n\
+         for name in one two; do podman run -d --name $name -v data:/work --rootfs /srv/rootfs sleep 100 >/dev/null; done\n\
+         podman exec one sh -c 'echo from one > /work/shared'; podman exec two cat /work/shared\n\
+         podman volume rm data 2>&1 >/dev/null | grep -o 'being used' | head -1\n\
+         podman kill -s KILL one >/dev/null; podman rm -f one >/dev/null\n\
+         podman exec two cat /work/shared\n\
+         kill -9 $(podman inspect -f '{{{{.State.ConmonPid}}}}' two)\n\
+         podman rm -f two >/dev/null 2>&1; podman ps -aq\n\
+         podman volume rm data >/dev/null\n\
+         podman volume create --driver idshift -o lower={0} -o map=identity -o frobnicate=1 x 2>&1 | grep -o \"frobnicate\" | head -1\n\
+         podman volume create --driver idshift -o lower={0}/gone -o map=identity x 2>&1 | grep -o 'does not exist'",
+        lower.display()
+    );
+    let said = output(&mut engine(&plugin, &script));
+    assert_eq!(said, "from one\nbeing used\nfrom one\nfrobnicate\ndoes not exist\n");
+    assert_eq!(owner(&lower.join("shared")), (1000, 1000));
+    assert!(!Path::new(MOUNTS).join("data").exists(), "nobody uses it");
+}
+
+/// The plugin is killed over and over while volumes are created: what was answered is there, and whole.
+fn what_was_answered_outlives_a_crash() {
+    let mut plugin = Plugin::new();
+    let lower = plugin.path("lower");
+    let mut answered = Vec::new();
+    for round in 0..8 {
+        let socket = plugin.path("socket");
+        let pid = plugin.child.as_ref().unwrap().id();
+        let killer = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(20 + 13 * round));
+            raw::kill(pid, libc::SIGKILL).unwrap();
+        });
+        for number in 0.. {
+            let name = format!("v-{round}-{number}");
+            let options = json!({"lower": lower, "map": format!("b:1000:{number}:1")});
+            let body = json!({"Name": name, "Opts": options}).to_string();
+            let Ok(mut stream) = UnixStream::connect(&socket) else { break };
+            let sent = write!(
+                stream,
+                "POST /VolumeDriver.Create HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let mut answer = String::new();
+            let read = stream.read_to_string(&mut answer);
+            if sent.is_err() || read.is_err() || !answer.contains("200 OK") {
+                break;
+            }
+            answered.push((name, number));
+        }
+        killer.join().unwrap();
+        plugin.kill();
+        plugin.start();
+    }
+    assert!(answered.len() > 8, "{}", answered.len());
+    for (name, number) in &answered {
+        let volume = plugin.call("Get", &json!({"Name": name}))["Volume"].clone();
+        assert_eq!(volume["Status"]["options"], format!("map=b:1000:{number}:1"), "{name}");
+    }
+    // What was not answered is whole, or not there.
+    for volume in plugin.call("List", &json!({}))["Volumes"].as_array().unwrap() {
+        plugin.call("Get", &json!({"Name": volume["Name"]}));
+    }
+}
+
+/// Mounts and containers have gone with the machine; volumes have not, and are mounted when an engine asks again.
+fn a_machine_that_starts_anew() {
+    let mut plugin = Plugin::new();
+    plugin.create("lasting");
+    plugin.call("Mount", &json!({"Name": "lasting", "ID": "one"}));
+    plugin.kill();
+    crate::common::mount::free(&Path::new(MOUNTS).join("lasting/mnt"));
+    fs::remove_dir_all(MOUNTS).unwrap();
+    plugin.start();
+    let volume = plugin.call("Get", &json!({"Name": "lasting"}))["Volume"].clone();
+    assert_eq!((&volume["Mountpoint"], &volume["Status"]["containers"]), (&json!(""), &json!(0)));
+    plugin.call("Mount", &json!({"Name": "lasting", "ID": "one"}));
+    assert!(Plugin::is_served("lasting"));
+    plugin.call("Unmount", &json!({"Name": "lasting", "ID": "one"}));
+    plugin.call("Remove", &json!({"Name": "lasting"}));
 }
