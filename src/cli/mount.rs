@@ -169,14 +169,6 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         log::Destination::Foreground
     };
     log::start(options.log.as_deref(), place, call.quiet)?;
-    if call.leave_cgroup
-        && !call.fake
-        && let Err(why) = cgroups::leave()
-    {
-        tracing::warn!(
-            "the server stays in the control group of its caller, and ends with it: {why}"
-        );
-    }
     let (config, dirs) = check::check(MountRequest {
         lower: call.lower,
         mountpoint: call.mountpoint,
@@ -218,6 +210,14 @@ pub fn execute(call: Call, origin: Origin) -> Result<u8, StartError> {
         kernel_backend::mount_at(&config, &dirs)?;
         say(call.verbose, &config, "is shown");
         return Ok(0);
+    }
+    // Only a server can be killed: the kernel's mount needs none, and moving takes tens of milliseconds.
+    if call.leave_cgroup
+        && let Err(why) = cgroups::leave()
+    {
+        tracing::warn!(
+            "the server stays in the control group of its caller, and ends with it: {why}"
+        );
     }
     let verbose = call.verbose;
     let manager = ServiceManager::find();

@@ -279,6 +279,9 @@ fn engine(plugin: &Plugin, script: &str) -> Command {
     command
 }
 
+/// Names, and the owners that are stored.
+type Owners<'o> = &'o [(&'o str, (u32, u32))];
+
 /// What is in the image at the place of an empty volume is copied into it (unless `:nocopy`), and `:U` gives
 /// all of it to the container's user.
 fn podman_fills_volumes_and_gives_them_away() {
@@ -293,7 +296,6 @@ fn podman_fills_volumes_and_gives_them_away() {
     // Name, owner of the directory, options, how it is mounted; who owns what afterwards, by what is stored.
     let shifted = "-o map=b:100000:0:65536";
     let of_one = "-o owned-by=0";
-    type Owners<'o> = &'o [(&'o str, (u32, u32))];
     let copied: Owners<'_> = &[("roots", (100_000, 100_000)), ("others", (100_033, 100_033))];
     let given: Owners<'_> = &[("roots", (100_033, 100_033)), ("others", (100_033, 100_033))];
     let one: Owners<'_> = &[("roots", (1000, 1000)), ("others", (1000, 1000))];
