@@ -3,11 +3,17 @@
 
 mod words;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::shift::id::Kind;
+use crate::shift::idmap::{self, IdMap, Maps};
+
 /// The first line of a report; a reader of another version says so instead of misreading it.
-const TITLE: &str = "idshift-report 1";
+const TITLE: &str = "idshift-report 2";
 
 /// The ioctl by which a mount is asked, on any of its directories and files: the argument begins
 /// with a [`Question`], the answer stands in the same place, and its length is the return value.
@@ -108,11 +114,128 @@ impl Question {
     }
 }
 
+/// What a mount was made with, and what of it the kernel and the lower file system allow.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The version of the program that serves.
+    pub version: String,
+    /// The stored directory; what is no UTF-8 in it is replaced, and the end of a long one cut.
+    pub lower: String,
+    /// Where it is shown, likewise.
+    pub mountpoint: String,
+    /// What the mount table names as its source, likewise.
+    pub source: String,
+    /// The user who runs the server.
+    pub user: u32,
+    /// The map; `None` if it is long ([`Question::Map`] asks for it).
+    pub map: Option<Extents>,
+    /// The options that have not their defaults, and always `io` and `cache`.
+    pub options: BTreeMap<String, OptionValue>,
+    /// How what the kernel caches is kept true.
+    pub cache: Cache,
+    /// Whether other users may access the mount (`allow_other`).
+    pub allow_other: bool,
+    /// Whether another server is started when this one is killed (`restart=on`).
+    pub restart: bool,
+    /// Whether inodes are found by file handles.
+    pub handles: bool,
+    /// The features of FUSE that are in use, by their names in small letters without `FUSE_`.
+    pub features: Vec<String>,
+    /// Whether the kernel makes idmapped mounts of this one.
+    pub idmapped_mounts: Possible,
+}
+
+/// The extents of a map.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extents {
+    /// Of users.
+    pub uids: Vec<Extent>,
+    /// Of groups.
+    pub gids: Vec<Extent>,
+}
+
+/// One extent of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// The first stored id.
+    pub lower: u32,
+    /// The first shown id.
+    pub upper: u32,
+    /// How many ids.
+    pub count: u32,
+}
+
+impl<K> From<&idmap::Extent<K>> for Extent {
+    fn from(extent: &idmap::Extent<K>) -> Self {
+        let raw = extent.raw();
+        Self { lower: raw.lower, upper: raw.upper, count: raw.count }
+    }
+}
+
+/// Some extents.
+pub fn extents<K>(extents: &[idmap::Extent<K>]) -> Vec<Extent> {
+    extents.iter().map(Extent::from).collect()
+}
+
+impl From<&Maps> for Extents {
+    fn from(maps: &Maps) -> Self {
+        Self { uids: extents(maps.uids.extents()), gids: extents(maps.gids.extents()) }
+    }
+}
+
+impl Extents {
+    /// The map that they make; `None` if they make none.
+    pub fn maps(&self) -> Option<Maps> {
+        fn of<K: Kind>(extents: &[Extent]) -> Option<IdMap<K>> {
+            let extent = |it: &Extent| idmap::Extent::from_raw(it.lower, it.upper, it.count).ok();
+            IdMap::new(extents.iter().map(extent).collect::<Option<Vec<_>>>()?).ok()
+        }
+        Some(Maps { uids: of(&self.uids)?, gids: of(&self.gids)? })
+    }
+}
+
+/// The value of an option.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OptionValue {
+    /// A flag.
+    Flag(bool),
+    /// As it is written in `-o`.
+    Text(String),
+}
+
+/// How what the kernel caches is kept true.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// As in the option `cache`, but never `auto`.
+    pub mode: String,
+    /// Why nothing better is possible.
+    pub why: Option<String>,
+}
+
+/// Whether something is possible.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Possible {
+    /// Whether it is.
+    pub possible: bool,
+    /// Why not, and what to do.
+    pub why: Option<String>,
+}
+
+impl Display for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Some(why) => write!(f, "{}, because {why}", self.mode),
+            None => f.write_str(&self.mode),
+        }
+    }
+}
+
 /// What one server says of itself at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// In words, by name.
-    pub facts: Vec<(String, String)>,
+    /// What the mount was made with.
+    pub facts: Facts,
     /// In numbers, by name.
     pub numbers: Vec<(String, u64)>,
     /// The kinds of requests that have come.
@@ -196,11 +319,6 @@ pub fn start(index: usize) -> u64 {
 }
 
 impl Report {
-    /// The fact of this name.
-    pub fn fact(&self, name: &str) -> &str {
-        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text)
-    }
-
     /// The number of this name; 0 if there is none.
     pub fn number(&self, name: &str) -> u64 {
         self.numbers.iter().find(|(known, _)| known == name).map_or(0, |(_, number)| *number)
@@ -243,7 +361,7 @@ impl Report {
                 return None;
             }
             match kind {
-                "fact" => report.facts.push((name.to_owned(), unquote(value))),
+                "facts" => report.facts = serde_json::from_str(value).ok()?,
                 "number" => report.numbers.push((name.to_owned(), value.parse().ok()?)),
                 "operation" => report.operations.push(operation(name, value)?),
                 // Of a newer version.
@@ -269,11 +387,8 @@ fn operation(name: &str, value: &str) -> Option<Operation> {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{TITLE}")?;
-        for (name, text) in &self.facts {
-            write!(f, "fact {name} ")?;
-            quote(f, text)?;
-            f.write_char('\n')?;
-        }
+        let facts = serde_json::to_string(&self.facts).map_err(|_| fmt::Error)?;
+        writeln!(f, "facts json {facts}")?;
         for (name, number) in &self.numbers {
             writeln!(f, "number {name} {number}")?;
         }
@@ -286,33 +401,6 @@ impl Display for Report {
         }
         Ok(())
     }
-}
-
-/// A path may hold anything.
-fn quote(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    text.chars().try_for_each(|letter| match letter {
-        '\\' => f.write_str("\\\\"),
-        '\n' => f.write_str("\\n"),
-        '\r' => f.write_str("\\r"),
-        other => f.write_char(other),
-    })
-}
-
-fn unquote(text: &str) -> String {
-    let mut plain = String::new();
-    let mut letters = text.chars();
-    while let Some(letter) = letters.next() {
-        plain.push(match letter {
-            '\\' => match letters.next() {
-                Some('n') => '\n',
-                Some('r') => '\r',
-                Some(other) => other,
-                None => break,
-            },
-            other => other,
-        });
-    }
-    plain
 }
 
 #[cfg(test)]
@@ -385,7 +473,7 @@ mod tests {
 
     #[test]
     fn another_version_is_not_misread() {
-        assert_eq!(Report::parse("idshift-report 2\n"), None);
+        assert_eq!(Report::parse("idshift-report 3\n"), None);
         assert_eq!(Report::parse(""), None);
         for forged in ["number up{x=\"y\"} 1", "operation x 0 0 18446744073709551615 1 1"] {
             assert_eq!(Report::parse(&format!("{TITLE}\n{forged}\n")), None, "{forged}");
@@ -397,17 +485,32 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            facts in proptest::collection::vec(("[a-z_]{1,8}", any::<String>()), 0..4),
+            (lower, option, flag) in any::<(String, String, bool)>(),
+            (user, possible) in any::<(u32, bool)>(),
+            extents in proptest::collection::vec(any::<(u32, u32, u32)>(), 0..4),
+            why in any::<Option<String>>(),
             numbers in proptest::collection::vec(("[a-z_]{1,8}", any::<u64>()), 0..4),
-            buckets: [u64; BUCKETS],
-            errors: u64,
-            nanos: u64,
+            buckets in any::<[u64; BUCKETS]>(),
+            (errors, nanos) in any::<(u64, u64)>(),
         ) {
             let times = Histogram(buckets);
             let operations = vec![
                 Operation { name: "lookup".to_owned(), errors, nanos, times },
                 Operation { name: "none".to_owned(), ..Operation::default() },
             ];
+            let extents = extents.into_iter();
+            let uids = extents.map(|(lower, upper, count)| Extent { lower, upper, count }).collect();
+            let facts = Facts {
+                lower,
+                user,
+                map: flag.then_some(Extents { uids, gids: Vec::new() }),
+                options: BTreeMap::from([
+                    ("unmapped".to_owned(), OptionValue::Text(option)),
+                    ("ro".to_owned(), OptionValue::Flag(flag)),
+                ]),
+                idmapped_mounts: Possible { possible, why },
+                ..Facts::default()
+            };
             let report = Report { facts, numbers, operations };
             prop_assert_eq!(Report::parse(&report.to_string()), Some(report));
         }

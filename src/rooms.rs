@@ -35,7 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("fs", &["lower", "state", "config", "shift", "sys"]),
     ("lower", &["state", "shift", "sys"]),
     ("state", &["sys"]),
-    ("report", &[]),
+    ("report", &["shift"]),
     ("config", &["shift"]),
     ("shift", &[]),
     ("sys", &[]),

@@ -6,10 +6,13 @@ mod split;
 
 use std::path::PathBuf;
 
-use crate::cli::json::Json;
+use serde::Serialize;
+
+use crate::cli::json;
 use crate::error::StartError;
 use crate::host::namespaces;
 use crate::host::sources::Host;
+use crate::report::{Extents, extents};
 use crate::shift::algebra;
 use crate::shift::describe::describe;
 use crate::shift::id::Kind;
@@ -95,7 +98,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
         Command::Explain(Explain { specs, json }) => {
             let maps = Maps::from_specs(specs, &Host).map_err(usage)?;
             if *json {
-                say!("{}", explained(&maps));
+                say!("{}", json::text(Explained::from(&maps))?);
             } else {
                 tell!("{}", describe(&maps));
             }
@@ -113,18 +116,22 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     Ok(0)
 }
 
-fn explained(maps: &Maps) -> Json {
-    Json::Object(vec![
-        ("words", describe(maps).lines().map(Json::from).collect()),
-        ("written", show::json(maps)),
-        (
-            "joined",
-            Json::Object(vec![
-                ("uids", show::extents(&maps.uids.merged())),
-                ("gids", show::extents(&maps.gids.merged())),
-            ]),
-        ),
-    ])
+#[derive(Serialize)]
+struct Explained {
+    words: Vec<String>,
+    written: Extents,
+    joined: Extents,
+}
+
+impl From<&Maps> for Explained {
+    fn from(maps: &Maps) -> Self {
+        let (uids, gids) = (extents(&maps.uids.merged()), extents(&maps.gids.merged()));
+        Self {
+            words: describe(maps).lines().map(str::to_owned).collect(),
+            written: maps.into(),
+            joined: Extents { uids, gids },
+        }
+    }
 }
 
 /// One map out of specs; one kind of id may be left out.

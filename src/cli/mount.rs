@@ -21,7 +21,6 @@ use crate::mount::options::{Options, Origin};
 use crate::mount::{policy_check, remount};
 use crate::plain;
 use crate::report::Question;
-use crate::shift::describe::describe_with;
 
 use parts::Parts;
 
@@ -246,8 +245,7 @@ fn answers(config: &MountConfig, manager: &ServiceManager, background: Option<Ba
         plain::path(&config.lower),
         plain::path(&config.mountpoint)
     );
-    let policies = config.options.policies;
-    for line in describe_with(&config.maps, policies.unmapped, policies.creators).lines() {
+    for line in config.map_in_words().lines() {
         tracing::info!("{line}");
     }
     manager.tell(&format!(

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use crate::cli::json::Json;
+use serde::Serialize;
+
+use crate::cli::json;
 use crate::error::StartError;
 use crate::plain;
 use facts::{Answer, Row, init};
@@ -37,7 +39,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     }
     let rows = facts::all(args.lower.as_deref());
     if args.json {
-        say!("{}", json(&rows));
+        say!("{}", json::text(Facts::from(rows.as_slice()))?);
     } else {
         tell!("{}", table(&rows));
     }
@@ -61,22 +63,33 @@ fn table(rows: &[Row]) -> String {
     text
 }
 
-fn json(rows: &[Row]) -> Json {
-    rows.iter()
-        .map(|row| {
-            let answer = match row.answer {
-                Answer::Yes => Json::Bool(true),
-                Answer::No => Json::Bool(false),
-                Answer::Unknown | Answer::Fact => Json::Null,
-            };
-            Json::Object(vec![
-                ("section", row.section.into()),
-                ("what", row.what.as_str().into()),
-                ("answer", answer),
-                ("detail", row.detail.as_str().into()),
-            ])
-        })
-        .collect()
+#[derive(Serialize)]
+struct Facts<'a> {
+    facts: Vec<Fact<'a>>,
+}
+
+#[derive(Serialize)]
+struct Fact<'a> {
+    section: &'a str,
+    what: &'a str,
+    answer: Option<bool>,
+    detail: &'a str,
+}
+
+impl<'a> From<&'a [Row]> for Facts<'a> {
+    fn from(rows: &'a [Row]) -> Self {
+        let fact = |row: &'a Row| Fact {
+            section: row.section,
+            what: &row.what,
+            answer: match row.answer {
+                Answer::Yes => Some(true),
+                Answer::No => Some(false),
+                Answer::Unknown | Answer::Fact => None,
+            },
+            detail: &row.detail,
+        };
+        Self { facts: rows.iter().map(fact).collect() }
+    }
 }
 
 #[cfg(test)]
@@ -93,14 +106,5 @@ mod tests {
     fn the_table_is_aligned_and_headed() {
         let rows = [row("long name", Answer::Yes, "why"), row("x", Answer::No, "")];
         assert_eq!(table(&rows), "S\n  long name  yes  why\n  x          no\n");
-    }
-
-    #[test]
-    fn a_row_is_an_object() {
-        let text = json(&[row("a", Answer::Unknown, "b")]).to_string();
-        assert_eq!(
-            text,
-            "[\n  {\"section\": \"S\", \"what\": \"a\", \"answer\": null, \"detail\": \"b\"}\n]"
-        );
     }
 }

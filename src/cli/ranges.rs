@@ -4,7 +4,9 @@ mod running;
 mod show;
 
 use super::progress::Progress;
-use crate::cli::json::Json;
+use serde::Serialize;
+
+use crate::cli::json;
 use crate::error::StartError;
 use crate::host::namespaces;
 use crate::host::ranges::{self, Claim, Ranges, free};
@@ -55,10 +57,18 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     ranges.notes.extend(running.notes);
     match args.command {
         Some(Command::Free { count, json }) => propose(&ranges, count, json)?,
-        None if args.json => say!("{}", show::json(&ranges)),
+        None if args.json => say!("{}", json::text(show::Listed::from(&ranges))?),
         None => tell!("{}", plain::lines(&show::text(&ranges))),
     }
     Ok(0)
+}
+
+#[derive(Serialize)]
+struct Proposed {
+    first: u32,
+    last: u32,
+    count: u32,
+    map: String,
 }
 
 fn propose(ranges: &Ranges, count: u32, json: bool) -> Result<(), StartError> {
@@ -79,13 +89,8 @@ fn propose(ranges: &Ranges, count: u32, json: bool) -> Result<(), StartError> {
     let last = first + (count - 1);
     show::notes(&ranges.notes);
     if json {
-        let members = vec![
-            ("first", first.into()),
-            ("last", last.into()),
-            ("count", count.into()),
-            ("map", format!("b:0:{first}:{count}").into()),
-        ];
-        say!("{}", Json::Object(members));
+        let map = format!("b:0:{first}:{count}");
+        say!("{}", json::text(Proposed { first, last, count, map })?);
     } else {
         say!(
             "{first}–{last} ({count} ids): nobody uses these, neither as uids nor as gids\n\

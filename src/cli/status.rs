@@ -1,6 +1,7 @@
 //! `idshift status`: what the mounts of this machine are doing.
 
 pub(super) mod ask;
+pub(super) mod map;
 mod show;
 
 use std::collections::HashMap;
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use crate::cli::json;
 use crate::error::StartError;
 use crate::host::mountinfo;
 use crate::plain;
-use crate::report::{Question, Report};
+use crate::report::{Extents, Question, Report};
 use ask::{Answer, Asking, PATIENCE};
 
 /// Show what idshift's mounts are doing: requests, times, errors, what they hold
@@ -138,7 +140,7 @@ pub fn run(args: &Args) -> Result<u8, StartError> {
     let mut asker = Asker::default();
     let Some(interval) = interval else {
         let seen = asker.look(args.mountpoint.as_deref())?;
-        put_out(args.output.as_deref(), &shown(args, &seen, None))?;
+        put_out(args.output.as_deref(), &shown(args, &seen, None)?)?;
         return Ok(code(&seen));
     };
     watch(args, interval, &mut asker)
@@ -157,7 +159,7 @@ fn watch(args: &Args, interval: Duration, asker: &mut Asker) -> Result<u8, Start
     loop {
         let began = Instant::now();
         let seen = asker.look(args.mountpoint.as_deref())?;
-        put_out(None, &format!("{clear}{}", shown(args, &seen, Some(&before))))?;
+        put_out(None, &format!("{clear}{}", shown(args, &seen, Some(&before))?))?;
         rounds += 1;
         if args.count.is_some_and(|count| rounds >= count) {
             return Ok(code(&seen));
@@ -173,20 +175,22 @@ fn watch(args: &Args, interval: Duration, asker: &mut Asker) -> Result<u8, Start
     }
 }
 
-fn shown(args: &Args, seen: &[Seen], before: Option<&HashMap<PathBuf, Report>>) -> String {
+fn shown(
+    args: &Args,
+    seen: &[Seen],
+    before: Option<&HashMap<PathBuf, Report>>,
+) -> Result<String, StartError> {
     if args.prometheus {
-        return show::prometheus(seen);
+        return Ok(show::prometheus(seen));
     }
-    match (args.json, seen, &args.mountpoint) {
-        (true, [one], Some(_)) => format!("{}\n", show::json(one)),
-        (true, ..) => {
-            format!("{}\n", seen.iter().map(show::json).collect::<crate::cli::json::Json>())
-        }
+    Ok(match (args.json, seen, &args.mountpoint) {
+        (true, [one], Some(_)) => json::text(show::Mount::from(one))? + "\n",
+        (true, ..) => json::text(show::Mounts::from(seen))? + "\n",
         (false, [one], Some(_)) => {
             show::words(one, before.and_then(|before| before.get(&one.mountpoint)))
         }
         (false, ..) => show::table(seen),
-    }
+    })
 }
 
 fn put_out(file: Option<&Path>, text: &str) -> Result<(), StartError> {
@@ -289,7 +293,14 @@ fn seen(mount: &mountinfo::Mount, answer: Answer) -> Seen {
     let state = match answer {
         Answer::Text(id, _) | Answer::Failed(Some(id), _) if id != mount.id => State::Covered,
         Answer::Text(_, text) => match Report::parse(&text) {
-            Some(report) => State::Alive(Box::new(report)),
+            Some(mut report) => {
+                // A long one is asked for apart.
+                if report.facts.map.is_none() {
+                    let maps = map::maps(&mount.mountpoint, mount.id);
+                    report.facts.map = maps.ok().map(|(_, maps)| Extents::from(&maps));
+                }
+                State::Alive(Box::new(report))
+            }
             None => State::Failed(Errno::NOTTY),
         },
         Answer::Hung => State::Hung,

@@ -1,32 +1,40 @@
-//! What a mount tells of its configuration in words (`idshift status`).
+//! What a mount tells of its configuration (`idshift status`).
+
+use std::collections::BTreeMap;
+use std::path::Path;
 
 use crate::config::{ActAs, IoMode};
 use crate::fs::{FileSystem, Role};
 use crate::mount::config::MountConfig;
 use crate::mount::flags;
-use crate::mount::options::table;
-use crate::shift::describe::describe_with;
+use crate::mount::options::table::{self, Shown};
+use crate::report::{Cache, Extents, Facts, OptionValue, Possible};
 
-/// Of a map with many extents so many lines are told, and no line is longer than that.
-const MAP_LINES: usize = 12;
-/// Paths longer than this are cut: the report has a bounded size.
+/// A map with more extents is asked for apart: the report has a bounded size.
+const MOST_EXTENTS: usize = 12;
+/// Paths longer than this are cut, for the same reason.
 const LONGEST: usize = 1_500;
 
-/// The facts about a mount; `cache` is how what the kernel remembers is kept true.
-pub(super) fn of(config: &MountConfig, fs: &FileSystem, cache: String) -> Vec<(String, String)> {
-    let path = |path: &std::path::Path| cut(path.display().to_string());
-    let facts = [
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
-        ("lower", path(&config.lower)),
-        ("mountpoint", path(&config.mountpoint)),
-        ("source", cut(config.source.clone())),
-        ("user", rustix::process::geteuid().as_raw().to_string()),
-        ("map", map(config)),
-        ("options", options(config, fs, &cache).join(", ")),
-        ("cache", cache),
-        ("handles", if fs.uses_handles() { "yes" } else { "no" }.to_owned()),
-    ];
-    facts.map(|(name, text)| (name.to_owned(), text)).to_vec()
+/// The facts about a mount; `cache` is how what the kernel caches is kept true. What is agreed on
+/// with the kernel is added when it is asked for.
+pub(super) fn of(config: &MountConfig, fs: &FileSystem, cache: Cache) -> Facts {
+    let path = |path: &Path| cut(path.display().to_string());
+    let refused = config.options.no_idmap.then(|| "refused (idmap=deny)".to_owned());
+    Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        lower: path(&config.lower),
+        mountpoint: path(&config.mountpoint),
+        source: cut(config.source.clone()),
+        user: rustix::process::geteuid().as_raw(),
+        map: map(config),
+        options: options(config, fs, &cache),
+        cache,
+        allow_other: config.options.allow_other,
+        restart: config.options.restart,
+        handles: fs.uses_handles(),
+        features: Vec::new(),
+        idmapped_mounts: Possible { possible: false, why: refused },
+    }
 }
 
 fn cut(text: String) -> String {
@@ -36,34 +44,32 @@ fn cut(text: String) -> String {
     }
 }
 
-fn map(config: &MountConfig) -> String {
-    let text = describe_with(
-        &config.maps,
-        config.options.policies.unmapped,
-        config.options.policies.creators,
-    );
-    let mut lines: Vec<&str> = text.lines().take(MAP_LINES).collect();
-    if text.lines().count() > MAP_LINES {
-        lines.push("…");
-    }
-    lines.join("\n")
+fn map(config: &MountConfig) -> Option<Extents> {
+    let count = config.maps.uids.extents().len() + config.maps.gids.extents().len();
+    (count <= MOST_EXTENTS).then(|| Extents::from(&config.maps))
 }
 
 /// How each option stands that has not its default; of `io` and `cache` always.
-fn options(config: &MountConfig, fs: &FileSystem, cache: &str) -> Vec<String> {
+fn options(config: &MountConfig, fs: &FileSystem, cache: &Cache) -> BTreeMap<String, OptionValue> {
     let io = match config.options.io {
         IoMode::Passthrough => "passthrough",
         IoMode::Cached => "cached",
     };
-    let mut options = vec![format!("io={io}"), format!("cache={cache}")];
+    let text = |name: &str, value: &str| (name.to_owned(), OptionValue::Text(value.to_owned()));
+    let mut options = BTreeMap::from([text("io", io), text("cache", &cache.mode)]);
     if config.options.act_as == ActAs::Auto {
-        options.extend(fs.role().map(|role| {
-            let word = if role == Role::Caller { "caller" } else { "owner" };
-            format!("act_as={word}")
-        }));
+        options.extend(
+            fs.role()
+                .map(|role| text("act_as", if role == Role::Caller { "caller" } else { "owner" })),
+        );
     }
     let others = table::rows().filter(|row| !matches!(row.names, ["io" | "cache"]));
-    options.extend(others.filter_map(|row| (row.shown)(&config.options)));
-    options.extend(flags::set(config.options.flags).map(|flag| flag.name.to_owned()));
+    options.extend(others.filter_map(|row| (row.shown)(&config.options)).map(
+        |Shown { name, value }| {
+            (name.to_owned(), value.map_or(OptionValue::Flag(true), OptionValue::Text))
+        },
+    ));
+    let flags = flags::set(config.options.flags);
+    options.extend(flags.map(|flag| (flag.name.to_owned(), OptionValue::Flag(true))));
     options
 }

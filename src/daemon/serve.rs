@@ -20,7 +20,7 @@ use super::{background, facts, log, sandbox};
 use crate::config::{CacheMode, DEFAULT_TTL, LockMode, Sandbox, Transport};
 use crate::error::{FsError, StartError};
 use crate::fs::{FileSystem, Keeping, Options};
-use crate::fuse::connection::{Connection, Facts, Machine, Settings};
+use crate::fuse::connection::{Connection, Machine, Settings};
 use crate::fuse::notify;
 use crate::host::mountinfo;
 use crate::lower::LowerTree;
@@ -32,7 +32,7 @@ use crate::mount::fuse_backend::{self, Mounted};
 use crate::mount::inherit::{self, Below};
 use crate::mount::{acting, guard, ownership, policy_check, times};
 use crate::plain;
-use crate::report::Report;
+use crate::report::{Cache, Report};
 use crate::shift::acl::Unmapped;
 use crate::state::WORKERS;
 use crate::sys;
@@ -131,7 +131,7 @@ pub(super) fn run(
         // What putting it together has taken.
         sys::memory::give_back();
         let unmount = unmounting(config, helper.line());
-        wait_for_signals(signals, connection.reporter(), unmount)
+        wait_for_signals(signals, config.map_in_words(), connection.reporter(), unmount)
     };
     let serve = |connection: Connection| {
         connection.serve().map_err(|errno| failed("the FUSE connection broke", errno))
@@ -214,14 +214,15 @@ pub(super) fn mounts_below(config: &MountConfig) -> Vec<PathBuf> {
 /// Remembered for good, as far as the kernel's clock goes.
 pub(super) const FOR_GOOD: Duration = Duration::from_secs(86_400);
 
-/// How what the kernel remembers is kept true, and that in words. For notifications, starts to
+/// How what the kernel caches is kept true. For notifications, starts to
 /// watch the lower tree.
-fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, String), StartError> {
+fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Cache), StartError> {
+    let kept = |mode: &str| Cache { mode: mode.to_owned(), why: None };
     let mut watched = |who| notify::supported().and_then(|()| lower.start_watching(who));
     Ok(match config.options.cache {
-        CacheMode::None => (Keeping::For(Duration::ZERO), "none".to_owned()),
-        CacheMode::Ttl(time) => (Keeping::For(time), format!("ttl:{}", time.as_secs_f64())),
-        CacheMode::Exclusive => (Keeping::For(FOR_GOOD), "exclusive".to_owned()),
+        CacheMode::None => (Keeping::For(Duration::ZERO), kept("none")),
+        CacheMode::Ttl(time) => (Keeping::For(time), kept(&format!("ttl:{}", time.as_secs_f64()))),
+        CacheMode::Exclusive => (Keeping::For(FOR_GOOD), kept("exclusive")),
         CacheMode::Coherent => {
             watched(Who::Anybody).map_err(|why| {
                 StartError::Mount(format!(
@@ -229,24 +230,24 @@ fn keeping(config: &MountConfig, lower: &mut LowerTree) -> Result<(Keeping, Stri
                      change below shows within a second"
                 ))
             })?;
-            (Keeping::Notified(notify::abilities()), "coherent".to_owned())
+            (Keeping::Notified(notify::abilities()), kept("coherent"))
         }
         CacheMode::Auto => match watched(Who::Root) {
-            Ok(()) => (Keeping::Notified(notify::abilities()), "coherent".to_owned()),
+            Ok(()) => (Keeping::Notified(notify::abilities()), kept("coherent")),
             Err(why) => {
-                let words = format!("ttl:1, because {why}");
+                let cache = Cache { mode: "ttl:1".to_owned(), why: Some(why.to_string()) };
                 // What is the case on every mount of this kind needs no attention.
                 match why {
-                    Unheard::Limit { .. } => tracing::warn!("cache={words}"),
-                    Unheard::Impossible(_) => tracing::info!("cache={words}"),
+                    Unheard::Limit { .. } => tracing::warn!("cache={cache}"),
+                    Unheard::Impossible(_) => tracing::info!("cache={cache}"),
                 }
-                (Keeping::For(DEFAULT_TTL), words)
+                (Keeping::For(DEFAULT_TTL), cache)
             }
         },
     })
 }
 
-pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> Settings {
+pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: Cache) -> Settings {
     let machine = Machine::look();
     Settings {
         flush: fs.is_remote(),
@@ -267,12 +268,7 @@ pub(super) fn settings(fs: &FileSystem, config: &MountConfig, cache: String) -> 
         uring: config.options.transport == Transport::Uring,
         threads: config.options.threads.unwrap_or(machine.cpus().clamp(2, 8) * 2),
         threads_if_stuck: config.options.threads.unwrap_or(WORKERS),
-        facts: Facts {
-            words: facts::of(config, fs, cache),
-            for_all: config.options.allow_other,
-            supervised: config.options.restart,
-            denies_idmap: config.options.no_idmap,
-        },
+        facts: facts::of(config, fs, cache),
         machine,
     }
 }
@@ -281,7 +277,7 @@ fn connect(
     fs: FileSystem,
     config: &MountConfig,
     (mountpoint, below): (Dir, &[Below]),
-    cache: String,
+    cache: Cache,
 ) -> Result<(Connection, u64, Vec<OwnedFd>), StartError> {
     let settings = settings(&fs, config, cache);
     let Mounted { device, detached, to_close } = fuse_backend::mount(config, mountpoint, below)?;
@@ -412,13 +408,14 @@ fn unmounting(config: &MountConfig, helper: Arc<Line>) -> impl Fn(i32) + Send + 
 
 fn wait_for_signals(
     mut signals: Signals,
+    map: String,
     report: impl Fn() -> Report + Send + 'static,
     unmount: impl Fn(i32) + Send + 'static,
 ) -> Result<(), StartError> {
     let wait = move || {
         for signal in &mut signals {
             if signal == SIGUSR1 {
-                report().in_words(None).lines().for_each(|line| tracing::info!("{line}"));
+                report().in_words(&map, None).lines().for_each(|line| tracing::info!("{line}"));
             } else {
                 unmount(signal);
             }

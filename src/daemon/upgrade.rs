@@ -134,7 +134,7 @@ pub(super) fn handover(
         lower: config.lower.clone(),
         mountpoint: config.mountpoint.clone(),
         maps: handover::specs(&config.maps),
-        cache: leaves.cache.to_owned(),
+        cache: leaves.cache.clone(),
         background: super::log::is_in_background(),
         agreed: leaves.agreed,
         mount,

@@ -16,7 +16,6 @@ use super::negotiate::{
 };
 use super::notify::Notifier;
 use super::report::About;
-pub use super::report::Facts;
 use super::request::Request;
 use super::server::{LockWaiters, Resumed, Server};
 use super::unattached;
@@ -28,7 +27,8 @@ use crate::config::IoMode;
 use crate::fs::FileSystem;
 use crate::lower::Keys;
 use crate::lower::caller::Fact;
-use crate::report::Report;
+pub use crate::report::Facts;
+use crate::report::{Cache, Report};
 use crate::state::{BUFFER, State};
 
 /// How a connection is served.
@@ -118,8 +118,8 @@ pub struct Handles<'c> {
     pub group: Option<BorrowedFd<'c>>,
     /// The features that were agreed on.
     pub agreed: u64,
-    /// How what the kernel remembers is kept true, in words.
-    pub cache: &'c str,
+    /// How what the kernel caches is kept true.
+    pub cache: &'c Cache,
 }
 
 impl Connection {
@@ -162,7 +162,7 @@ impl Connection {
 
     fn with(fs: FileSystem, device: Device, agreed: Agreed, settings: Settings) -> Self {
         // With contents of its own the kernel above would not ask for them at each reading.
-        if agreed.has(FUSE_PASSTHROUGH) && !settings.facts.supervised {
+        if agreed.has(FUSE_PASSTHROUGH) && !settings.facts.restart {
             fs.leaves_loud_files_unheard();
         }
         let server = Server {
@@ -194,7 +194,7 @@ impl Connection {
             memory: fs.state().file(),
             group: fs.listening(),
             agreed: agreed.bits(),
-            cache: about.fact("cache"),
+            cache: &about.facts.cache,
         }
     }
 

@@ -19,7 +19,7 @@ use super::negotiate::{
     FUSE_WRITEBACK_CACHE,
 };
 use super::reply::Payload;
-use super::report::{About, Facts};
+use super::report::About;
 use super::request::Request;
 use super::server::Server;
 use super::wire::{self, InHeader, InitIn, OutHeader};
@@ -27,6 +27,7 @@ use crate::config::{IoMode, Policies};
 use crate::fs::{FileSystem, Keeping, Options};
 use crate::lower::LowerTree;
 use crate::lower::cred::Keep;
+use crate::report::Facts;
 use crate::shift::acl::Unmapped;
 use crate::shift::idmap::{Extent, IdMap, Maps};
 use crate::state::in_flight::Record;

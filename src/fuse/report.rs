@@ -13,36 +13,18 @@ use rustix::process::Resource;
 
 use super::negotiate::{FEATURES, FUSE_ALLOW_IDMAP, FUSE_PASSTHROUGH, Feature, WITHOUT_IDMAP};
 use super::server::Server;
-use crate::report::Report;
+use crate::report::{Facts, Possible, Report};
 use crate::sys::apart;
 
 type ChangeTimes = dyn Fn(u64) -> Result<(), Errno> + Send + Sync;
 
-/// What the mount was made with, as far as it is told of.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// In words, by name.
-    pub words: Vec<(String, String)>,
-    /// Whether others may enter the mount (`allow_other`).
-    pub for_all: bool,
-    /// Whether the parent of the process that serves would start another one (`restart=on`).
-    pub supervised: bool,
-    /// Whether the options refuse idmapped mounts of the mount (`idmap=deny`).
-    pub denies_idmap: bool,
-}
-
 /// What does not change while the mount is there, and what only the notifier counts.
 pub(super) struct About {
-    facts: Vec<(String, String)>,
+    /// What the mount was made with.
+    pub(super) facts: Facts,
     started: Instant,
     /// The user who runs the server, who may ask.
     pub(super) owner: u32,
-    /// Whether others may enter the mount (`allow_other`).
-    pub(super) for_all: bool,
-    /// Whether the parent of this process would start another server (`restart=on`).
-    supervised: bool,
-    /// Whether the options refuse idmapped mounts of the mount.
-    denies_idmap: bool,
     /// Notifications to the kernel about changes below.
     pub(super) notices: AtomicU64,
     /// Who changes the mount that the server reads through, which may not do that itself.
@@ -55,14 +37,10 @@ pub(super) struct About {
 impl About {
     pub(super) fn new(facts: Facts) -> Self {
         let owner = rustix::process::geteuid().as_raw();
-        let Facts { words: facts, for_all, supervised, denies_idmap } = facts;
         Self {
             facts,
             started: Instant::now(),
             owner,
-            for_all,
-            supervised,
-            denies_idmap,
             notices: AtomicU64::new(0),
             times: OnceLock::new(),
             memory: OnceLock::new(),
@@ -71,7 +49,7 @@ impl About {
 
     /// The process that would start another server; 0 if none would.
     fn supervisor(&self) -> u64 {
-        let parent = rustix::process::getppid().filter(|_| self.supervised);
+        let parent = rustix::process::getppid().filter(|_| self.facts.restart);
         parent.and_then(|pid| u64::try_from(pid.as_raw_nonzero().get()).ok()).unwrap_or(0)
     }
 
@@ -92,11 +70,6 @@ impl About {
     /// From now on it is about this process.
     pub(super) fn serves_here(&self) {
         self.memory.get_or_init(Memory::open);
-    }
-
-    /// The fact of this name.
-    pub(super) fn fact(&self, name: &str) -> &str {
-        self.facts.iter().find(|(known, _)| known == name).map_or("", |(_, text)| text)
     }
 }
 
@@ -136,8 +109,8 @@ impl Server {
             self.about.memory.get().and_then(Memory::resident).map(|bytes| ("memory_bytes", bytes)),
         );
         let mut facts = self.about.facts.clone();
-        facts.push(("features".to_owned(), self.features(passthrough)));
-        facts.push(("idmap".to_owned(), self.idmap().to_owned()));
+        facts.features = self.features(passthrough);
+        facts.idmapped_mounts = self.idmapped_mounts(facts.idmapped_mounts.why.take());
         Report {
             facts,
             numbers: numbers.into_iter().map(|(name, n)| (name.to_owned(), n)).collect(),
@@ -145,27 +118,26 @@ impl Server {
         }
     }
 
-    /// Whether the kernel makes idmapped mounts of this one, and what to do where it does not.
-    fn idmap(&self) -> &'static str {
+    /// Whether the kernel makes idmapped mounts of this one; `refused` is why the options refuse it.
+    fn idmapped_mounts(&self, refused: Option<String>) -> Possible {
         if self.agreed.has(FUSE_ALLOW_IDMAP) {
-            "possible"
-        } else if self.about.denies_idmap {
-            "refused (idmap=deny)"
-        } else if self.fs.acts_as_callers() {
-            "refused (act_as=caller, the default where root is squashed; write act_as=owner)"
-        } else {
-            WITHOUT_IDMAP
+            return Possible { possible: true, why: None };
         }
+        let why = refused.unwrap_or_else(|| {
+            let acting =
+                "refused (act_as=caller, the default where root is squashed; write act_as=owner)";
+            if self.fs.acts_as_callers() { acting } else { WITHOUT_IDMAP }.to_owned()
+        });
+        Possible { possible: false, why: Some(why) }
     }
 
     /// What has been agreed on with the kernel and is in use.
-    fn features(&self, passthrough: bool) -> String {
+    fn features(&self, passthrough: bool) -> Vec<String> {
         let is_on = |feature: &&Feature| {
             self.agreed.has(feature.bits) && (feature.bits != FUSE_PASSTHROUGH || passthrough)
         };
         let on = FEATURES.iter().filter(is_on);
-        let names = on.map(|feature| feature.name.trim_start_matches("FUSE_").to_lowercase());
-        names.collect::<Vec<_>>().join(" ")
+        on.map(|feature| feature.name.trim_start_matches("FUSE_").to_lowercase()).collect()
     }
 }
 

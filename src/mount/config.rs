@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use crate::mount::options::Options;
+use crate::shift::describe::describe_with;
 use crate::shift::idmap::Maps;
 
 /// One mount.
@@ -28,5 +29,11 @@ impl MountConfig {
     pub fn new(lower: PathBuf, mountpoint: PathBuf, maps: Maps, options: Options) -> Self {
         let source = options.fsname.clone().unwrap_or_else(|| lower.to_string_lossy().into_owned());
         Self { lower, mountpoint, maps, source, foreground: false, options }
+    }
+
+    /// What the maps do, and what becomes of ids that are not in them.
+    pub fn map_in_words(&self) -> String {
+        let policies = self.options.policies;
+        describe_with(&self.maps, policies.unmapped, policies.creators)
     }
 }

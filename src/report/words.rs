@@ -3,32 +3,45 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::{Operation, Report};
+use super::{Operation, OptionValue, Report};
 use crate::plain;
+
+/// Of a map with many extents no more lines are shown.
+const MAP_LINES: usize = 12;
 
 impl Report {
     /// The whole report, with rates and times since the server's start, or since `before`, an
-    /// earlier report of the same server.
-    pub fn in_words(&self, before: Option<&Report>) -> String {
-        let mut lines = self.about();
+    /// earlier report of the same server. `map` says what its map does.
+    pub fn in_words(&self, map: &str, before: Option<&Report>) -> String {
+        let mut lines = self.about(map);
         lines.extend(self.holds());
         lines.extend(self.operations_since(before));
         lines.join("\n")
     }
 
-    fn about(&self) -> Vec<String> {
+    fn about(&self, map: &str) -> Vec<String> {
+        let facts = &self.facts;
         let mut lines = vec![format!(
             "'{}' is shown at '{}' by process {} (idshift {}) for {}",
-            plain::line(self.fact("lower")),
-            plain::line(self.fact("mountpoint")),
+            plain::line(&facts.lower),
+            plain::line(&facts.mountpoint),
             self.number("pid"),
-            self.fact("version"),
+            facts.version,
             self.uptime(),
         )];
-        lines.extend(self.fact("map").lines().map(|line| format!("  {line}")));
-        lines.push(format!("  options: {}", self.fact("options")));
-        lines.push(format!("  idmapped mounts of it: {}", self.fact("idmap")));
-        lines.push(format!("  features: {}", self.fact("features")));
+        lines.extend(map.lines().take(MAP_LINES).map(|line| format!("  {line}")));
+        if map.lines().count() > MAP_LINES {
+            lines.push("  …".to_owned());
+        }
+        let options = facts.options.iter().map(|(name, value)| match value {
+            _ if name == "cache" => format!("cache={}", facts.cache),
+            OptionValue::Flag(_) => name.clone(),
+            OptionValue::Text(text) => format!("{name}={text}"),
+        });
+        lines.push(format!("  options: {}", options.collect::<Vec<_>>().join(", ")));
+        let idmapped = facts.idmapped_mounts.why.as_deref().unwrap_or("possible");
+        lines.push(format!("  idmapped mounts of it: {idmapped}"));
+        lines.push(format!("  features: {}", facts.features.join(" ")));
         lines
     }
 
@@ -166,13 +179,13 @@ fn short(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Histogram;
+    use crate::report::{Facts, Histogram};
 
     fn report(uptime: u64, lookups: u64) -> Report {
         let mut times = Histogram::default();
         times.0[5] = lookups;
         Report {
-            facts: vec![("lower".to_owned(), "/l".to_owned())],
+            facts: Facts { lower: "/l".to_owned(), ..Facts::default() },
             numbers: vec![("uptime_ms".to_owned(), uptime)],
             operations: vec![Operation { name: "lookup".to_owned(), errors: 3, nanos: 0, times }],
         }
@@ -185,11 +198,11 @@ mod tests {
             let line = text.lines().find(|line| line.trim_start().starts_with("lookup"));
             line.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
         };
-        let fields = line(&now.in_words(None)).unwrap_or_default();
+        let fields = line(&now.in_words("", None)).unwrap_or_default();
         assert_eq!(fields[1..4], ["500", "50.0", "3"]);
-        let fields = line(&now.in_words(Some(&report(9_000, 100)))).unwrap_or_default();
+        let fields = line(&now.in_words("", Some(&report(9_000, 100)))).unwrap_or_default();
         assert_eq!(fields[1..4], ["500", "400", "3"]);
-        let fields = line(&now.in_words(Some(&report(9_000, 500)))).unwrap_or_default();
+        let fields = line(&now.in_words("", Some(&report(9_000, 500)))).unwrap_or_default();
         assert_eq!(fields[2..], ["0.0", "3", "-", "-", "-"]);
     }
 

@@ -1,6 +1,8 @@
-//! What `idshift status --json` says, without a reader of JSON: the names in it are unique enough.
+//! What `idshift status --json` says.
 
 use std::path::Path;
+
+use serde_json::Value;
 
 use super::program::idshift;
 
@@ -10,24 +12,40 @@ pub(crate) fn report(path: &Path) -> Option<String> {
     (called.code == 0).then_some(called.out)
 }
 
+fn parsed(report: &str) -> Value {
+    serde_json::from_str(report).unwrap_or_else(|error| panic!("{error}: {report}"))
+}
+
 /// A number of the report.
 pub(crate) fn number(report: &str, name: &str) -> u64 {
-    after(report, &format!("\"{name}\": ")).unwrap_or_else(|| panic!("no {name} in {report}"))
+    find(&parsed(report), name).unwrap_or_else(|| panic!("no {name} in {report}"))
+}
+
+/// The first number of this name.
+fn find(json: &Value, name: &str) -> Option<u64> {
+    match json {
+        Value::Object(members) => members
+            .get(name)
+            .and_then(Value::as_u64)
+            .or_else(|| members.values().find_map(|value| find(value, name))),
+        Value::Array(values) => values.iter().find_map(|value| find(value, name)),
+        _ => None,
+    }
 }
 
 /// How many requests of a kind have come; 0 if none.
 pub(crate) fn count(report: &str, operation: &str) -> u64 {
-    after(report, &format!("\"name\": \"{operation}\", \"count\": ")).unwrap_or(0)
+    of_operation(report, operation, "count")
 }
 
 /// How many of them ended in an error.
 pub(crate) fn errors(report: &str, operation: &str) -> u64 {
-    let line = report.lines().find(|line| line.contains(&format!("\"name\": \"{operation}\"")));
-    line.and_then(|line| after(line, "\"errors\": ")).unwrap_or(0)
+    of_operation(report, operation, "errors")
 }
 
-fn after(text: &str, what: &str) -> Option<u64> {
-    let rest = &text[text.find(what)? + what.len()..];
-    let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
-    rest[..end].parse().ok()
+fn of_operation(report: &str, operation: &str, what: &str) -> u64 {
+    let json = parsed(report);
+    let mut operations = json["operations"].as_array().into_iter().flatten();
+    let found = operations.find(|known| known["name"] == operation);
+    found.and_then(|found| found[what].as_u64()).unwrap_or(0)
 }

@@ -383,7 +383,8 @@ fn probe() {
         "to mount",
     ]);
     let json = place.idshift(&["probe", "--json"]).with_code(0).text();
-    assert!(json.starts_with("[\n") && json.ends_with("]\n"), "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["facts"].as_array().unwrap().len() > 20, "{json}");
 }
 
 fn map_explain() {

@@ -179,10 +179,13 @@ fn mounting() {
                 let report = status::report(&place.upper).unwrap();
                 // A default is not shown; the cache is shown as it has been decided.
                 let usual = |value: &str| row.form.contains(&format!("={value} |"));
-                let value = option.split_once('=').map_or("", |(_, value)| value);
-                report.contains(option)
-                    || (usual(value) || option == "sandbox=on")
-                    || (row.names == ["unmapped"] && report.contains(value))
+                let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+                match &report["facts"]["options"][name] {
+                    serde_json::Value::String(shown) => shown == value || usual(value),
+                    serde_json::Value::Bool(shown) => *shown,
+                    _ => usual(value) || option == "sandbox=on",
+                }
             }),
         };
         free(&place.upper);

@@ -7,6 +7,7 @@ mod common;
 mod every_option;
 mod explain;
 mod first_steps;
+mod json;
 mod lifecycle;
 mod maps;
 mod older;
@@ -17,6 +18,6 @@ mod status;
 
 fn main() -> std::process::ExitCode {
     common::runner::main(common::modules!(
-        commands, every_option, explain, first_steps, lifecycle, older, one_file, options, places, status; maps
+        commands, every_option, explain, first_steps, json, lifecycle, older, one_file, options, places, status; maps
     ))
 }

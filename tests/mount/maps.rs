@@ -359,7 +359,9 @@ fn split_says_what_it_does() {
     let text = split(&["u:5:1:100"]).with_code(0).out();
     assert!(text.starts_with("uid map: can be written as asked\n"), "{text}");
     let json = split(&["--json", "u:0:0:100"]).with_code(0).out();
-    assert!(json.contains("\"split\": true") && json.contains("{\"lower\": 1, \"upper\": 1,"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["uids"]["split"], true);
+    assert_eq!(json["uids"]["parts"][0]["written"][1]["lower"], 1, "{json}");
     split(&["--exact", "u:5:1:100"]).with_code(0);
     split(&["--exact", "u:0:0:100"]).refuses(&["uid extent 0 0 100 lies in 2 extents"]);
     split(&["u:0:65530:100"]).refuses(&["extent 0 65530 100", "does not map uid 65537"]);
@@ -387,7 +389,9 @@ fn compose_and_invert() {
     assert_eq!(inverse, "u:1000:0:1\nu:100000:1:9\ng:6:5:7\n");
     assert_eq!(said(&["map", "invert", &inverse]), "u:0:1000:1\nu:1:100000:9\ng:5:6:7\n");
     let json = said(&["map", "invert", "--json", "b:1:2:3"]);
-    assert_eq!(json.matches("{\"lower\": 2, \"upper\": 1, \"count\": 3}").count(), 2);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let extents = serde_json::json!([{"lower": 2, "upper": 1, "count": 3}]);
+    assert_eq!((&json["uids"], &json["gids"]), (&extents, &extents));
 
     assert_eq!(said(&["map", "compose", "b:0:10:5", "b:10:20:5", "b:20:30:5"]), "b:0:30:5\n");
     let cut = idshift(&["map", "compose", "b:0:0:100", "b:0:1000:1 b:1:100000:50"]).with_code(0);
@@ -415,7 +419,7 @@ fn check_knows_the_limits() {
     assert!(text.contains("neighbours joined it has 1, and would be taken"), "{text}");
     idshift(&["map", "check", "--kernel", "offset:100000"]).with_code(0);
     let json = idshift(&["map", "check", "--json", "b:0:5:2 b:1:9:2"]).with_code(1).out();
-    assert!(json.starts_with("{\"valid\": false, \"error\": \"uid extents 0:5:2"), "{json}");
+    assert!(json.contains("\"valid\": false") && json.contains("\"uid extents 0:5:2"), "{json}");
     idshift(&["map", "check", "u:0:0:1"]).refuses(&["no gid extents"]);
     let json = idshift(&["map", "explain", "--json", "b:0:5:1 b:1:6:1"]).with_code(0).out();
     assert!(json.contains("lower 0–1 ⇒ shown as 5–6"), "{json}");
@@ -502,7 +506,7 @@ fn ranges_in_use() {
     row(" ", "40000–40499", 500, "granted to 1234 (/etc/subuid)");
     let number = fs::read_link(inside.proc("ns/user")).unwrap();
     let number = number.to_str().unwrap().trim_matches(|c: char| !c.is_ascii_digit()).to_owned();
-    assert!(json.contains(&format!("\"pids\": [{}]", inside.pid())), "{json}");
+    assert!(json.contains(&format!("\"pids\": [\n        {}", inside.pid())), "{json}");
     row(" ", "1300", 1, "account bob");
     row(" ", "1400", 1, "group staff");
     let server = mount.main_pid();

@@ -1,6 +1,8 @@
 //! `idshift map check`: whether a map is right, and who can take it.
 
-use crate::cli::json::Json;
+use serde::Serialize;
+
+use crate::cli::json;
 use crate::error::StartError;
 use crate::host::sources::Host;
 use crate::shift::algebra::proc_text;
@@ -33,20 +35,20 @@ pub(super) fn run(args: &Args) -> Result<u8, StartError> {
     let maps = match Maps::from_specs(&args.specs, &Host) {
         Ok(maps) => maps,
         Err(error) if args.json => {
-            let why = Json::from(error.to_string());
-            say!("{}", Json::Object(vec![("valid", false.into()), ("error", why)]));
+            say!("{}", json::text(Invalid { valid: false, error: error.to_string() })?);
             return Ok(1);
         }
         Err(error) => return Err(usage(error)),
     };
     let page = rustix::param::page_size();
     let kernel = why_not_kernel(&maps.uids, page).or_else(|| why_not_kernel(&maps.gids, page));
+    let code = u8::from(args.kernel && kernel.is_some());
     if args.json {
-        say!("{}", json(&maps, kernel.as_deref()));
+        say!("{}", json::text(Checked::new(&maps, kernel))?);
     } else {
         tell!("{}", text(&maps, kernel.as_deref()));
     }
-    Ok(u8::from(args.kernel && kernel.is_some()))
+    Ok(code)
 }
 
 /// Why the kernel does not take it; `None` if it does.
@@ -79,22 +81,45 @@ fn counted<K: Kind>(map: &IdMap<K>) -> String {
     format!("{}: {ids} id{} in {extents} extent{}\n", K::NAME, plural(ids), plural(extents as u64))
 }
 
-fn json(maps: &Maps, kernel: Option<&str>) -> Json {
-    Json::Object(vec![
-        ("valid", true.into()),
-        ("uids", counts(&maps.uids)),
-        ("gids", counts(&maps.gids)),
-        ("kernel", kernel.is_none().into()),
-        ("why_not_kernel", kernel.into()),
-    ])
+#[derive(Serialize)]
+struct Invalid {
+    valid: bool,
+    error: String,
 }
 
-fn counts<K: Kind>(map: &IdMap<K>) -> Json {
-    Json::Object(vec![
-        ("ids", show::ids(map).into()),
-        ("extents", map.extents().len().into()),
-        ("joined", map.merged().len().into()),
-    ])
+#[derive(Serialize)]
+struct Checked {
+    valid: bool,
+    uids: Counts,
+    gids: Counts,
+    kernel: bool,
+    why_not_kernel: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Counts {
+    ids: u64,
+    extents: usize,
+    joined: usize,
+}
+
+impl Checked {
+    fn new(maps: &Maps, why_not_kernel: Option<String>) -> Self {
+        Self {
+            valid: true,
+            uids: Counts::of(&maps.uids),
+            gids: Counts::of(&maps.gids),
+            kernel: why_not_kernel.is_none(),
+            why_not_kernel,
+        }
+    }
+}
+
+impl Counts {
+    fn of<K: Kind>(map: &IdMap<K>) -> Self {
+        let (extents, joined) = (map.extents().len(), map.merged().len());
+        Self { ids: show::ids(map), extents, joined }
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Printing maps: as specs, as lines for the kernel, as JSON.
 
-use crate::cli::json::Json;
+use crate::cli::json;
 use crate::error::StartError;
+use crate::report::Extents;
 use crate::shift::algebra::proc_text;
 use crate::shift::id::Kind;
 use crate::shift::idmap::{Extent, IdMap, Maps};
@@ -21,7 +22,7 @@ pub(super) enum LinesOf {
 /// Prints a map.
 pub(super) fn print(maps: &Maps, form: &Form) -> Result<(), StartError> {
     if form.json {
-        say!("{}", json(maps));
+        say!("{}", json::text(Extents::from(maps))?);
     } else if let Some(kind) = form.lines {
         tell!("{}", lines(maps, kind)?);
     } else {
@@ -53,25 +54,6 @@ fn specs(maps: &Maps) -> String {
     }
     let uids = uids.into_iter().map(|extent| raw("u", extent));
     uids.chain(gids.into_iter().map(|extent| raw("g", extent))).collect()
-}
-
-/// A map: its extents of both kinds, in the order written.
-pub(super) fn json(maps: &Maps) -> Json {
-    Json::Object(vec![
-        ("uids", extents(maps.uids.extents())),
-        ("gids", extents(maps.gids.extents())),
-    ])
-}
-
-/// A list of extents.
-pub(super) fn extents<K>(extents: &[Extent<K>]) -> Json {
-    extents.iter().map(extent).collect()
-}
-
-/// One extent.
-pub(super) fn extent<K>(extent: &Extent<K>) -> Json {
-    let RawExtent { lower, upper, count } = extent.raw();
-    Json::Object(vec![("lower", lower.into()), ("upper", upper.into()), ("count", count.into())])
 }
 
 /// How many ids a map maps.

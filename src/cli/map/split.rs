@@ -1,7 +1,10 @@
 //! `idshift map split`: what was asked beside what can be written.
 
-use crate::cli::json::Json;
+use serde::Serialize;
+
+use crate::cli::json;
 use crate::error::StartError;
+use crate::report::{Extent, extents};
 use crate::shift::algebra::{self, Split, proc_text};
 use crate::shift::id::{Gid, Kind, Uid};
 use crate::shift::idmap::{IdMap, Maps};
@@ -43,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<(), StartError> {
         let written = Maps { uids: uids.written(), gids: gids.written() };
         tell!("{}", show::lines(&written, kind)?);
     } else if args.form.json {
-        say!("{}", Json::Object(vec![("uids", json(&uids)), ("gids", json(&gids))]));
+        say!("{}", json::text(Both { uids: (&uids).into(), gids: (&gids).into() })?);
     } else {
         tell!("{}", [text::<Uid>(&uids), text::<Gid>(&gids)].concat());
     }
@@ -82,9 +85,30 @@ fn text<K: Kind>(split: &Split<K>) -> String {
     format!("{} map: {verdict}\n{split}", K::NAME)
 }
 
-fn json<K: Kind>(split: &Split<K>) -> Json {
-    let parts = split.parts().iter().map(|(asked, written)| {
-        Json::Object(vec![("asked", show::extent(asked)), ("written", show::extents(written))])
-    });
-    Json::Object(vec![("split", split.is_split().into()), ("parts", parts.collect())])
+#[derive(Serialize)]
+struct Both {
+    uids: Parts,
+    gids: Parts,
+}
+
+#[derive(Serialize)]
+struct Parts {
+    split: bool,
+    parts: Vec<Part>,
+}
+
+#[derive(Serialize)]
+struct Part {
+    asked: Extent,
+    written: Vec<Extent>,
+}
+
+impl<K: Kind> From<&Split<K>> for Parts {
+    fn from(split: &Split<K>) -> Self {
+        let part = |(asked, written): &(_, Vec<_>)| Part {
+            asked: Extent::from(asked),
+            written: extents(written),
+        };
+        Self { split: split.is_split(), parts: split.parts().iter().map(part).collect() }
+    }
 }

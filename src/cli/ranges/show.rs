@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use crate::cli::json::Json;
+use serde::Serialize;
+
 use crate::host::ranges::overlap::{Overlap, overlaps};
 use crate::host::ranges::{Claim, Holder, Ranges, UserNamespace};
 use crate::plain;
@@ -178,62 +179,104 @@ fn name(namespace: &UserNamespace) -> String {
     }
 }
 
-/// The whole as JSON. `overlaps[].with` is the place of the other row in the same list.
-pub(super) fn json(ranges: &Ranges) -> Json {
-    let rows = |claims: &[Claim], kind: &str| -> Json {
-        let found = overlaps(claims, &ranges.namespaces);
-        let rows = claims.iter().zip(&found);
-        rows.map(|(claim, shared)| row(ranges, claim, shared, kind)).collect()
-    };
-    Json::Object(vec![
-        ("uids", rows(&ranges.uids, "uids")),
-        ("gids", rows(&ranges.gids, "gids")),
-        ("notes", ranges.notes.iter().map(|note| Json::from(note.as_str())).collect()),
-    ])
+/// The whole, as JSON.
+#[derive(Serialize)]
+pub(super) struct Listed<'a> {
+    uids: Vec<Row<'a>>,
+    gids: Vec<Row<'a>>,
+    notes: &'a [String],
 }
 
-fn row(ranges: &Ranges, claim: &Claim, shared: &[Overlap], kind: &str) -> Json {
-    let mut members = vec![
-        ("first", claim.first.into()),
-        ("last", claim.last().into()),
-        ("count", claim.count.into()),
-    ];
-    members.extend(match &claim.by {
-        Holder::Account(name) => vec![
-            ("use", if kind == "uids" { "account" } else { "group" }.into()),
-            ("name", name.as_str().into()),
-        ],
-        Holder::Grant { user, uid } => {
-            vec![("use", "grant".into()), ("name", user.as_str().into()), ("uid", (*uid).into())]
-        }
-        Holder::Namespace { index, inside } => {
-            let namespace = &ranges.namespaces[*index];
-            vec![
-                ("use", "namespace".into()),
-                ("namespace", namespace.identity.map(|id| id.1).into()),
-                ("inside", (*inside).into()),
-                ("as_on_host", claim.is_as_on_host().into()),
-                ("owner", namespace.owner.into()),
-                ("pids", namespace.processes.iter().map(|(pid, _)| Json::from(*pid)).collect()),
-            ]
-        }
-        Holder::Mount { index, shown } => vec![
-            ("use", "mount".into()),
-            ("mountpoint", ranges.mounts[*index].mountpoint.to_string_lossy().as_ref().into()),
-            ("side", if *shown { "shown" } else { "stored" }.into()),
-            ("pid", ranges.mounts[*index].pid.into()),
-        ],
-    });
-    let overlaps = shared.iter().map(|overlap| {
-        Json::Object(vec![
-            ("with", overlap.with.into()),
-            ("first", overlap.first.into()),
-            ("last", (overlap.first + (overlap.count - 1)).into()),
-            ("expected", overlap.expected.into()),
-        ])
-    });
-    members.push(("overlaps", overlaps.collect()));
-    Json::Object(members)
+#[derive(Serialize)]
+struct Row<'a> {
+    first: u32,
+    last: u32,
+    count: u32,
+    #[serde(flatten)]
+    by: Use<'a>,
+    overlaps: Vec<Shared>,
+}
+
+/// Who has the ids.
+#[derive(Serialize)]
+#[serde(tag = "use", rename_all = "lowercase")]
+enum Use<'a> {
+    Account {
+        name: &'a str,
+    },
+    Group {
+        name: &'a str,
+    },
+    Grant {
+        name: &'a str,
+        uid: Option<u32>,
+    },
+    Namespace {
+        namespace: Option<u64>,
+        inside: u32,
+        as_on_host: bool,
+        owner: Option<u32>,
+        pids: Vec<u32>,
+    },
+    Mount {
+        mountpoint: String,
+        side: &'static str,
+        pid: u32,
+    },
+}
+
+#[derive(Serialize)]
+struct Shared {
+    /// The place of the other row in the same list.
+    with: usize,
+    first: u32,
+    last: u32,
+    expected: bool,
+}
+
+impl<'a> From<&'a Ranges> for Listed<'a> {
+    fn from(ranges: &'a Ranges) -> Self {
+        let rows = |claims: &'a [Claim], of_users| {
+            let found = overlaps(claims, &ranges.namespaces);
+            let rows = claims.iter().zip(&found);
+            rows.map(|(claim, shared)| Row::new(ranges, claim, shared, of_users)).collect()
+        };
+        let (uids, gids) = (rows(&ranges.uids, true), rows(&ranges.gids, false));
+        Self { uids, gids, notes: &ranges.notes }
+    }
+}
+
+impl<'a> Row<'a> {
+    fn new(ranges: &'a Ranges, claim: &'a Claim, shared: &[Overlap], of_users: bool) -> Self {
+        let by = match &claim.by {
+            Holder::Account(name) if of_users => Use::Account { name },
+            Holder::Account(name) => Use::Group { name },
+            Holder::Grant { user, uid } => Use::Grant { name: user, uid: *uid },
+            Holder::Namespace { index, inside } => {
+                let namespace = &ranges.namespaces[*index];
+                Use::Namespace {
+                    namespace: namespace.identity.map(|id| id.1),
+                    inside: *inside,
+                    as_on_host: claim.is_as_on_host(),
+                    owner: namespace.owner,
+                    pids: namespace.processes.iter().map(|(pid, _)| *pid).collect(),
+                }
+            }
+            Holder::Mount { index, shown } => Use::Mount {
+                mountpoint: ranges.mounts[*index].mountpoint.to_string_lossy().into_owned(),
+                side: if *shown { "shown" } else { "stored" },
+                pid: ranges.mounts[*index].pid,
+            },
+        };
+        let overlaps = shared.iter().map(|overlap| Shared {
+            with: overlap.with,
+            first: overlap.first,
+            last: overlap.first + (overlap.count - 1),
+            expected: overlap.expected,
+        });
+        let (first, last, count) = (claim.first, claim.last(), claim.count);
+        Self { first, last, count, by, overlaps: overlaps.collect() }
+    }
 }
 
 #[cfg(test)]
@@ -295,10 +338,13 @@ gids
 
     #[test]
     fn json_says_where_the_other_row_is() {
-        let text = json(&example()).to_string();
-        let row = "\"name\": \"bob\",\n      \"uid\": null,\n      \"overlaps\": [\n        \
-                   {\"with\": 3, \"first\": 100005, \"last\": 100009, \"expected\": false}";
-        assert!(text.contains(row), "{text}");
-        assert!(text.contains("\"pids\": [7, 8]"), "{text}");
+        let ranges = example();
+        let json = serde_json::to_value(Listed::from(&ranges)).unwrap();
+        let bob = &json["uids"][4];
+        assert_eq!((&bob["name"], &bob["use"]), (&"bob".into(), &"grant".into()));
+        let shared =
+            serde_json::json!([{"with": 3, "first": 100_005, "last": 100_009, "expected": false}]);
+        assert_eq!(bob["overlaps"], shared);
+        assert_eq!(json["uids"][5]["pids"], serde_json::json!([7, 8]));
     }
 }

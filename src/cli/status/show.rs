@@ -1,11 +1,16 @@
 //! What `idshift status` prints: a table, one mount in words, JSON, or text for Prometheus.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use serde::Serialize;
+
 use super::{Seen, State};
-use crate::cli::json::Json;
+use crate::config::MountFlags;
+use crate::mount::options::{Options, Origin};
 use crate::plain;
-use crate::report::{BUCKETS, Operation, Report, start};
+use crate::report::{BUCKETS, Extents, Facts, Operation, OptionValue, Report, start};
+use crate::shift::describe::describe_with;
 
 /// One line for each mount.
 pub(super) fn table(seen: &[Seen]) -> String {
@@ -29,7 +34,7 @@ pub(super) fn table(seen: &[Seen]) -> String {
         };
         rows.push([
             mountpoint,
-            plain::line(report.fact("lower")),
+            plain::line(&report.facts.lower),
             report.number("pid").to_string(),
             report.uptime(),
             report.requests().to_string(),
@@ -57,7 +62,9 @@ fn aligned(rows: &[[String; 9]]) -> String {
 /// One mount, with everything that is known.
 pub(super) fn words(one: &Seen, before: Option<&Report>) -> String {
     match &one.state {
-        State::Alive(report) => plain::lines(&(report.in_words(before) + "\n")),
+        State::Alive(report) => {
+            plain::lines(&(report.in_words(&map(&report.facts), before) + "\n"))
+        }
         other => {
             let why = other.in_words(&one.mountpoint);
             plain::line(&format!("{}: {why}", one.mountpoint.display())) + "\n"
@@ -65,44 +72,100 @@ pub(super) fn words(one: &Seen, before: Option<&Report>) -> String {
     }
 }
 
-/// One mount as JSON.
-pub(super) fn json(one: &Seen) -> Json {
-    let mut members = vec![
-        ("mountpoint", one.mountpoint.display().to_string().into()),
-        ("source", one.source.clone().into()),
-        ("state", one.state.word().into()),
-    ];
-    if let State::Alive(report) = &one.state {
-        let facts =
-            report.facts.iter().filter(|(name, _)| name != "mountpoint" && name != "source");
-        let facts = facts.map(|(name, text)| (name.clone(), text.as_str().into()));
-        let numbers = report.numbers.iter().map(|(name, number)| (name.clone(), (*number).into()));
-        members.extend([
-            ("facts", Json::Named(facts.collect())),
-            ("numbers", Json::Named(numbers.collect())),
-            ("requests", report.requests().into()),
-            ("errors", report.errors().into()),
-            ("operations", report.operations.iter().map(operation).collect()),
-        ]);
-    }
-    Json::Object(members)
+/// What a mount's map does, also with ids that are not in it.
+fn map(facts: &Facts) -> String {
+    let Some(maps) = facts.map.as_ref().and_then(Extents::maps) else {
+        return "its map is not known".to_owned();
+    };
+    let policies = facts.options.iter().filter_map(|(name, value)| match value {
+        OptionValue::Text(value) if matches!(name.as_str(), "unmapped" | "creators") => {
+            Some(format!("{name}={value}"))
+        }
+        _ => None,
+    });
+    let options =
+        Options::parse(&policies.collect::<Vec<_>>(), Origin::Command, MountFlags::default());
+    let policies = options.unwrap_or_default().policies;
+    describe_with(&maps, policies.unmapped, policies.creators)
 }
 
-fn operation(operation: &Operation) -> Json {
-    let nanos = |share| {
-        let nanos = operation.times.per_mille(share).as_nanos();
-        Json::from(u64::try_from(nanos).unwrap_or(u64::MAX))
-    };
-    Json::Object(vec![
-        ("name", operation.name.as_str().into()),
-        ("count", operation.times.count().into()),
-        ("errors", operation.errors.into()),
-        ("total_ns", operation.nanos.into()),
-        ("p50_ns", nanos(500)),
-        ("p90_ns", nanos(900)),
-        ("p99_ns", nanos(990)),
-        ("p999_ns", nanos(999)),
-    ])
+/// All mounts, as JSON.
+#[derive(Serialize)]
+pub(super) struct Mounts<'a> {
+    mounts: Vec<Mount<'a>>,
+}
+
+/// One mount.
+#[derive(Serialize)]
+pub(super) struct Mount<'a> {
+    mountpoint: String,
+    source: &'a str,
+    state: &'static str,
+    #[serde(flatten)]
+    server: Option<Server<'a>>,
+}
+
+/// What its server says.
+#[derive(Serialize)]
+struct Server<'a> {
+    facts: &'a Facts,
+    numbers: BTreeMap<&'a str, u64>,
+    requests: u64,
+    errors: u64,
+    operations: Vec<Counted<'a>>,
+}
+
+/// Requests of one kind.
+#[derive(Serialize)]
+struct Counted<'a> {
+    name: &'a str,
+    count: u64,
+    errors: u64,
+    total_ns: u64,
+    p50_ns: u64,
+    p90_ns: u64,
+    p99_ns: u64,
+    p999_ns: u64,
+}
+
+impl<'a> From<&'a [Seen]> for Mounts<'a> {
+    fn from(seen: &'a [Seen]) -> Self {
+        Self { mounts: seen.iter().map(Mount::from).collect() }
+    }
+}
+
+impl<'a> From<&'a Seen> for Mount<'a> {
+    fn from(one: &'a Seen) -> Self {
+        let server = match &one.state {
+            State::Alive(report) => Some(Server {
+                facts: &report.facts,
+                numbers: report.numbers.iter().map(|(name, n)| (name.as_str(), *n)).collect(),
+                requests: report.requests(),
+                errors: report.errors(),
+                operations: report.operations.iter().map(Counted::from).collect(),
+            }),
+            _ => None,
+        };
+        let mountpoint = one.mountpoint.display().to_string();
+        Self { mountpoint, source: &one.source, state: one.state.word(), server }
+    }
+}
+
+impl<'a> From<&'a Operation> for Counted<'a> {
+    fn from(operation: &'a Operation) -> Self {
+        let nanos =
+            |share| u64::try_from(operation.times.per_mille(share).as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            name: &operation.name,
+            count: operation.times.count(),
+            errors: operation.errors,
+            total_ns: operation.nanos,
+            p50_ns: nanos(500),
+            p90_ns: nanos(900),
+            p99_ns: nanos(990),
+            p999_ns: nanos(999),
+        }
+    }
 }
 
 /// Numbers that only grow; the others go up and down.
@@ -129,7 +192,7 @@ pub(super) fn prometheus(seen: &[Seen]) -> String {
             continue;
         };
         metrics[0].add("", &mount, 1);
-        let (lower, version) = (label(report.fact("lower")), label(report.fact("version")));
+        let (lower, version) = (label(&report.facts.lower), label(&report.facts.version));
         info.add("", &format!("{mount},lower={lower},version={version}"), 1);
         for (name, number) in &report.numbers {
             let is_counter = COUNTERS.contains(&name.as_str());
@@ -204,7 +267,7 @@ mod tests {
         times.0[0] = 2;
         times.0[BUCKETS - 1] = 1;
         let report = Report {
-            facts: vec![("lower".to_owned(), "/l\"w".to_owned())],
+            facts: Facts { lower: "/l\"w".to_owned(), ..Facts::default() },
             numbers: vec![("inodes".to_owned(), 4), ("notifications".to_owned(), 5)],
             operations: vec![Operation {
                 name: "lookup".to_owned(),
@@ -235,7 +298,7 @@ mod tests {
         dead.mountpoint = PathBuf::from("/m\x1b[2J\nidshift");
         dead.source = "\x1b]0;title\x07".to_owned();
         if let State::Alive(report) = &mut alive.state {
-            report.facts.push(("map".to_owned(), "a\n\x1b[31mb".to_owned()));
+            report.facts.lower = "a\n\x1b[31mb".to_owned();
         }
         let (words, words_of_dead) = (words(&alive, None), words(&dead, None));
         assert_eq!(words_of_dead.lines().count(), 1, "{words_of_dead}");
@@ -268,8 +331,13 @@ mod tests {
 
     #[test]
     fn json_says_what_state_a_mount_is_in() {
-        let text = json(&seen()[0]).to_string();
-        assert!(text.contains("\"state\": \"alive\"") && text.contains("{\"inodes\": 4"), "{text}");
-        assert!(json(&seen()[1]).to_string().contains("\"state\": \"dead\""));
+        let seen = seen();
+        let json = serde_json::to_value(Mounts::from(seen.as_slice())).unwrap();
+        assert_eq!(
+            (&json["mounts"][0]["state"], &json["mounts"][1]["state"]),
+            (&"alive".into(), &"dead".into())
+        );
+        assert_eq!(json["mounts"][0]["numbers"]["inodes"], 4);
+        assert_eq!(json["mounts"][1]["numbers"], serde_json::Value::Null);
     }
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
+use crate::report::Cache;
 use crate::shift::idmap::{IdMap, Maps};
 use crate::state;
 
@@ -32,8 +33,8 @@ pub struct Handover {
     pub mountpoint: PathBuf,
     /// The maps: what they were made from may have changed, or be gone.
     pub maps: Vec<String>,
-    /// How what the kernel remembers is kept true, in words.
-    pub cache: String,
+    /// How what the kernel caches is kept true.
+    pub cache: Cache,
     /// Whether the log goes to the system's.
     pub background: bool,
     /// The features that were agreed on with the kernel.
@@ -111,7 +112,7 @@ impl Handover {
         }
         add("lower", self.lower.as_os_str().as_bytes());
         add("mountpoint", self.mountpoint.as_os_str().as_bytes());
-        add("cache", self.cache.as_bytes());
+        add("cache", serde_json::to_string(&self.cache).unwrap_or_default().as_bytes());
         self.maps.iter().for_each(|map| add("map", map.as_bytes()));
         add("end", b"");
         bytes
@@ -146,7 +147,7 @@ impl Handover {
                 b"answer" => read.answer = descriptor()?,
                 b"lower" => read.lower = path(),
                 b"mountpoint" => read.mountpoint = path(),
-                b"cache" => read.cache = text()?,
+                b"cache" => read.cache = cache(&text()?),
                 b"map" => read.maps.push(text()?),
                 b"end" => is_whole = true,
                 // Something that counts, for a program that is newer or older than this one.
@@ -169,6 +170,11 @@ impl Handover {
         let has_all = read.descriptors().iter().all(|fd| *fd > 2) && read.helper.0 > 0;
         if is_whole && has_all { Ok(read) } else { Err(missing()) }
     }
+}
+
+/// Programs from before these were two facts left words.
+fn cache(text: &str) -> Cache {
+    serde_json::from_str(text).unwrap_or_else(|_| Cache { mode: text.to_owned(), why: None })
 }
 
 /// The maps in the words that make them again.
@@ -194,7 +200,7 @@ mod tests {
             lower: OsString::from_vec(b"/a b\n=\xff".to_vec()).into(),
             mountpoint: "/mnt".into(),
             maps: vec!["u:0:100000:65536".into(), "g:0:1:2".into()],
-            cache: "coherent".into(),
+            cache: Cache { mode: "ttl:1".into(), why: Some("it is an NFS\n".into()) },
             background: true,
             agreed: 1 << 39 | 5,
             mount: 77,

@@ -92,10 +92,10 @@ impl Server {
                 want: if want.is_empty() { None } else { Want::from_name(&want) },
                 read_only: has("ro"),
                 noexec: has("noexec"),
-                only: (!self.about.for_all).then_some(self.about.owner),
+                only: (!self.about.facts.allow_other).then_some(self.about.owner),
             },
         )?;
-        let lower = format!("{}/{}", self.about.fact("lower"), String::from_utf8_lossy(path));
+        let lower = format!("{}/{}", self.about.facts.lower, String::from_utf8_lossy(path));
         told.extend(["lower   ", &plain::line(&lower), "\n"]);
         Ok(told)
     }

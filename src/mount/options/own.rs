@@ -1,6 +1,6 @@
 //! The options that only idshift has. `table` says how one is added.
 
-use super::table::{Conflict, Kernel, Remount, Row, Who, word_for, written};
+use super::table::{Conflict, Kernel, Remount, Row, Who, set, word_for, written};
 use super::values::{self, choice, needed};
 use crate::config::{
     ActAs, Backend, CacheMode, GuardMode, IoMode, LockMode, Ownership, Sandbox, Transport,
@@ -334,7 +334,7 @@ pub const ROWS: &[Row] = &[
             options.submounts = true;
             Ok(())
         },
-        shown: |options| options.submounts.then(|| "submounts".to_owned()),
+        shown: |options| options.submounts.then(|| set("submounts")),
         kernel: Kernel::Has,
         ..Row::OWN
     },
@@ -359,7 +359,7 @@ pub const ROWS: &[Row] = &[
             options.allow_other = true;
             Ok(())
         },
-        shown: |options| options.allow_other.then(|| "allow_other".to_owned()),
+        shown: |options| options.allow_other.then(|| set("allow_other")),
         kernel: Kernel::Has,
         ..Row::OWN
     },

@@ -14,7 +14,7 @@
 //! situation accepts without a word and without an effect; it needs an example of the option there only if the
 //! `form` does not show one.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 use super::split::Word;
 use super::{Options, Origin};
@@ -35,7 +35,7 @@ pub struct Row {
     /// Takes the option.
     pub read: Read,
     /// The option as `idshift status` shows it; `None` where it has its default.
-    pub shown: fn(&Options) -> Option<String>,
+    pub shown: fn(&Options) -> Option<Shown>,
     /// Who may give it.
     pub who: Who,
     /// What `backend=kernel` makes of it.
@@ -131,9 +131,32 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     rows().flat_map(|row| row.names).copied()
 }
 
-/// An option as it is written.
-pub(super) fn written(name: &str, value: impl Display) -> String {
-    format!("{name}={value}")
+/// An option as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value; `None` for a flag that is set.
+    pub value: Option<String>,
+}
+
+impl Display for Shown {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "{}={value}", self.name),
+            None => f.write_str(self.name),
+        }
+    }
+}
+
+/// An option with this value.
+pub(super) fn written(name: &'static str, value: impl Display) -> Shown {
+    Shown { name, value: Some(value.to_string()) }
+}
+
+/// A flag that is set.
+pub(super) fn set(name: &'static str) -> Shown {
+    Shown { name, value: None }
 }
 
 /// The word for a value, of the same list that it is read with.
