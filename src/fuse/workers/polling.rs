@@ -179,7 +179,8 @@ mod tests {
 
     fn counted(cpus: usize, dense: bool) -> Crowd {
         let leaves_a_cpu = AtomicBool::new(!dense);
-        let machine = Machine { cpus, ..Machine::look() };
+        let mut machine = Machine { cpus, ..Machine::look() };
+        machine.read_load();
         Crowd { machine, dense: AtomicBool::new(dense), leaves_a_cpu }
     }
 
