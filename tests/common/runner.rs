@@ -76,6 +76,17 @@ pub(crate) fn skip(reason: impl Into<String>) -> ! {
     panic_any(Skip(reason.into()))
 }
 
+/// What `run` gives; `None` where the machine lacks what it needs.
+pub(crate) fn unless_skipped<T>(run: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(run));
+    SKIPPING.set(false);
+    match result {
+        Ok(given) => Some(given),
+        Err(payload) if payload.is::<Skip>() => None,
+        Err(payload) => resume_unwind(payload),
+    }
+}
+
 /// Skips a test unless it runs as root of the initial user namespace.
 pub(crate) fn needs_real_root(why: &str) {
     if !machine().real_root {

@@ -233,6 +233,8 @@ impl Server {
         let target = Contents { nodeid: args.nodeid_out, handle: args.fh_out };
         let to = CopyEnd { file: target, offset: args.off_out };
         let size = self.fs.copy_file_range(call, from, to, args.len)?;
+        // To the kernel above nobody has read the source: it would go on with the former time of access.
+        let _known = self.device.forget_attributes(request.nodeid());
         payload.push(&wire::WriteOut { size, padding: 0 });
         done()
     }
