@@ -129,7 +129,9 @@ pub fn holding(path: &Path) -> io::Result<Option<Mount>> {
 /// `ENOSYS` where neither says it.
 pub fn id_of(fd: impl AsFd) -> Result<u64, Errno> {
     let fd = fd.as_fd();
-    match rustix::fs::statx(fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID) {
+    // Before Linux 5.8 the server of a FUSE mount would be asked all the same, which may be the one that
+    // waits for this.
+    match rustix::fs::statx(fd, "", UNASKED, StatxFlags::MNT_ID) {
         Ok(stat) if StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID) => {
             Ok(stat.stx_mnt_id)
         }
