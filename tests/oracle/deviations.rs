@@ -62,6 +62,8 @@ pub const OLDER: &[((u32, u32), Deviation)] = &[
     ((5, 8), known("no-faccessat2", no_faccessat2)),
     ((5, 8), parting("whiteouts-as-devices", whiteouts_as_devices)),
     ((5, 6), parting("no-files-by-io-uring", no_files_by_io_uring)),
+    ((5, 4), parting("set-id-bits-after-fallocate", set_id_bits_after_fallocate)),
+    ((5, 3), parting("overlapping-copies", overlapping_copies)),
 ];
 
 /// What comes with an option of idshift's only. `io=cached` keeps contents in the mount's own cache
@@ -228,7 +230,16 @@ fn whiteouts_as_devices(step: &Step, _: &str, right: &str) -> bool {
 }
 
 fn no_files_by_io_uring(step: &Step, _: &str, right: &str) -> bool {
-    step.call.starts_with("uring") && matches!(right, "ENOSYS" | "EINVAL")
+    step.call.starts_with("uring") && matches!(right, "ENOSYS" | "EINVAL" | "EBADF")
+}
+
+fn overlapping_copies(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "copy" && left == "EINVAL" && right.starts_with("ok")
+}
+
+/// FUSE and the file systems below both left them.
+fn set_id_bits_after_fallocate(step: &Step, left: &str, right: &str) -> bool {
+    step.call == "fallocate" && lost_bits(right, left).is_some_and(|bits| bits != 0)
 }
 
 /// Both refuse; the oracle looks at the map first and says EOVERFLOW, while a FUSE mount's
