@@ -176,8 +176,10 @@ fn without_a_cache_each_stat_asks() {
     let c = Counted::with("cache=none", |lower| plain(&lower.join("file")));
     let file = c.up("file");
     look(&file);
-    // May the directory be searched, is the name still there, what are its attributes.
-    assert_messages!(c, [Getattr, Lookup, Getattr], look(&file));
+    // May the directory be searched, is the name still there, what are its attributes. The kernel begins a path
+    // anew, and asks about its start again, where the mount table changes meanwhile: another process may do that.
+    let shortest = (0..5).map(|_| c.messages(|| look(&file))).min_by_key(Vec::len);
+    assert_eq!(shortest.unwrap(), ["Getattr", "Lookup", "Getattr"]);
 }
 
 fn readlink_warm() {
